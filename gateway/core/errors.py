@@ -1,0 +1,127 @@
+"""Every error that the gateway means to raise, as one flat and neutral tree.
+
+GatewayError
+  InvalidRequest        the caller's bytes, tensors or document are wrong
+    TooLarge            more than a stated limit allows
+    UnsupportedMedia    an encoding or media type that is not spoken here
+  Unauthenticated       who are you
+  Forbidden             you may not
+  NotFound              endpoint, model or version
+  Conflict              the document moved, or the transition is not legal now
+  Unsupported           a part of a protocol that is not offered
+  Overloaded            a bounded queue is full; retry later
+  Throttled             this caller failed too often; retry later
+  NotReady              loading, draining, or nothing to serve yet
+  DeadlineExceeded      the caller's time ran out
+  EngineFailed          the model raised or returned what it should not
+  UpstreamFailed        a remote engine failed or answered nonsense
+  StoreUnavailable      Redis cannot be reached (control only; serving goes on)
+
+No class knows a status code: `gateway.doors.errors` holds the one table that maps them.
+A message is a full sentence that names the thing and the fix; it never holds a path,
+a source line or more than 64 characters of what the caller sent.
+"""
+
+
+class GatewayError(Exception):
+    """Anything the gateway refuses or fails to do, with a sentence fit for the caller."""
+
+    kind = "internal"
+    """Low-cardinality `error.type` for telemetry."""
+
+
+class InvalidRequest(GatewayError):
+    """The caller's bytes, tensors or document are wrong."""
+
+    kind = "invalid_request"
+
+
+class TooLarge(InvalidRequest):
+    """More than a stated limit allows."""
+
+    kind = "body_too_large"
+
+
+class UnsupportedMedia(InvalidRequest):
+    """An encoding or media type that is not spoken here."""
+
+    kind = "unsupported_media"
+
+
+class Unauthenticated(GatewayError):
+    """The caller did not show who they are."""
+
+    kind = "unauthenticated"
+
+
+class Forbidden(GatewayError):
+    """The caller is known and may not do this."""
+
+    kind = "forbidden"
+
+
+class NotFound(GatewayError):
+    """No endpoint, model or version of that name."""
+
+    kind = "not_found"
+
+
+class Conflict(GatewayError):
+    """The document moved since it was read, or the transition is not legal now."""
+
+    kind = "conflict"
+
+
+class Unsupported(GatewayError):
+    """A part of a protocol that is not offered here."""
+
+    kind = "unsupported"
+
+
+class Overloaded(GatewayError):
+    """A bounded queue is full; the caller may retry later."""
+
+    kind = "overloaded"
+
+
+class Throttled(GatewayError):
+    """This caller failed too often to be heard now; others are not concerned."""
+
+    kind = "throttled"
+
+
+class NotReady(GatewayError):
+    """Loading, draining, or nothing to serve yet."""
+
+    kind = "model_not_ready"
+
+
+class DeadlineExceeded(GatewayError):
+    """The caller's time ran out before the answer was there."""
+
+    kind = "deadline_exceeded"
+
+
+class EngineFailed(GatewayError):
+    """The model raised, or returned what its signature does not allow."""
+
+    kind = "model_error"
+
+
+class UpstreamFailed(GatewayError):
+    """A remote engine failed or answered nonsense."""
+
+    kind = "upstream_error"
+
+
+class StoreUnavailable(GatewayError):
+    """Redis cannot be reached; writes wait, serving goes on."""
+
+    kind = "store_unavailable"
+
+
+def excerpt(value: object, limit: int = 64) -> str:
+    """Shorten what a caller sent so that it may stand in an error: printable, at most `limit`."""
+    text = value if isinstance(value, str) else repr(value)
+    cut = text if len(text) <= limit else text[: limit - 1] + "…"
+    return "".join(c if c.isprintable() else "?" for c in cut)

@@ -1,0 +1,305 @@
+"""Plans: an Endpoint compiled against its model's aliases, ready to decide a request.
+
+`assign` reads top to bottom as the rules do: the first rule whose conditions hold decides; a split
+draws for the unit; who is not enrolled, and whom no rule takes, gets the default.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from gateway.core.assignment import SCALE, Drawer, Reason, SplitState
+from gateway.core.compare import Tolerance
+from gateway.core.endpoints import (
+    DEFAULT_VARIANT,
+    Endpoint,
+    EndpointRecord,
+    Recording,
+    Rule,
+    Split,
+    Target,
+    UnitKey,
+)
+from gateway.core.errors import InvalidRequest, NotFound, excerpt
+from gateway.core.targeting import Condition, Scalar, holds
+from gateway.core.tensors import Tensors
+
+MAX_UNIT_BYTES: Final = 1024
+
+
+class Facts(Protocol):
+    """What a request says of itself, as far as rules may read it."""
+
+    @property
+    def parameters(self) -> Mapping[str, Scalar]:
+        """Request-level parameters."""
+
+    @property
+    def tensors(self) -> Tensors:
+        """Input tensors by name."""
+
+    def header(self, name: str) -> str | None:
+        """The first header of that lower-case name, decoded as Latin-1; None if absent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One branch of a plan: its name and the version that it runs."""
+
+    name: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """This unit gets this variant for this reason.
+
+    `propensity` is the probability, before the draw, that a unit under this rule gets this
+    variant. `unit` is what was hashed; `sticky` is False when that was a fresh draw for this
+    request because it named no unit. `salt` and `rule` are set where a split drew.
+    """
+
+    variant: Variant
+    reason: Reason
+    propensity: float = 1.0
+    rule: str | None = None
+    salt: str | None = None
+    unit: bytes | None = None
+    sticky: bool = False
+    falls_back: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _CompiledSplit:
+    salt: str
+    drawer: Drawer
+    unit: UnitKey
+    variants: Mapping[str, tuple[Variant, float]]
+    left_out: float
+
+
+@dataclass(frozen=True, slots=True)
+class _CompiledRule:
+    name: str
+    when: tuple[Condition, ...]
+    takes: Variant | _CompiledSplit
+    falls_back: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowPlan:
+    """A shadow variant, the share of requests it copies (out of 10,000) and its tolerance."""
+
+    variant: Variant
+    share: int
+    tolerance: Tolerance
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that decides a request of one endpoint; immutable."""
+
+    endpoint: str
+    model: str
+    revision: int
+    rules: tuple[_CompiledRule, ...]
+    default: Variant
+    shadows: tuple[ShadowPlan, ...]
+    recording: Recording
+    token_scalars: tuple[str, ...]
+    variants: Mapping[str, Variant]
+
+    @property
+    def versions(self) -> frozenset[int]:
+        """Every version that this plan may run, shadows included."""
+        shadowing = {shadow.variant.version for shadow in self.shadows}
+        return frozenset(variant.version for variant in self.variants.values()) | shadowing
+
+
+def compile_plan(
+    endpoint: str, record: EndpointRecord, aliases: Mapping[str, int], revision: int
+) -> Plan:
+    """Resolve every target to a version number.
+
+    Args:
+        endpoint: the endpoint's name.
+        record: its document and split states.
+        aliases: the model's aliases.
+        revision: of the Snapshot that holds all of it.
+
+    Raises:
+        NotFound: an alias that the model does not have.
+    """
+    document = record.document
+
+    def variant(name: str, target: Target) -> Variant:
+        return Variant(name=name, version=_resolve(endpoint, document, target, aliases))
+
+    default = variant(DEFAULT_VARIANT, document.default)
+    variants = {DEFAULT_VARIANT: default}
+    rules = []
+    for rule in document.rules:
+        compiled = _compile_rule(rule, record, variant)
+        rules.append(compiled)
+        if isinstance(compiled.takes, Variant):
+            variants[compiled.takes.name] = compiled.takes
+        else:
+            variants.update({name: chosen for name, (chosen, _) in compiled.takes.variants.items()})
+    return Plan(
+        endpoint=endpoint,
+        model=document.model,
+        revision=revision,
+        rules=tuple(rules),
+        default=default,
+        shadows=tuple(
+            ShadowPlan(variant(shadow.name, shadow.target), shadow.share, shadow.tolerance)
+            for shadow in document.shadows
+        ),
+        recording=document.recording,
+        token_scalars=document.token_scalars,
+        variants=variants,
+    )
+
+
+def assign(plan: Plan, facts: Facts, draw: bytes) -> Assignment:
+    """Decide the variant of a request.
+
+    Args:
+        plan: the endpoint's current plan.
+        facts: what the request says of itself.
+        draw: fresh random bytes, the unit of a request that names none.
+
+    Raises:
+        InvalidRequest: a unit of more than 1,024 bytes.
+    """
+    if not plan.rules:
+        return Assignment(plan.default, Reason.STATIC)
+    for rule in plan.rules:
+        if all(holds(condition, facts.header, facts.parameters) for condition in rule.when):
+            return _take(plan, rule, facts, draw)
+    return Assignment(plan.default, Reason.DEFAULT)
+
+
+def force(plan: Plan, name: str) -> Assignment:
+    """The assignment of a caller who may name the variant.
+
+    Raises:
+        InvalidRequest: the plan has no variant of that name.
+    """
+    variant = plan.variants.get(name)
+    if variant is None:
+        known = ", ".join(sorted(plan.variants))
+        message = f"Endpoint '{plan.endpoint}' has no variant '{excerpt(name)}'; it has {known}."
+        raise InvalidRequest(message)
+    return Assignment(variant, Reason.FORCED)
+
+
+def shares(plan: Plan) -> Mapping[str, Mapping[str, float]]:
+    """The expected share of each variant under each rule, as fractions of the units it takes."""
+    table: dict[str, Mapping[str, float]] = {}
+    for rule in plan.rules:
+        if isinstance(rule.takes, Variant):
+            table[rule.name] = {rule.takes.name: 1.0}
+        else:
+            drawn = {name: share for name, (_, share) in rule.takes.variants.items()}
+            table[rule.name] = {**drawn, DEFAULT_VARIANT: rule.takes.left_out}
+    return table
+
+
+def _take(plan: Plan, rule: _CompiledRule, facts: Facts, draw: bytes) -> Assignment:
+    split = rule.takes
+    if isinstance(split, Variant):
+        reason = Reason.TARGETING_MATCH
+        return Assignment(split, reason, rule=rule.name, falls_back=rule.falls_back)
+    unit = _unit_of(split.unit, facts)
+    hashed = draw if unit is None else unit
+    name = split.drawer.draw(hashed)
+    if name is None:
+        variant, propensity, reason = plan.default, split.left_out, Reason.DEFAULT
+    else:
+        variant, propensity = split.variants[name]
+        reason = Reason.SPLIT
+    return Assignment(
+        variant,
+        reason,
+        propensity=propensity,
+        rule=rule.name,
+        salt=split.salt,
+        unit=hashed,
+        sticky=unit is not None,
+        falls_back=rule.falls_back and name is not None,
+    )
+
+
+def _unit_of(key: UnitKey, facts: Facts) -> bytes | None:
+    """The unit's bytes as they came; None when the request names none, or more than one."""
+    if key.header is not None:
+        stated = facts.header(key.header.lower())
+        unit = None if stated is None else stated.encode("latin-1")
+    elif key.parameter is not None:
+        value = facts.parameters.get(key.parameter)
+        unit = None if value is None else str(value).encode()
+    else:
+        unit = _unit_of_input(facts.tensors, key.input or "")
+    if unit is None or not unit.strip():
+        return None
+    if len(unit) > MAX_UNIT_BYTES:
+        message = f"The unit holds {len(unit)} bytes; at most {MAX_UNIT_BYTES} are allowed."
+        raise InvalidRequest(message)
+    return unit
+
+
+def _unit_of_input(tensors: Tensors, name: str) -> bytes | None:
+    tensor = tensors.get(name)
+    if tensor is None or tensor.size == 0:
+        return None
+    flat = tensor.ravel()
+    if not bool((flat[1:] == flat[:-1]).all()):
+        return None
+    first = flat[0]
+    return first if isinstance(first, bytes) else str(first).encode()
+
+
+def _compile_rule(
+    rule: Rule, record: EndpointRecord, variant: Callable[[str, Target], Variant]
+) -> _CompiledRule:
+    takes: Variant | _CompiledSplit
+    if rule.split is not None:
+        takes = _compile_split(rule.split, record.splits[rule.name], variant)
+    else:
+        # A checked rule that does not split serves.
+        takes = variant(rule.name, rule.serve or record.document.default)
+    return _CompiledRule(
+        name=rule.name, when=rule.when, takes=takes, falls_back=rule.on_error == "fallback"
+    )
+
+
+def _compile_split(
+    split: Split, state: SplitState, variant: Callable[[str, Target], Variant]
+) -> _CompiledSplit:
+    return _CompiledSplit(
+        salt=state.salt,
+        drawer=Drawer(state, split.exposure),
+        unit=split.unit,
+        variants={
+            weighted.name: (
+                variant(weighted.name, weighted.target),
+                split.exposure * weighted.weight / SCALE**2,
+            )
+            for weighted in split.variants
+        },
+        left_out=(SCALE - split.exposure) / SCALE,
+    )
+
+
+def _resolve(endpoint: str, document: Endpoint, target: Target, aliases: Mapping[str, int]) -> int:
+    if target.version is not None:
+        return target.version
+    version = aliases.get(target.alias or "")
+    if version is None:
+        message = (
+            f"Endpoint '{endpoint}' names alias '{target.alias}', "
+            f"which model '{document.model}' does not have."
+        )
+        raise NotFound(message)
+    return version

@@ -1,0 +1,262 @@
+"""The Snapshot: all served configuration in one immutable document with a revision.
+
+Written to Redis and to disk as canonical JSON. Whatever is read back is checked as strictly as
+what people write, because Redis may hold anything.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from gateway.core.assignment import HASH_VERSION, SplitState, covers_exactly
+from gateway.core.endpoints import (
+    Endpoint,
+    EndpointRecord,
+    Split,
+    check_endpoint,
+    check_salt,
+    targets_of,
+    weights_of,
+)
+from gateway.core.errors import InvalidRequest, NotFound, TooLarge, excerpt
+from gateway.core.models import CHAMPION, MAX_VERSION, check_name, is_hex256
+from gateway.core.plans import Plan, compile_plan
+
+SCHEMA: Final = 1
+MAX_SNAPSHOT_BYTES: Final = 8 * 1024 * 1024
+MAX_REVISION: Final = 2**63 - 1
+MAX_FAULT: Final = 200
+"""Characters of a decoder's words that an error repeats."""
+
+
+class ModelRecord(Struct, frozen=True, forbid_unknown_fields=True):
+    """What is served of one model.
+
+    `versions` maps every registered version to its digest; `loaded` lists those that someone
+    loaded by hand; `previous` holds, for each alias, the versions it named before, latest last.
+    """
+
+    versions: dict[int, str]
+    aliases: dict[str, int] = {}
+    previous: dict[str, tuple[int, ...]] = {}
+    loaded: tuple[int, ...] = ()
+    allow_nonfinite: bool = False
+    labels: tuple[str, ...] = ()
+
+
+class Snapshot(Struct, frozen=True, forbid_unknown_fields=True):
+    """All served configuration. `audit_head` is the hash of the audit entry that made it."""
+
+    schema: int
+    epoch: int
+    revision: int
+    audit_head: str
+    models: dict[str, ModelRecord]
+    endpoints: dict[str, EndpointRecord]
+
+
+EMPTY: Final = Snapshot(schema=SCHEMA, epoch=1, revision=0, audit_head="", models={}, endpoints={})
+
+
+def canonical(document: object) -> bytes:
+    """Canonical JSON: keys sorted as text, no spaces."""
+    return msgspec.json.encode(msgspec.to_builtins(document, str_keys=True), order="sorted")
+
+
+def encode(snapshot: Snapshot) -> bytes:
+    """Write a Snapshot as `decode` reads it.
+
+    Raises:
+        TooLarge: it would hold more than any process reads back.
+    """
+    document = canonical(snapshot)
+    _check_size(document)
+    return document
+
+
+def decode(document: bytes) -> Snapshot:
+    """Read and check a document of whatever origin.
+
+    Raises:
+        InvalidRequest: not JSON, not a Snapshot of this schema, or one that contradicts itself.
+        TooLarge: more bytes than a Snapshot may hold.
+    """
+    _check_size(document)
+    try:
+        snapshot = _DECODER.decode(document)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        message = f"The Snapshot cannot be read: {excerpt(str(error), MAX_FAULT)}."
+        raise InvalidRequest(message) from error
+    check(snapshot)
+    return snapshot
+
+
+def document_digest(document: object) -> str:
+    """SHA-256 over the canonical JSON of any of the documents here: a document's ETag."""
+    return hashlib.sha256(canonical(document)).hexdigest()
+
+
+def endpoint_record(snapshot: Snapshot, name: str) -> EndpointRecord:
+    """The record of an endpoint; a model without one is an endpoint that follows its champion.
+
+    Raises:
+        NotFound: neither an endpoint nor a model has that name.
+    """
+    record = snapshot.endpoints.get(name)
+    if record is not None:
+        return record
+    if name in snapshot.models:
+        return EndpointRecord(document=Endpoint(schema=SCHEMA, model=name))
+    message = f"There is no endpoint or model '{excerpt(name)}'."
+    raise NotFound(message)
+
+
+def plan_of(snapshot: Snapshot, name: str) -> Plan:
+    """Compile one endpoint.
+
+    Raises:
+        NotFound: no such endpoint, or an alias that its model does not have.
+    """
+    record = endpoint_record(snapshot, name)
+    aliases = snapshot.models[record.document.model].aliases
+    return compile_plan(name, record, aliases, snapshot.revision)
+
+
+def endpoint_names(snapshot: Snapshot) -> list[str]:
+    """Every name that clients may call, sorted; a model without a champion is not among them."""
+    implied = (name for name, model in snapshot.models.items() if CHAMPION in model.aliases)
+    return sorted({*snapshot.endpoints, *implied})
+
+
+def named_versions(snapshot: Snapshot) -> Mapping[str, frozenset[int]]:
+    """The versions of each model that every process keeps warm.
+
+    Those that an alias or an endpoint names, the one before for each alias (so that a rollback
+    needs no load), and those loaded by hand.
+    """
+    named: dict[str, set[int]] = {}
+    for name, model in snapshot.models.items():
+        before = (versions[-1] for versions in model.previous.values() if versions)
+        named[name] = {*model.aliases.values(), *before, *model.loaded}
+    for record in snapshot.endpoints.values():
+        aliases = snapshot.models[record.document.model].aliases
+        for target in targets_of(record.document):
+            version = target.version or aliases[target.alias or ""]
+            named[record.document.model].add(version)
+    return {name: frozenset(versions) for name, versions in named.items()}
+
+
+def check(snapshot: Snapshot) -> None:
+    """Refuse a Snapshot that contradicts itself.
+
+    Raises:
+        InvalidRequest: the first fault found, as a sentence.
+    """
+    if snapshot.schema != SCHEMA:
+        message = (
+            f"The Snapshot has schema {excerpt(snapshot.schema)}; this gateway reads {SCHEMA}."
+        )
+        raise InvalidRequest(message)
+    if not (0 <= snapshot.revision <= MAX_REVISION and 1 <= snapshot.epoch <= MAX_REVISION):
+        message = "The Snapshot's epoch and revision must be counted from 1 and 0."
+        raise InvalidRequest(message)
+    for name, model in snapshot.models.items():
+        _check_model(name, model)
+    for name, record in snapshot.endpoints.items():
+        check_record(snapshot, name, record)
+    _check_salts(snapshot)
+
+
+def check_record(snapshot: Snapshot, name: str, record: EndpointRecord) -> None:
+    """Refuse an endpoint that names what the Snapshot does not hold, or whose splits are torn.
+
+    Raises:
+        InvalidRequest: with a sentence that says where.
+    """
+    document = record.document
+    check_endpoint(name, document)
+    model = snapshot.models.get(document.model)
+    if model is None:
+        message = f"Endpoint '{name}' serves model '{document.model}', which is not registered."
+        raise InvalidRequest(message)
+    for target in targets_of(document):
+        if target.version is not None and target.version not in model.versions:
+            message = (
+                f"Endpoint '{name}' names version {excerpt(target.version)} "
+                f"of '{document.model}', "
+                "which is not registered."
+            )
+            raise InvalidRequest(message)
+        if target.alias is not None and target.alias not in model.aliases:
+            message = (
+                f"Endpoint '{name}' names alias '{target.alias}', "
+                f"which model '{document.model}' does not have."
+            )
+            raise InvalidRequest(message)
+    split_rules = {rule.name: rule.split for rule in document.rules if rule.split is not None}
+    if set(split_rules) != set(record.splits):
+        message = f"Endpoint '{name}' does not hold the state of each of its splits."
+        raise InvalidRequest(message)
+    for rule, split in split_rules.items():
+        _check_state(f"Endpoint '{name}', rule '{rule}'", split, record.splits[rule])
+
+
+def _check_state(where: str, split: Split, state: SplitState) -> None:
+    check_salt(where, state.salt)
+    if split.salt not in (None, state.salt):
+        message = f"{where}: the stored salt is not the one that the document names."
+        raise InvalidRequest(message)
+    if state.hash_version != HASH_VERSION:
+        message = f"{where}: hash version {excerpt(state.hash_version)} is not known here."
+        raise InvalidRequest(message)
+    if not covers_exactly(state):
+        message = f"{where}: the stored intervals do not tile the whole range."
+        raise InvalidRequest(message)
+    owned = {
+        name: sum(end - start for start, end in pieces) for name, pieces in state.intervals.items()
+    }
+    if owned != weights_of(split):
+        message = f"{where}: the stored intervals do not have the widths of the weights."
+        raise InvalidRequest(message)
+
+
+def _check_model(name: str, model: ModelRecord) -> None:
+    check_name("a model", name)
+    for alias in (*model.aliases, *model.previous):
+        check_name("an alias", alias)
+    if any(not 1 <= number <= MAX_VERSION for number in model.versions):
+        message = f"Model '{name}' has a version that is not 1 to {MAX_VERSION}."
+        raise InvalidRequest(message)
+    if not all(is_hex256(digest) for digest in model.versions.values()):
+        message = f"Model '{name}' has a digest that is not a SHA-256 in lower-case hex."
+        raise InvalidRequest(message)
+    history = [number for versions in model.previous.values() for number in versions]
+    for number in (*model.aliases.values(), *model.loaded, *history):
+        if number not in model.versions:
+            message = f"Model '{name}' names version {excerpt(number)}, which is not registered."
+            raise InvalidRequest(message)
+
+
+def _check_salts(snapshot: Snapshot) -> None:
+    owners: dict[str, str] = {}
+    for name, record in snapshot.endpoints.items():
+        for rule, state in record.splits.items():
+            where = f"rule '{rule}' of endpoint '{name}'"
+            if owners.setdefault(state.salt, where) != where:
+                message = (
+                    f"The {owners[state.salt]} and the {where} share a salt, "
+                    "so their assignments would be correlated; give each its own."
+                )
+                raise InvalidRequest(message)
+
+
+def _check_size(document: bytes) -> None:
+    if len(document) > MAX_SNAPSHOT_BYTES:
+        message = f"The Snapshot holds {len(document)} bytes; at most {MAX_SNAPSHOT_BYTES} may."
+        raise TooLarge(message)
+
+
+_DECODER: Final = msgspec.json.Decoder(Snapshot)

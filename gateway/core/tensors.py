@@ -1,0 +1,136 @@
+"""Tensors as the Open Inference Protocol names them: datatypes, specs and the checks against them.
+
+A shape's first dimension is the batch when a model is batched; `-1` stands for any extent.
+Source of the datatype names: Open Inference Protocol v2, "Tensor Data Types".
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from gateway.core.errors import InvalidRequest, excerpt
+
+Array: TypeAlias = NDArray[Any]
+Tensors: TypeAlias = Mapping[str, Array]
+
+BYTES: Final = "BYTES"
+DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype("<u1"),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "INT8": np.dtype("<i1"),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+    BYTES: np.dtype(object),
+}
+"""Every datatype that is spoken here; BYTES elements are Python `bytes` in an object array."""
+
+NAMES: Final[Mapping[np.dtype[Any], str]] = {dtype: name for name, dtype in DTYPES.items()}
+FLOATS: Final = frozenset({"FP16", "FP32", "FP64"})
+MAX_RANK: Final = 8
+
+
+class TensorSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """What one input or output of a model looks like.
+
+    `shape` holds -1 where any extent will do. `symbols` names those free dimensions (None where
+    fixed or unnamed): a name that appears twice must have one extent in a request.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    symbols: tuple[str | None, ...] = ()
+
+
+class Signature(Struct, frozen=True, forbid_unknown_fields=True):
+    """All inputs and outputs of a version, in the model's order.
+
+    `batched` says that every tensor shares a free first dimension by name or position, so rows
+    of several requests may stand in one run (once that was verified by running it).
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    batched: bool
+
+
+def check_inputs(signature: Signature, tensors: Tensors) -> None:
+    """Refuse tensors that this signature does not allow, before any engine sees them.
+
+    Raises:
+        InvalidRequest: a missing, surplus or misshapen input, or one of another datatype.
+    """
+    specs = signature.inputs
+    if len(tensors) != len(specs) or any(spec.name not in tensors for spec in specs):
+        _refuse_names(signature, tensors)
+    symbols: dict[str, int] = {}
+    for spec in specs:
+        _check_input(spec, tensors[spec.name], symbols)
+    if signature.batched:
+        _check_rows(specs, tensors)
+
+
+def rows_of(signature: Signature, tensors: Tensors) -> int:
+    """Rows in a request: the shared first dimension, or 1 where the model is not batched."""
+    if not signature.batched:
+        return 1
+    return int(tensors[signature.inputs[0].name].shape[0])
+
+
+def _refuse_names(signature: Signature, tensors: Tensors) -> None:
+    wanted = [spec.name for spec in signature.inputs]
+    missing = [name for name in wanted if name not in tensors]
+    if missing:
+        message = f"Input '{excerpt(missing[0])}' is missing; the model needs {len(wanted)} inputs."
+        raise InvalidRequest(message)
+    surplus = next(name for name in tensors if name not in wanted)
+    message = f"Input '{excerpt(surplus)}' is not an input of this model."
+    raise InvalidRequest(message)
+
+
+def _check_input(spec: TensorSpec, tensor: Array, symbols: dict[str, int]) -> None:
+    if tensor.dtype != DTYPES[spec.datatype]:
+        got = NAMES.get(tensor.dtype, "another datatype")
+        message = f"Input '{spec.name}' must be {spec.datatype}; the request holds {got}."
+        raise InvalidRequest(message)
+    if tensor.ndim != len(spec.shape):
+        message = (
+            f"Input '{spec.name}' must have {len(spec.shape)} dimensions; "
+            f"the request holds {tensor.ndim}."
+        )
+        raise InvalidRequest(message)
+    for axis, (extent, wanted) in enumerate(zip(tensor.shape, spec.shape, strict=True)):
+        if wanted not in (-1, extent):
+            message = (
+                f"Input '{spec.name}' must have extent {wanted} in dimension {axis}; "
+                f"the request holds {extent}."
+            )
+            raise InvalidRequest(message)
+    for symbol, extent in zip(spec.symbols, tensor.shape, strict=False):
+        if symbol is not None and symbols.setdefault(symbol, extent) != extent:
+            message = (
+                f"Dimension '{excerpt(symbol)}' has extent {symbols[symbol]} in one input "
+                f"and {extent} in '{spec.name}'."
+            )
+            raise InvalidRequest(message)
+
+
+def _check_rows(specs: tuple[TensorSpec, ...], tensors: Tensors) -> None:
+    rows = tensors[specs[0].name].shape[0]
+    for spec in specs[1:]:
+        if tensors[spec.name].shape[0] != rows:
+            message = (
+                f"Input '{spec.name}' holds {tensors[spec.name].shape[0]} rows; "
+                f"'{specs[0].name}' holds {rows}."
+            )
+            raise InvalidRequest(message)

@@ -1,0 +1,263 @@
+"""Transitions: what a commit does to a Snapshot. Each is a pure function to a new Snapshot.
+
+The revision and the audit head are not moved here; the commit does that (`gateway.core.audit`).
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from msgspec.structs import replace
+
+from gateway.core.assignment import HASH_VERSION, SCALE, SplitState, reweigh
+from gateway.core.endpoints import Endpoint, EndpointRecord, Split, check_endpoint, weights_of
+from gateway.core.errors import Conflict, NotFound, excerpt
+from gateway.core.models import CHAMPION, check_name
+from gateway.core.snapshot import ModelRecord, Snapshot, check, named_versions
+
+MAX_HISTORY: Final = 20
+"""Versions that each alias remembers to go back to."""
+
+
+def put_endpoint(
+    snapshot: Snapshot, name: str, document: Endpoint, salts: Mapping[str, str]
+) -> Snapshot:
+    """Replace an endpoint's document whole, moving as few units as its new weights allow.
+
+    Args:
+        snapshot: the one it stands in.
+        name: the endpoint's name.
+        document: the new document.
+        salts: for each rule with a split, the salt to use if that split is new and names none.
+
+    Raises:
+        InvalidRequest: the document contradicts itself or names what does not exist.
+    """
+    check_endpoint(name, document)
+    stored = snapshot.endpoints.get(name)
+    before = {} if stored is None else stored.splits
+    splits = {
+        rule.name: _state_of(rule.split, before.get(rule.name), salts.get(rule.name, rule.name))
+        for rule in document.rules
+        if rule.split is not None
+    }
+    record = EndpointRecord(document=document, splits=splits)
+    return _checked(replace(snapshot, endpoints={**snapshot.endpoints, name: record}))
+
+
+def delete_endpoint(snapshot: Snapshot, name: str) -> Snapshot:
+    """Drop an endpoint's document; a model of that name is then followed by its champion.
+
+    Raises:
+        NotFound: no such document.
+    """
+    if name not in snapshot.endpoints:
+        message = f"Endpoint '{excerpt(name)}' has no document to delete."
+        raise NotFound(message)
+    rest = {other: record for other, record in snapshot.endpoints.items() if other != name}
+    return replace(snapshot, endpoints=rest)
+
+
+def register(
+    snapshot: Snapshot, model: str, number: int, digest: str, seed: ModelRecord | None = None
+) -> Snapshot:
+    """Add a version that was seen for the first time.
+
+    `seed` holds a new model's settings and first aliases; it is ignored for a known model.
+
+    Raises:
+        Conflict: the same number is registered with other bytes.
+    """
+    check_name("a model", model)
+    record = snapshot.models.get(model) or seed or ModelRecord(versions={})
+    known = record.versions.get(number)
+    if known is not None and known != digest:
+        message = (
+            f"Version {number} of '{model}' is registered with other bytes; "
+            "a version never changes, so give the new bytes a new number."
+        )
+        raise Conflict(message)
+    return _with_model(
+        snapshot, model, replace(record, versions={**record.versions, number: digest})
+    )
+
+
+def promote(snapshot: Snapshot, model: str, number: int, alias: str = CHAMPION) -> Snapshot:
+    """Move an alias to another version.
+
+    Raises:
+        NotFound: no such model or version.
+        Conflict: the alias names that version already.
+    """
+    record = model_of(snapshot, model)
+    check_name("an alias", alias)
+    _known(model, record, number)
+    now = record.aliases.get(alias)
+    if now == number:
+        message = f"'{alias}' of '{model}' names version {number} already."
+        raise Conflict(message)
+    history = record.previous.get(alias, ())
+    if now is not None:
+        history = (*history, now)[-MAX_HISTORY:]
+    return _with_model(
+        snapshot,
+        model,
+        replace(
+            record,
+            aliases={**record.aliases, alias: number},
+            previous={**record.previous, alias: history},
+        ),
+    )
+
+
+def rollback(snapshot: Snapshot, model: str, alias: str = CHAMPION) -> Snapshot:
+    """Move an alias back to the version it named before.
+
+    Raises:
+        NotFound: no such model or alias.
+        Conflict: the alias never named another version.
+    """
+    record = model_of(snapshot, model)
+    if alias not in record.aliases:
+        message = f"Model '{model}' has no alias '{excerpt(alias)}'."
+        raise NotFound(message)
+    history = record.previous.get(alias, ())
+    if not history:
+        message = f"'{alias}' of '{model}' has no earlier version to go back to."
+        raise Conflict(message)
+    return _with_model(
+        snapshot,
+        model,
+        replace(
+            record,
+            aliases={**record.aliases, alias: history[-1]},
+            previous={**record.previous, alias: history[:-1]},
+        ),
+    )
+
+
+def load(snapshot: Snapshot, model: str, number: int | None) -> Snapshot:
+    """Keep a version warm though nothing names it; None takes the highest.
+
+    Raises:
+        NotFound: no such model or version.
+    """
+    record = model_of(snapshot, model)
+    chosen = max(record.versions, default=0) if number is None else number
+    _known(model, record, chosen)
+    if chosen in record.loaded:
+        return snapshot
+    loaded = tuple(sorted({*record.loaded, chosen}))
+    return _with_model(snapshot, model, replace(record, loaded=loaded))
+
+
+def unload(snapshot: Snapshot, model: str, number: int | None) -> Snapshot:
+    """Let go of a version kept warm by hand or to go back to; None lets go of them all.
+
+    Raises:
+        NotFound: no such model or version.
+        Conflict: an alias or an endpoint names the version.
+    """
+    record = model_of(snapshot, model)
+    if number is not None:
+        _known(model, record, number)
+    gone = set(record.versions) if number is None else {number}
+    history = {
+        alias: tuple(version for version in versions if version not in gone)
+        for alias, versions in record.previous.items()
+    }
+    kept = tuple(version for version in record.loaded if version not in gone)
+    after = _with_model(snapshot, model, replace(record, loaded=kept, previous=history))
+    in_use = sorted(named_versions(after)[model] & gone)
+    if number is not None and in_use:
+        message = f"Version {number} of '{model}' is in use by an alias or an endpoint."
+        raise Conflict(message)
+    if number is None and in_use:
+        listed = ", ".join(str(version) for version in in_use)
+        message = f"Model '{model}' is in use: an alias or an endpoint names version {listed}."
+        raise Conflict(message)
+    return after
+
+
+def moved_share(before: EndpointRecord, after: EndpointRecord) -> Mapping[str, float]:
+    """For each rule with a split, the share of units whose variant changes, exactly.
+
+    Enrolment and variant are independent, so the share is computed over both ranges.
+    A split that is new, or has a new salt, counts every unit that leaves the default.
+    """
+    return {
+        rule.name: _moved(
+            _split_of(before.document, rule.name),
+            before.splits.get(rule.name),
+            rule.split,
+            after.splits[rule.name],
+        )
+        for rule in after.document.rules
+        if rule.split is not None
+    }
+
+
+def model_of(snapshot: Snapshot, model: str) -> ModelRecord:
+    """The record of a registered model.
+
+    Raises:
+        NotFound: no such model.
+    """
+    record = snapshot.models.get(model)
+    if record is None:
+        message = f"There is no model '{excerpt(model)}'."
+        raise NotFound(message)
+    return record
+
+
+def _state_of(split: Split, before: SplitState | None, fresh_salt: str) -> SplitState:
+    salt = split.salt or (before.salt if before is not None else fresh_salt)
+    weights = weights_of(split)
+    if before is None or before.salt != salt:
+        return SplitState.fresh(salt=salt, hash_version=HASH_VERSION, weights=weights)
+    return reweigh(before, weights)
+
+
+def _split_of(document: Endpoint, rule: str) -> Split | None:
+    found = (candidate.split for candidate in document.rules if candidate.name == rule)
+    return next(found, None)
+
+
+def _moved(
+    old: Split | None, old_state: SplitState | None, new: Split, new_state: SplitState
+) -> float:
+    if old is None or old_state is None:
+        return new.exposure / SCALE
+    if old_state.salt != new_state.salt:
+        return _moved_by_resalting(old, new)
+    common = min(old.exposure, new.exposure)
+    changed = sum(
+        abs(weight - weights_of(old).get(name, 0)) for name, weight in weights_of(new).items()
+    )
+    changed += sum(
+        weight for name, weight in weights_of(old).items() if name not in weights_of(new)
+    )
+    return (common * changed / 2 / SCALE + abs(old.exposure - new.exposure)) / SCALE
+
+
+def _moved_by_resalting(old: Split, new: Split) -> float:
+    """Two independent draws: the share of units that do not land where they were."""
+    before, after = old.exposure / SCALE, new.exposure / SCALE
+    stay = (1 - before) * (1 - after)
+    for name, weight in weights_of(new).items():
+        stay += before * after * (weights_of(old).get(name, 0) / SCALE) * (weight / SCALE)
+    return 1 - stay
+
+
+def _known(model: str, record: ModelRecord, number: int) -> None:
+    if number not in record.versions:
+        message = f"Model '{model}' has no version {excerpt(number)}."
+        raise NotFound(message)
+
+
+def _with_model(snapshot: Snapshot, name: str, record: ModelRecord) -> Snapshot:
+    return _checked(replace(snapshot, models={**snapshot.models, name: record}))
+
+
+def _checked(snapshot: Snapshot) -> Snapshot:
+    check(snapshot)
+    return snapshot
