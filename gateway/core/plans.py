@@ -5,7 +5,7 @@ draws for the unit; who is not enrolled, and whom no rule takes, gets the defaul
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from gateway.core.assignment import SCALE, Drawer, Reason, SplitState
@@ -56,7 +56,8 @@ class Assignment:
 
     `propensity` is the probability, before the draw, that a unit under this rule gets this
     variant. `unit` is what was hashed; `sticky` is False when that was a fresh draw for this
-    request because it named no unit. `salt` and `rule` are set where a split drew.
+    request because it named no unit. `salt` and `rule` are set where a split drew. `intended` names
+    the variant that could not answer, where the default fell in for it: analyse as intended.
     """
 
     variant: Variant
@@ -67,6 +68,7 @@ class Assignment:
     unit: bytes | None = None
     sticky: bool = False
     falls_back: bool = False
+    intended: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +194,17 @@ def force(plan: Plan, name: str) -> Assignment:
         message = f"Endpoint '{plan.endpoint}' has no variant '{excerpt(name)}'; it has {known}."
         raise InvalidRequest(message)
     return Assignment(variant, Reason.FORCED)
+
+
+def fall_back(plan: Plan, assignment: Assignment) -> Assignment:
+    """The default in place of a variant that could not answer; the unit stays as it was drawn."""
+    return replace(
+        assignment,
+        variant=plan.default,
+        reason=Reason.FALLBACK,
+        falls_back=False,
+        intended=assignment.variant.name,
+    )
 
 
 def shares(plan: Plan) -> Mapping[str, Mapping[str, float]]:

@@ -7,7 +7,7 @@ Layout, big-endian, then base64url without padding:
     6  milliseconds since the epoch   4  propensity, float32
     8  nonce                          4  version number
     16 unit hash (zeros: no unit)     4  phase
-    1+n endpoint, 1+n rule, 1+n variant, UTF-8
+    1+n endpoint, 1+n rule, 1+n variant, 1+n intended variant (empty: the same), UTF-8
     1  rows, 1 scalars per row, then float32 each, row by row
     16 keyed BLAKE2b over all of it
 
@@ -58,7 +58,11 @@ class SigningKeys(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PredictionFacts(Struct, frozen=True):
-    """What a prediction id says. `at_ms` is UTC; `scalars` holds one tuple per row."""
+    """What a prediction id says.
+
+    `at_ms` is UTC; `scalars` holds one tuple per row; `intended` names the variant that could not
+    answer, where the default fell in for it.
+    """
 
     at_ms: int
     nonce: bytes
@@ -70,6 +74,7 @@ class PredictionFacts(Struct, frozen=True):
     reason: Reason
     propensity: float
     unit_hash: bytes
+    intended: str = ""
     phase: int = 0
     scalars: tuple[tuple[float, ...], ...] = ()
 
@@ -119,6 +124,7 @@ class Signer:
                 _text(facts.endpoint),
                 _text(facts.rule),
                 _text(facts.variant),
+                _text(facts.intended),
                 _pack_scalars(facts.scalars),
             )
         )
@@ -217,7 +223,7 @@ def _read_body(head: tuple[Any, ...], body: bytes) -> PredictionFacts:
     _, _, at_ms, nonce, unit_hash, revision, reason, propensity, version, phase = head
     texts: list[str] = []
     offset = _HEAD.size
-    for _ in range(3):
+    for _ in range(4):
         end = offset + 1 + body[offset]
         texts.append(body[offset + 1 : end].decode())
         offset = end
@@ -231,6 +237,7 @@ def _read_body(head: tuple[Any, ...], body: bytes) -> PredictionFacts:
         endpoint=texts[0],
         rule=texts[1],
         variant=texts[2],
+        intended=texts[3],
         version=version,
         reason=_REASONS[reason],
         propensity=propensity,

@@ -75,6 +75,7 @@ any_facts = st.builds(
     revision=st.integers(0, 2**63 - 1),
     endpoint=names,
     rule=names,
+    intended=names,
     variant=names,
     version=st.integers(1, 999_999_999),
     reason=st.sampled_from(Reason),
@@ -124,7 +125,7 @@ def test_the_layout_is_the_written_one() -> None:
         + struct.pack(">f", 0.25)
         + (3).to_bytes(4, "big")
         + (2).to_bytes(4, "big")
-        + b"\x0cflight-delay\x06canary\x0achallenger"
+        + b"\x0cflight-delay\x06canary\x0achallenger\x00"
         + b"\x02\x02"
         + struct.pack(">ffff", 0.5, nan, 1.0, -inf)
     )
@@ -135,7 +136,7 @@ def test_reasons_keep_their_codes() -> None:
     """A token that is read months later means the reason it was signed with."""
     codes = ["static", "split", "targeting_match", "default", "forced", "pinned", "fallback"]
     for code, reason in enumerate(codes):
-        token = sealed(head(code) + b"\0\0\0" + b"\0\0")
+        token = sealed(head(code) + b"\0\0\0\0" + b"\0\0")
         assert SIGNER.read(token).reason == reason
         assert SIGNER.sign(SIGNER.read(token)) == token
 

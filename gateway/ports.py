@@ -1,0 +1,253 @@
+"""Ports: what the rooms ask of the world, without naming who answers.
+
+Each is kept by an adapter (or, for `DataPlane`, by `gateway.serving.worker`) and wired in `app`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from gateway.core.access import Token
+from gateway.core.audit import AuditEntry, Commit
+from gateway.core.models import Manifest
+from gateway.core.predictions import SigningKeys
+from gateway.core.snapshot import Snapshot
+from gateway.core.tensors import Array, Signature, Tensors
+
+
+class Engine(Protocol):
+    """One loaded version that can be run; thread-safe."""
+
+    @property
+    def signature(self) -> Signature:
+        """Inputs and outputs, in the model's order."""
+
+    def run(self, tensors: Tensors, outputs: Sequence[str]) -> list[Array]:
+        """Run once and return the named outputs in that order.
+
+        Raises:
+            EngineFailed: the model raised.
+        """
+
+
+class Artifact(Struct, frozen=True):
+    """A version made ready on this host: its manifest and its verified copy."""
+
+    manifest: Manifest
+    path: str
+
+
+class LoadEngine(Protocol):
+    """Loads an artifact. Slow; called off the event loop."""
+
+    def __call__(self, artifact: Artifact) -> Engine:
+        """Raises EngineFailed with a sentence when the artifact cannot be loaded."""
+
+
+class Secrets(Struct, frozen=True):
+    """What the data plane must know to sign ids and to recognise privileged callers."""
+
+    keys: SigningKeys
+    tokens: tuple[Token, ...]
+
+
+class Update(Struct, frozen=True):
+    """A Snapshot to serve, with an artifact (or the reason for none) for each named version.
+
+    `artifacts` and `missing` are keyed by (model, number).
+    """
+
+    snapshot: Snapshot
+    artifacts: Mapping[tuple[str, int], Artifact]
+    missing: Mapping[tuple[str, int], str]
+
+
+class EndpointReport(Struct, frozen=True):
+    """What one process serves of an endpoint: its revision, and why it lags if it does."""
+
+    revision: int
+    lagging: str | None = None
+
+
+class VersionReport(Struct, frozen=True):
+    """The state of one version in one process."""
+
+    model: str
+    number: int
+    state: str
+    reason: str | None = None
+
+
+class WorkerReport(Struct, frozen=True):
+    """What a process serves now. `revision` is that of the newest Snapshot it was handed."""
+
+    revision: int
+    ready: bool
+    endpoints: Mapping[str, EndpointReport]
+    versions: tuple[VersionReport, ...]
+
+
+class DataPlane(Protocol):
+    """What control may ask of a process that serves: the link."""
+
+    def apply(self, update: Update) -> None:
+        """Move towards this Snapshot, endpoint by endpoint. Returns at once."""
+
+    def entrust(self, secrets: Secrets) -> None:
+        """Replace the secrets whole."""
+
+    def report(self) -> WorkerReport:
+        """Say what is served now."""
+
+    def statistics(self, model: str | None, version: int | None) -> list[dict[str, Any]]:
+        """Triton-shaped statistics of each loaded version."""
+
+    def shadow_report(self, endpoint: str) -> list[dict[str, Any]]:
+        """What the shadows of an endpoint found, with their worst disagreements."""
+
+
+class PromotionRequest(Struct, frozen=True):
+    """An entry of the promotions stream, as it came."""
+
+    id: str
+    fields: Mapping[str, str]
+
+
+class Store(Protocol):
+    """The shared store of configuration: one Snapshot document and what belongs to it.
+
+    Every method raises StoreUnavailable when the store cannot be reached in time.
+    """
+
+    async def read(self) -> bytes | None:
+        """The Snapshot document, None when there is none."""
+
+    async def commit(
+        self, commit: Commit, result: tuple[str, Mapping[str, str]] | None = None
+    ) -> None:
+        """Write Snapshot, audit entry and event, and `result` for a promotion request, at once.
+
+        `result` is (promotion request id, fields of the results entry); the request is taken off
+        the stream in the same transaction.
+
+        Raises:
+            Conflict: the stored document is not the one the commit was made from.
+        """
+
+    async def audit(self, after_revision: int = 0) -> list[AuditEntry]:
+        """Audit entries with a greater revision, oldest first."""
+
+    async def put_manifest(self, manifest: Manifest) -> Manifest:
+        """Write a manifest once; the one that stands, which may be an earlier one."""
+
+    async def manifest(self, model: str, number: int) -> Manifest | None:
+        """The manifest of a version."""
+
+    async def signing_keys(self, fresh: SigningKeys) -> SigningKeys:
+        """The shared signing keys; `fresh` becomes them if there are none."""
+
+    async def acknowledge(self, process: str, document: bytes, ttl_s: int) -> None:
+        """Say what a process serves; forgotten after `ttl_s`."""
+
+    async def acknowledgements(self) -> Mapping[str, bytes]:
+        """The living processes' documents by name."""
+
+    async def hint(self, timeout_s: float) -> None:
+        """Return when someone committed, or after the timeout. Content is never trusted."""
+
+    async def lead(self, process: str, ttl_s: float) -> bool:
+        """Take or keep the leader's lock; True while this process holds it."""
+
+    async def promotion_requests(self) -> list[PromotionRequest]:
+        """Requests on the promotions stream that have no result yet, oldest first."""
+
+    async def refuse_promotion(self, request_id: str, fields: Mapping[str, str]) -> None:
+        """Write a refusal to the results stream and take the request off, at once."""
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+
+
+class RepositoryEntry(Struct, frozen=True):
+    """One version in the repository index; `state` in the words of the OIP extension."""
+
+    name: str
+    version: str
+    state: str
+    reason: str = ""
+
+
+class Repository(Protocol):
+    """What the inference door may ask of control, on behalf of a caller with the write scope."""
+
+    def index(self) -> list[RepositoryEntry]:
+        """Every version that is known, served or not."""
+
+    async def load(self, model: str, number: int | None, actor: str) -> None:
+        """Commit that a version (None: the highest) is kept warm; return once it is ready here.
+
+        Raises:
+            NotFound: no such version. EngineFailed: it cannot be loaded.
+            StoreUnavailable: nothing can be committed now.
+        """
+
+    async def unload(self, model: str, number: int | None, actor: str) -> None:
+        """Commit that a version is let go.
+
+        Raises:
+            NotFound: no such version. Conflict: an alias or an endpoint names it.
+        """
+
+
+class ModelStore(Protocol):
+    """Where versions come from. Blocking; called off the event loop."""
+
+    def scan(self) -> list[tuple[str, int]]:
+        """Every (model, number) that the store holds now, sorted."""
+
+    def fetch(self, model: str, number: int) -> Artifact:
+        """Copy a version into the cache, hashing on the way, and describe it.
+
+        Raises:
+            InvalidRequest: what lies there is no loadable version, with a sentence.
+        """
+
+    def cached(self, manifest: Manifest) -> Artifact | None:
+        """The verified copy of a known version, if this host has it."""
+
+    def seed(self, model: str) -> Mapping[str, Any]:
+        """The model's seed settings (`model.toml`), empty if there are none."""
+
+    def stamp(self, model: str, number: int) -> str:
+        """A mark that changes whenever the version's files do; cheap, reads no content."""
+
+
+class LastKnown(Struct, frozen=True):
+    """The newest Snapshot that this host served, with the manifests that it needs."""
+
+    snapshot: Snapshot
+    manifests: tuple[Manifest, ...]
+
+
+class Disk(Protocol):
+    """What this host remembers by itself. Blocking, small; raises OSError when the disk fails."""
+
+    def last_good(self) -> LastKnown | None:
+        """The newest Snapshot saved.
+
+        Raises:
+            InvalidRequest: what lies there was damaged.
+        """
+
+    def save_last_good(self, known: LastKnown) -> None:
+        """Replace it whole, or leave the old one."""
+
+    def signing_keys(self) -> SigningKeys | None:
+        """The keys seen last, None if there are none or they cannot be read."""
+
+    def save_signing_keys(self, keys: SigningKeys) -> None:
+        """Keep the keys for a start without the store."""
+
+    def tokens(self) -> tuple[Token, ...]:
+        """Every token known on this host, read afresh."""

@@ -1,0 +1,235 @@
+"""Settings: what a process needs to be born, read once.
+
+Precedence, and nothing more: defaults < TOML file < environment. The environment variable of a
+field is `TILTYARD_<SECTION>_<FIELD>`, or `TILTYARD_<FIELD>` at the top. Unknown keys are errors.
+What the team changes while the gateway runs is in the Snapshot, not here.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+from msgspec import Struct, field
+
+from gateway.core.errors import InvalidRequest
+
+PREFIX: Final = "TILTYARD_"
+OTHER_VARIABLES: Final = frozenset({"TILTYARD_CONFIG", "TILTYARD_TOKEN", "TILTYARD_ADMIN_URL"})
+"""Variables with the prefix that are no settings: the file's place, and the CLI's own."""
+LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+class HttpSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """The inference listener."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    tls_cert: str | None = None
+    """Certificate chain in PEM; with `tls_key` the listener speaks TLS."""
+    tls_key: str | None = None
+    max_body_bytes: int = 64 * 1024 * 1024
+    """Largest body, after decompression."""
+    max_json_bytes: int = 16 * 1024 * 1024
+    """Largest JSON part of a body."""
+    keep_alive_s: int = 75
+    json_nonfinite: Literal["literal", "null", "error"] = "literal"
+    """How NaN and the infinities are written in JSON answers."""
+
+
+class GrpcSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """The port that gRPC inference will take; nothing listens there yet."""
+
+    port: int = 8081
+
+
+class AdminSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """The listener for the admin API and metrics."""
+
+    host: str = "127.0.0.1"
+    port: int = 8082
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    """Further names that a Host header may hold; loopback names and `host` always may."""
+    token: str | None = None
+    """The bearer token; without it one is made on first start in the state folder."""
+    open_metrics: bool = True
+    """Whether `/metrics` needs no token when the listener is on loopback."""
+
+
+class RedisSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the Snapshot lives."""
+
+    url: str | None = None
+    """`redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `redis+cluster://`."""
+    embedded: bool = True
+    """Start an embedded Valkey when no URL is given."""
+    namespace: str = "tiltyard"
+    timeout_s: float = 1.0
+    poll_s: float = 0.5
+    """How often the revision is read; a published hint comes sooner."""
+
+
+class PoolSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """How models are run."""
+
+    intra_op_threads: int = 1
+    """Threads of one run; never 0, which would take every core of the host."""
+    executor_threads: int = 2
+    """Runs at the same time, for models too slow to run on the event loop."""
+    inline_ms: float = 0.5
+    """A model whose warm run takes at most this long is run on the event loop."""
+    drain_s: float = 30.0
+    """How long a retired version waits for the requests that hold it."""
+
+
+class BatchSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """How requests share a run."""
+
+    max_rows: int = 64
+    """Rows in one run when several requests share it; a larger request runs alone."""
+    max_request_rows: int = 100_000
+    """Rows in one request."""
+    max_queued_rows: int = 20_000
+    """Rows that wait for one version; beyond it requests are refused with 503."""
+
+
+class ShadowSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """How shadows are kept from the answer's way."""
+
+    max_queued: int = 256
+    max_busy: int = 32
+    """Shadows run only while fewer primary requests than this are in flight."""
+    samples: int = 20
+    """Worst disagreements kept for each shadow."""
+
+
+class RecordingSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """What is kept for telemetry until it is sent."""
+
+    max_records: int = 50_000
+    max_units: int = 100_000
+    """Units remembered for each split, to tell a first exposure."""
+    trace_ratio: float = 0.0
+    """Share of requests without a caller's trace that start one."""
+
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole tree."""
+
+    state_dir: str = ".tiltyard"
+    """Last good Snapshot, artifact cache, tokens, keys and the embedded store's data."""
+    model_store: str = "models"
+    """`<store>/<model>/<version>/model.onnx`."""
+    store_scan_s: float = 2.0
+    """How often the model store is looked at for new versions."""
+    drain_delay_s: float = 0.0
+    """Between readiness going false and the listener closing."""
+    stop_s: float = 15.0
+    """Within this time after SIGTERM the process is gone."""
+    http: HttpSettings = field(default_factory=HttpSettings)
+    grpc: GrpcSettings = field(default_factory=GrpcSettings)
+    admin: AdminSettings = field(default_factory=AdminSettings)
+    redis: RedisSettings = field(default_factory=RedisSettings)
+    pool: PoolSettings = field(default_factory=PoolSettings)
+    batching: BatchSettings = field(default_factory=BatchSettings)
+    shadows: ShadowSettings = field(default_factory=ShadowSettings)
+    recording: RecordingSettings = field(default_factory=RecordingSettings)
+
+
+SECRETS: Final = frozenset({("admin", "token"), ("redis", "url")})
+"""Fields that are masked wherever settings are shown."""
+
+
+def load(environ: Mapping[str, str], toml: Path | None = None) -> Settings:
+    """Read the settings; call it once.
+
+    Args:
+        environ: the process environment.
+        toml: a settings file; `TILTYARD_CONFIG` names one when this is None.
+
+    Raises:
+        InvalidRequest: an unreadable file, an unknown key or a value of the wrong type.
+    """
+    named = environ.get("TILTYARD_CONFIG")
+    path = toml or (Path(named) if named else None)
+    tree = {} if path is None else _read_toml(path)
+    for variable, text in environ.items():
+        if variable.startswith(PREFIX) and variable not in OTHER_VARIABLES:
+            _place(tree, variable, text)
+    try:
+        settings = msgspec.convert(tree, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        message = f"A setting is wrong: {error}."
+        raise InvalidRequest(message) from error
+    _check(settings)
+    return settings
+
+
+def shown(settings: Settings) -> dict[str, Any]:
+    """The effective settings as plain data, secrets masked."""
+    tree: dict[str, Any] = msgspec.to_builtins(settings)
+    for section, name in SECRETS:
+        if tree[section][name] is not None:
+            tree[section][name] = "********"
+    return tree
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        message = f"The settings file '{path.name}' cannot be read: {error}."
+        raise InvalidRequest(message) from error
+
+
+def _place(tree: dict[str, Any], variable: str, text: str) -> None:
+    """Put an environment variable where it belongs in the tree."""
+    name = variable.removeprefix(PREFIX).lower()
+    if name in Settings.__struct_fields__ and name not in _SECTIONS:
+        tree[name] = text
+        return
+    section, _, key = name.partition("_")
+    if section not in _SECTIONS or key not in _SECTIONS[section].__struct_fields__:
+        message = f"The environment variable {variable} is not a setting."
+        raise InvalidRequest(message)
+    tree.setdefault(section, {})[key] = tuple(text.split(",")) if key == "allowed_hosts" else text
+
+
+def _check(settings: Settings) -> None:
+    for name, section in (("http", settings.http), ("admin", settings.admin)):
+        if (section.tls_cert is None) != (section.tls_key is None):
+            message = f"Settings {name}.tls_cert and {name}.tls_key go together."
+            raise InvalidRequest(message)
+        if not 0 <= section.port <= _MAX_PORT:
+            message = f"Setting {name}.port is {section.port}; it must be 0 to {_MAX_PORT}."
+            raise InvalidRequest(message)
+    positive = {
+        "pool.intra_op_threads": settings.pool.intra_op_threads,
+        "pool.executor_threads": settings.pool.executor_threads,
+        "batching.max_rows": settings.batching.max_rows,
+        "batching.max_request_rows": settings.batching.max_request_rows,
+        "batching.max_queued_rows": settings.batching.max_queued_rows,
+        "redis.poll_s": settings.redis.poll_s,
+        "redis.timeout_s": settings.redis.timeout_s,
+        "store_scan_s": settings.store_scan_s,
+    }
+    for name, value in positive.items():
+        if value <= 0:
+            message = f"Setting {name} is {value}; it must be above 0."
+            raise InvalidRequest(message)
+
+
+_MAX_PORT: Final = 65_535
+_SECTIONS: Final[Mapping[str, type[Struct]]] = {
+    "http": HttpSettings,
+    "grpc": GrpcSettings,
+    "admin": AdminSettings,
+    "redis": RedisSettings,
+    "pool": PoolSettings,
+    "batching": BatchSettings,
+    "shadows": ShadowSettings,
+    "recording": RecordingSettings,
+}

@@ -1,0 +1,297 @@
+"""Telemetry: every name that leaves the gateway, and the shapes that carry the facts.
+
+Durations are in seconds, names hold no unit, and what semantic conventions already name keeps that
+name; the rest is under `tiltyard.`. Instruments carry attributes of few values only (endpoint,
+variant, version); units and ids stand on prediction records and spans. `docs/telemetry.md` says
+what each name means to a reader of dashboards; a test keeps the two in step.
+
+Source: OpenTelemetry semantic conventions 1.44 (http, feature flag, process).
+"""
+
+from collections.abc import Mapping
+from typing import Final, Literal, TypeAlias
+
+from msgspec import Struct
+
+from gateway.core.assignment import Reason
+
+Attributes: TypeAlias = tuple[tuple[str, str | int | bool], ...]
+"""Names and values of one series, without duplicates."""
+
+
+class Instrument(Struct, frozen=True):
+    """What is measured. `bounds` are upper bounds, inclusive, for histograms only.
+
+    `across` says how the gauges of several processes become one; counters and histograms add.
+    """
+
+    name: str
+    kind: Literal["counter", "updown", "gauge", "histogram"]
+    unit: str
+    description: str
+    bounds: tuple[float, ...] = ()
+    across: Literal["sum", "min", "max"] = "sum"
+
+
+class Series(Struct, frozen=True):
+    """One instrument under one set of attributes, at one moment, since the process started.
+
+    A histogram has one more `counts` than bounds, the last for all that is above; `total` is the
+    sum of what was observed. The others have `value`.
+    """
+
+    instrument: Instrument
+    attributes: Attributes
+    value: float = 0
+    counts: tuple[int, ...] = ()
+    total: float = 0.0
+
+
+class Trace(Struct, frozen=True, gc=False):
+    """Where a request stands in a trace: 16, 8 and 8 bytes. `span_id` is ours."""
+
+    trace_id: bytes
+    span_id: bytes
+    parent_id: bytes | None
+    sampled: bool
+    state: str = ""
+
+
+class Record(Struct, kw_only=True, gc=False):
+    """One served prediction, as it will be told to the collector.
+
+    Not tracked by the garbage collector, so that a full ring costs it nothing: a record must not
+    refer to itself. Times are nanoseconds; `at_ns` is Unix time at arrival. `trace` of a shadow
+    is that of the request that it copies.
+    """
+
+    at_ns: int
+    endpoint: str
+    model: str
+    version: int
+    digest: str
+    variant: str
+    reason: Reason
+    prediction_id: str
+    latency_ns: int
+    queue_ns: int
+    run_ns: int
+    rows: int
+    batch_rows: int
+    revision: int
+    rule: str | None = None
+    intended: str | None = None
+    propensity: float = 1.0
+    salt: str | None = None
+    sticky: bool = False
+    unit_hash: bytes | None = None
+    request_id: str | None = None
+    error_type: str | None = None
+    trace: Trace | None = None
+    shadow: bool = False
+    primary_id: str | None = None
+    first_exposure: bool = False
+    inputs: str | None = None
+    outputs: str | None = None
+
+
+class Delivery(Struct, frozen=True):
+    """What a collector made of one request.
+
+    `taken`, less the `rejected` records; `invalid`: these bytes will never be taken; `refused`:
+    nothing from us is; `retry`: not now, and not before `retry_after_s` if it said so.
+    """
+
+    result: Literal["taken", "invalid", "refused", "retry"]
+    rejected: int = 0
+    retry_after_s: float | None = None
+
+
+# Attributes of instruments, records and spans.
+ENDPOINT: Final = "feature_flag.key"
+VARIANT: Final = "feature_flag.result.variant"
+REASON: Final = "feature_flag.result.reason"
+REVISION: Final = "feature_flag.version"
+UNIT: Final = "feature_flag.context.id"
+PROVIDER: Final = "feature_flag.provider.name"
+ERROR_TYPE: Final = "error.type"
+OVERFLOW: Final = "otel.metric.overflow"
+HTTP_METHOD: Final = "http.request.method"
+HTTP_ROUTE: Final = "http.route"
+HTTP_STATUS: Final = "http.response.status_code"
+URL_SCHEME: Final = "url.scheme"
+PROTOCOL_VERSION: Final = "network.protocol.version"
+MODEL_NAME: Final = "tiltyard.model.name"
+MODEL_VERSION: Final = "tiltyard.model.version"
+MODEL_DIGEST: Final = "tiltyard.model.digest"
+MODEL_STATE_NAME: Final = "tiltyard.model.state.name"
+ASSIGNMENT_RULE: Final = "tiltyard.assignment.rule"
+ASSIGNMENT_INTENDED: Final = "tiltyard.assignment.intended"
+ASSIGNMENT_SALT: Final = "tiltyard.assignment.salt"
+ASSIGNMENT_HASH_VERSION: Final = "tiltyard.assignment.hash_version"
+ASSIGNMENT_PROPENSITY: Final = "tiltyard.assignment.propensity"
+ASSIGNMENT_STICKY: Final = "tiltyard.assignment.sticky"
+ASSIGNMENT_REASON: Final = "tiltyard.assignment.reason"
+PREDICTION_ID: Final = "tiltyard.prediction.id"
+PRIMARY_PREDICTION_ID: Final = "tiltyard.primary.prediction.id"
+REQUEST_ID: Final = "tiltyard.request.id"
+LATENCY: Final = "tiltyard.latency"
+QUEUE_LATENCY: Final = "tiltyard.queue.latency"
+BATCH_ROWS: Final = "tiltyard.batch.size"
+ROWS: Final = "tiltyard.rows"
+SHADOW: Final = "tiltyard.shadow"
+INPUTS: Final = "tiltyard.inputs"
+OUTPUTS: Final = "tiltyard.outputs"
+DROP_REASON: Final = "tiltyard.drop.reason"
+RESULT: Final = "tiltyard.result"
+
+ATTRIBUTES: Final = frozenset(
+    {
+        ENDPOINT, VARIANT, REASON, REVISION, UNIT, PROVIDER, ERROR_TYPE, OVERFLOW, HTTP_METHOD,
+        HTTP_ROUTE, HTTP_STATUS, URL_SCHEME, PROTOCOL_VERSION, MODEL_NAME, MODEL_VERSION,
+        MODEL_DIGEST, MODEL_STATE_NAME, ASSIGNMENT_RULE, ASSIGNMENT_INTENDED, ASSIGNMENT_SALT,
+        ASSIGNMENT_HASH_VERSION, ASSIGNMENT_PROPENSITY, ASSIGNMENT_STICKY, ASSIGNMENT_REASON,
+        PREDICTION_ID,
+        PRIMARY_PREDICTION_ID, REQUEST_ID, LATENCY, QUEUE_LATENCY, BATCH_ROWS, ROWS, SHADOW,
+        INPUTS, OUTPUTS, DROP_REASON, RESULT,
+    }
+)  # fmt: skip
+"""Every attribute name above."""
+
+PROVIDER_NAME: Final = "tiltyard"
+DROP_REASONS: Final = ("queue_full", "rejected", "invalid", "refused", "disabled", "shutdown")
+"""Values of `tiltyard.drop.reason` on records; a shadow has its own."""
+STANDARD_REASONS: Final[Mapping[Reason, str]] = {
+    Reason.STATIC: "static",
+    Reason.SPLIT: "split",
+    Reason.TARGETING_MATCH: "targeting_match",
+    Reason.DEFAULT: "default",
+    Reason.FORCED: "targeting_match",
+    Reason.PINNED: "static",
+    Reason.FALLBACK: "error",
+}
+"""Our reasons in the words of `feature_flag.result.reason`."""
+
+# Events and spans.
+PREDICTION_EVENT: Final = "tiltyard.prediction"
+EVALUATION_EVENT: Final = "feature_flag.evaluation"
+EVENTS: Final = frozenset({PREDICTION_EVENT, EVALUATION_EVENT})
+SERVER_ROUTE: Final = "/v2/models/{model_name}/infer"
+SERVER_SPAN: Final = f"POST {SERVER_ROUTE}"
+SHADOW_SPAN: Final = "tiltyard.shadow"
+QUEUE_SPAN: Final = "tiltyard.queue"
+INFERENCE_SPAN: Final = "tiltyard.inference"
+SPANS: Final = frozenset({SERVER_SPAN, SHADOW_SPAN, QUEUE_SPAN, INFERENCE_SPAN})
+
+DURATION_BOUNDS: Final = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025,
+    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+)  # fmt: skip
+"""The convention's bounds, which start at 5 ms, and finer ones before them."""
+LOAD_BOUNDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+ROW_BOUNDS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 1024.0, 4096.0, 16384.0)
+
+
+def _counter(name: str, unit: str, description: str) -> Instrument:
+    return Instrument(name, "counter", unit, description)
+
+
+def _duration(
+    name: str, description: str, bounds: tuple[float, ...] = DURATION_BOUNDS
+) -> Instrument:
+    return Instrument(name, "histogram", "s", description, bounds)
+
+
+# Serving.
+REQUEST_DURATION: Final = _duration(
+    "http.server.request.duration", "From the first byte of a request to its answer."
+)
+ACTIVE_REQUESTS: Final = Instrument(
+    "http.server.active_requests", "updown", "{request}", "Requests that wait for their answer."
+)
+PREDICTION_DURATION: Final = _duration(
+    "tiltyard.prediction.duration", "From arrival to answer of one prediction, queue included."
+)
+INFERENCE_DURATION: Final = _duration(
+    "tiltyard.inference.duration", "The model's run that answered a prediction."
+)
+QUEUE_DURATION: Final = _duration(
+    "tiltyard.queue.duration", "Wait of a prediction for its run to begin."
+)
+BATCH_SIZE: Final = Instrument(
+    "tiltyard.batch.size",
+    "histogram",
+    "{row}",
+    "Rows in the run that answered a prediction.",
+    ROW_BOUNDS,
+)
+ASSIGNMENT_COUNT: Final = _counter(
+    "tiltyard.assignment.count", "{assignment}", "Requests that were given a variant."
+)
+SHADOW_COMPARED: Final = _counter(
+    "tiltyard.shadow.compared", "{request}", "Shadow answers held against the primary ones."
+)
+SHADOW_SKIPPED: Final = _counter(
+    "tiltyard.shadow.skipped", "{request}", "Copies that a shadow did not run."
+)
+SHADOW_DISAGREED: Final = _counter(
+    "tiltyard.shadow.disagreed", "{request}", "Shadow answers beyond their tolerance."
+)
+ADMISSION_REJECTED: Final = _counter(
+    "tiltyard.admission.rejected", "{request}", "Requests refused before any model ran."
+)
+
+# Configuration and models.
+CONFIG_REVISION: Final = Instrument(
+    "tiltyard.config.revision", "gauge", "{revision}", "Revision that is served.", across="min"
+)
+CONFIG_AGE: Final = Instrument(
+    "tiltyard.config.age", "gauge", "s", "Since the store was last read.", across="max"
+)
+CONFIG_REJECTED: Final = _counter(
+    "tiltyard.config.rejected", "{revision}", "Snapshots that were not taken."
+)
+MODEL_STATE: Final = Instrument(
+    "tiltyard.model.state",
+    "gauge",
+    "{version}",
+    "1 for the state that a version is in, 0 for others.",
+)
+MODEL_LOAD_DURATION: Final = _duration(
+    "tiltyard.model.load.duration", "Loading, checking and warming a version.", LOAD_BOUNDS
+)
+MODEL_SWAP_COUNT: Final = _counter(
+    "tiltyard.model.swap.count", "{swap}", "Endpoints that moved to another plan."
+)
+
+# Records on their way: emitted = delivered + dropped + pending, at every moment.
+RECORD_EMITTED: Final = _counter(
+    "tiltyard.record.emitted", "{record}", "Prediction records made while an exporter is attached."
+)
+RECORD_DELIVERED: Final = _counter(
+    "tiltyard.record.delivered", "{record}", "Prediction records that the collector took."
+)
+RECORD_DROPPED: Final = _counter(
+    "tiltyard.record.dropped", "{record}", "Prediction records that were lost, by reason."
+)
+RECORD_QUEUE_SIZE: Final = Instrument(
+    "tiltyard.record.queue.size", "updown", "{record}", "Prediction records that wait to be sent."
+)
+SPAN_DROPPED: Final = _counter(
+    "tiltyard.span.dropped", "{span}", "Sampled spans that the collector did not take."
+)
+
+# The process.
+PROCESS_MEMORY: Final = Instrument(
+    "process.memory.usage", "updown", "By", "Physical memory in use."
+)
+PROCESS_CPU_TIME: Final = _counter("process.cpu.time", "s", "Processor time used.")
+
+INSTRUMENTS: Final = (
+    REQUEST_DURATION, ACTIVE_REQUESTS, PREDICTION_DURATION, INFERENCE_DURATION, QUEUE_DURATION,
+    BATCH_SIZE, ASSIGNMENT_COUNT, SHADOW_COMPARED, SHADOW_SKIPPED, SHADOW_DISAGREED,
+    ADMISSION_REJECTED, CONFIG_REVISION, CONFIG_AGE, CONFIG_REJECTED, MODEL_STATE,
+    MODEL_LOAD_DURATION, MODEL_SWAP_COUNT, RECORD_EMITTED, RECORD_DELIVERED, RECORD_DROPPED,
+    RECORD_QUEUE_SIZE, SPAN_DROPPED, PROCESS_MEMORY, PROCESS_CPU_TIME,
+)  # fmt: skip
+"""Every instrument above."""

@@ -1,0 +1,51 @@
+"""What several rooms' tests share."""
+
+import asyncio
+import itertools
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.adapters.redis import RedisStore
+from gateway.adapters.valkey import EmbeddedValkey
+
+_namespaces = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a real server, one for all tests of a process; take a namespace of your own."""
+    server = EmbeddedValkey(tmp_path_factory.mktemp("valkey"))
+    asyncio.run(server.start())
+    yield server.url
+    asyncio.run(server.stop())
+
+
+@pytest.fixture
+def namespace() -> str:
+    """A namespace that no other test uses."""
+    return f"test{next(_namespaces)}"
+
+
+@pytest.fixture
+async def redis_store(valkey_url: str, namespace: str) -> AsyncIterator[RedisStore]:
+    """A Store on the real server, empty."""
+    store = RedisStore(valkey_url, namespace=namespace, timeout_s=2.0, name="test")
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+def no_server_left(tmp_path: Path) -> Iterator[None]:
+    """End the servers that a failed test left in its folder; they run in sessions of their own."""
+    yield
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            folder = (process / "cwd").readlink()
+        except OSError:
+            continue
+        if folder.is_relative_to(tmp_path):
+            os.kill(int(process.name), signal.SIGKILL)

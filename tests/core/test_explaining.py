@@ -1,0 +1,166 @@
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from gateway.core.assignment import Reason
+from gateway.core.audit import AuditEntry, commit_of
+from gateway.core.endpoints import Endpoint
+from gateway.core.errors import Conflict, InvalidRequest, NotFound
+from gateway.core.explaining import Situation, explain, rebuilt
+from gateway.core.models import CHAMPION
+from gateway.core.snapshot import EMPTY, ModelRecord, Snapshot
+from gateway.core.transitions import delete_endpoint, promote, put_endpoint, register
+
+GOLD = {
+    "name": "gold",
+    "when": [{"header": "X-Plan", "equals": "gold"}],
+    "serve": {"version": 2},
+}
+
+
+def document_of(unit: dict[str, str], exposure: int = 10_000) -> Endpoint:
+    """An endpoint that splits by this unit key, with a salt that is written out."""
+    split = {
+        "exposure": exposure,
+        "salt": "pepper",
+        "unit": unit,
+        "variants": [
+            {"name": "a", "alias": CHAMPION, "weight": 5_000},
+            {"name": "b", "version": 2, "weight": 5_000},
+        ],
+    }
+    document = {"schema": 1, "model": "m", "rules": [GOLD, {"name": "half", "split": split}]}
+    return msgspec.convert(document, Endpoint)
+
+
+def history(
+    *steps: tuple[str, Callable[[Snapshot], Snapshot]],
+) -> tuple[Snapshot, list[AuditEntry]]:
+    """Commit steps one after the other; the Snapshot and the audit log that they make."""
+    snapshot, entries = EMPTY, []
+    for target, step in steps:
+        commit = commit_of(
+            snapshot, step(snapshot), at=1.0, actor="a", action="x", target=target, reason=""
+        )
+        snapshot = commit.snapshot
+        entries.append(commit.entry)
+    return snapshot, entries
+
+
+SEED = ModelRecord(versions={}, aliases={CHAMPION: 1})
+BEGUN = (
+    ("models/m", lambda snapshot: register(snapshot, "m", 1, "1" * 64, SEED)),
+    ("models/m", lambda snapshot: register(snapshot, "m", 2, "2" * 64)),
+    (
+        "endpoints/e",
+        lambda snapshot: put_endpoint(snapshot, "e", document_of({"header": "X-Unit-Id"}), {}),
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        pytest.param({"header": "X-Unit-Id"}, id="header"),
+        pytest.param({"parameter": "user"}, id="parameter"),
+        pytest.param({"input": "user_id"}, id="input"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("text", "variant", "enrolment", "place"),
+    [
+        pytest.param("ada", "a", 9_565, 1_097, id="ada"),
+        pytest.param("eve", "b", 6_071, 7_556, id="eve"),
+        pytest.param("grâce", "a", 2_194, 4_012, id="not-ascii"),
+    ],
+)
+def test_a_unit_gets_the_same_variant_wherever_it_stands(
+    unit: dict[str, str], text: str, variant: str, enrolment: int, place: int
+) -> None:
+    """The unit's bytes decide, whether a header, a parameter or an input brought them."""
+    put = ("endpoints/e", lambda snapshot: put_endpoint(snapshot, "e", document_of(unit), {}))
+    snapshot, _ = history(*BEGUN[:2], put)
+    found = explain(snapshot, "e", Situation(unit=text.encode()))
+    assert (found.variant, found.reason, found.rule) == (variant, Reason.SPLIT, "half")
+    assert (found.unit, found.propensity, found.revision) == (text, 0.5, 3)
+    gold, half = found.rules
+    assert (gold.holds, gold.decides, gold.position) == (False, False, None)
+    assert (half.holds, half.decides) == (True, True)
+    assert half.position is not None
+    assert (half.position.enrolment, half.position.variant) == (enrolment, place)
+    assert (half.position.salt, half.position.enrolled) == ("pepper", True)
+
+
+def test_conditions_read_the_situation() -> None:
+    """A rule that holds decides, and the split's position is told all the same."""
+    snapshot, _ = history(*BEGUN)
+    situation = Situation(unit=b"ada", headers={"x-plan": "gold"}, parameters={"n": 1})
+    found = explain(snapshot, "e", situation)
+    assert (found.variant, found.version, found.reason) == ("gold", 2, Reason.TARGETING_MATCH)
+    assert [rule.decides for rule in found.rules] == [True, False]
+    assert found.rules[1].position is not None
+
+
+def test_a_unit_that_is_not_enrolled_gets_the_default() -> None:
+    """Whose position is beyond the exposure is not enrolled."""
+    closed = document_of({"header": "X-Unit-Id"}, exposure=0)
+    put = ("endpoints/e", lambda snapshot: put_endpoint(snapshot, "e", closed, {}))
+    snapshot, _ = history(*BEGUN[:2], put)
+    found = explain(snapshot, "e", Situation(unit=b"ada"))
+    assert (found.variant, found.reason, found.propensity) == ("default", Reason.DEFAULT, 1.0)
+    assert found.rules[1].position is not None
+    assert found.rules[1].position.enrolled is False
+
+
+@pytest.mark.parametrize("unit", [b"", b" \t", b"x" * 1_025], ids=["empty", "blank", "long"])
+def test_what_is_no_unit_is_refused(unit: bytes) -> None:
+    """A unit that the data plane would not take as one is not explained."""
+    snapshot, _ = history(*BEGUN)
+    with pytest.raises(InvalidRequest, match="1 to 1024 bytes"):
+        explain(snapshot, "e", Situation(unit=unit))
+
+
+def test_an_earlier_revision_is_rebuilt_from_the_audit_log() -> None:
+    """Every revision's documents come back as they were, deleted ones included."""
+    snapshot, entries = history(
+        *BEGUN,
+        ("models/m", lambda snapshot: promote(snapshot, "m", 2)),
+        ("endpoints/e", lambda snapshot: delete_endpoint(snapshot, "e")),
+    )
+    third, fifth = rebuilt(entries, 3), rebuilt(entries, 5)
+    assert third.revision == 3
+    assert third.models["m"].aliases == {CHAMPION: 1}
+    assert third.endpoints["e"].document == document_of({"header": "X-Unit-Id"})
+    assert third.endpoints["e"].splits["half"].salt == "pepper"
+    assert replace(fifth, audit_head=snapshot.audit_head) == snapshot
+    assert fifth.endpoints == {}
+
+
+def without(position: int) -> Callable[[list[AuditEntry]], list[AuditEntry]]:
+    """Leave an entry out."""
+    return lambda entries: [entry for at, entry in enumerate(entries) if at != position]
+
+
+def forged(entries: list[AuditEntry]) -> list[AuditEntry]:
+    """Change an entry."""
+    return [replace(entries[0], actor="mallory"), *entries[1:]]
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind"),
+    [
+        pytest.param(without(0), NotFound, id="cut-head"),
+        pytest.param(without(1), NotFound, id="hole"),
+        pytest.param(without(2), NotFound, id="cut-tail"),
+        pytest.param(lambda _: [], NotFound, id="nothing"),
+        pytest.param(forged, Conflict, id="forged"),
+    ],
+)
+def test_nothing_is_rebuilt_from_a_damaged_log(damage: Any, kind: type[Exception]) -> None:
+    """A log that does not lead without a break to the revision proves nothing."""
+    _, entries = history(*BEGUN)
+    with pytest.raises(kind):
+        rebuilt(damage(entries), 3)
