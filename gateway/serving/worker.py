@@ -1,0 +1,131 @@
+"""The worker: one process's data plane, as control sees it.
+
+Control hands it a Snapshot with the artifacts it names, and secrets; the worker loads what is
+new, moves each endpoint when its versions are ready, and lets go of what nothing names.
+"""
+
+from typing import Any
+
+from gateway.core.predictions import Signer
+from gateway.ports import Secrets, Update, VersionReport, WorkerReport
+from gateway.serving.live import NOTHING, Live, advance, still_held
+from gateway.serving.pool import Key, Pool, PoolParts, State
+from gateway.serving.shadowing import Shadows
+from gateway.telemetry import (
+    CONFIG_REVISION,
+    ENDPOINT,
+    MODEL_NAME,
+    MODEL_STATE,
+    MODEL_STATE_NAME,
+    MODEL_SWAP_COUNT,
+    MODEL_VERSION,
+)
+
+
+class Worker:
+    """Implements `gateway.ports.DataPlane` in this process."""
+
+    def __init__(self, parts: PoolParts, shadows: Shadows) -> None:
+        """Start with nothing to serve.
+
+        Args:
+            parts: what the pool needs.
+            shadows: copies of requests go there.
+        """
+        self.live: Live = NOTHING
+        self.secrets: Secrets | None = None
+        self.signer: Signer | None = None
+        self.stopping = False
+        self._was_ready = False
+        self.pool = Pool(parts, self._advance)
+        self.shadows = shadows
+        self._update: Update | None = None
+        self._parts = parts
+        self._shown: set[Key] = set()
+        parts.cells.watch(self._refresh)
+
+    @property
+    def ready(self) -> bool:
+        """Whether new requests should come here.
+
+        Once every endpoint was served at the same time, an endpoint that comes later and is not
+        served yet, or never can be, does not take that away.
+        """
+        return self._was_ready and self.signer is not None and not self.stopping
+
+    def apply(self, update: Update) -> None:
+        """Move towards this Snapshot, endpoint by endpoint. Returns at once."""
+        self._update = update
+        self.pool.want(update.artifacts)
+        self._advance()
+
+    def entrust(self, secrets: Secrets) -> None:
+        """Replace the secrets whole."""
+        if self.secrets is None or secrets.keys != self.secrets.keys:
+            self.signer = Signer(secrets.keys)
+        self.secrets = secrets
+
+    def report(self) -> WorkerReport:
+        """Say what is served now."""
+        return WorkerReport(
+            revision=self.live.revision,
+            ready=self.ready,
+            endpoints=self.live.reports,
+            versions=tuple(
+                VersionReport(
+                    model=loaded.key[0],
+                    number=loaded.key[1],
+                    state=loaded.state.value,
+                    reason=loaded.reason,
+                )
+                for loaded in self.pool.all()
+            ),
+        )
+
+    def statistics(self, model: str | None, version: int | None) -> list[dict[str, Any]]:
+        """Triton-shaped statistics of each loaded version, those of one model or of all."""
+        return [
+            loaded.statistics.as_dict(*loaded.key)
+            for loaded in sorted(self.pool.all(), key=lambda loaded: loaded.key)
+            if model in (None, loaded.key[0]) and version in (None, loaded.key[1])
+        ]
+
+    def shadow_report(self, endpoint: str) -> list[dict[str, Any]]:
+        """What the shadows of an endpoint found, with their worst disagreements."""
+        return self.shadows.report(endpoint)
+
+    def close(self) -> None:
+        """Stop the threads. Requires: no request is in flight."""
+        self.shadows.close()
+        self.pool.close()
+
+    def _advance(self) -> None:
+        """After a new Snapshot or a version's change of state: move what can move."""
+        update = self._update
+        if update is None:
+            return
+        before = self.live
+        self.live = advance(before, update.snapshot, self.pool, update.missing)
+        self._was_ready = self._was_ready or self.live.ready
+        self._count_swaps(before)
+        held = still_held(self.live, update.snapshot)
+        self.pool.retire(lambda key: key not in held)
+
+    def _count_swaps(self, before: Live) -> None:
+        """Count each endpoint that now runs other versions than it did."""
+        for name, served in self.live.endpoints.items():
+            known = before.endpoints.get(name)
+            if known is not None and set(known.loaded) != set(served.loaded):
+                self._parts.cells.counter(MODEL_SWAP_COUNT, ((ENDPOINT, name),)).add()
+
+    def _refresh(self) -> None:
+        """Bring the gauges up to date; called before each collection."""
+        cells = self._parts.cells
+        cells.gauge(CONFIG_REVISION).set(self.live.revision)
+        states = {loaded.key: loaded.state for loaded in self.pool.all()}
+        self._shown.update(states)
+        for model, number in self._shown:
+            now = states.get((model, number), State.CLOSED)
+            for state in State:
+                labels = ((MODEL_NAME, model), (MODEL_VERSION, number), (MODEL_STATE_NAME, state))
+                cells.gauge(MODEL_STATE, labels).set(int(now is state))

@@ -1,0 +1,328 @@
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import ModelProto
+
+from gateway.adapters.onnx import OnnxEngine, OnnxLoader, describe, trim_memory
+from gateway.core.errors import EngineFailed, GatewayError, InvalidRequest
+from gateway.core.tensors import DTYPES, Array, TensorSpec
+from gateway.ports import Artifact
+from gateway.serving.warming import warm
+from tests import onnx_models as models
+from tests.fakes import manifest_of
+
+VALUES: dict[str, list[Any]] = {
+    "BOOL": [True, False],
+    "UINT8": [0, 2**8 - 1],
+    "UINT16": [0, 2**16 - 1],
+    "UINT32": [0, 2**32 - 1],
+    "UINT64": [0, 2**64 - 1],
+    "INT8": [-(2**7), 2**7 - 1],
+    "INT16": [-(2**15), 2**15 - 1],
+    "INT32": [-(2**31), 2**31 - 1],
+    "INT64": [-(2**63), 2**63 - 1],
+    "FP16": [0.5, -65504.0],
+    "FP32": [0.1, -3.4e38],
+    "FP64": [0.1, -1.7e308],
+    "BYTES": [b"", "grüße".encode(), b"with\0nul", b"x" * 1_000],
+}
+
+
+def loaded(model: ModelProto, folder: Path) -> OnnxEngine:
+    """The engine of a model, loaded as the pool does it."""
+    path = models.save(model, folder)
+    return OnnxLoader(1)(Artifact(manifest_of(signature=describe(path)), path))
+
+
+def one(engine: OnnxEngine, **tensors: Array) -> Array:
+    """The only output of a run."""
+    (output,) = engine.run(tensors, [spec.name for spec in engine.signature.outputs])
+    return output
+
+
+def rows(*values: float) -> Array:
+    """One row of four for each value."""
+    return np.repeat(np.array(values, np.float32)[:, None], 4, axis=1)
+
+
+@pytest.mark.parametrize("datatype", sorted(DTYPES))
+@pytest.mark.parametrize("shape", [("N",), ("N", 1)], ids=str)
+def test_every_datatype_comes_out_as_it_went_in(
+    datatype: str, shape: tuple[str | int, ...], tmp_path: Path
+) -> None:
+    """Values, datatype and shape survive a run, to the last of the range."""
+    engine = loaded(models.identity(datatype, shape), tmp_path)
+    tensor = np.array(VALUES[datatype], DTYPES[datatype]).reshape([-1] + [1] * (len(shape) - 1))
+    output = one(engine, x=tensor)
+    assert (output.dtype, output.shape) == (DTYPES[datatype], tensor.shape)
+    assert output.tolist() == tensor.tolist()
+    assert engine.signature.inputs[0].datatype == datatype
+
+
+@pytest.mark.parametrize("datatype", ["FP32", "BYTES", "BOOL"])
+def test_a_tensor_may_be_a_scalar(datatype: str, tmp_path: Path) -> None:
+    """Without a dimension there is one element."""
+    engine = loaded(models.identity(datatype, ()), tmp_path)
+    output = one(engine, x=np.array(VALUES[datatype][0], DTYPES[datatype]))
+    assert (output.shape, output.tolist()) == ((), pytest.approx(VALUES[datatype][0]))
+    assert not engine.signature.batched
+
+
+@pytest.mark.parametrize("datatype", ["FP32", "BYTES", "INT64"])
+def test_a_tensor_may_be_empty(datatype: str, tmp_path: Path) -> None:
+    """No rows in, no rows out."""
+    engine = loaded(models.identity(datatype, ("N", 2)), tmp_path)
+    assert one(engine, x=np.empty((0, 2), DTYPES[datatype])).shape == (0, 2)
+
+
+def test_text_that_is_none_is_the_callers_fault(tmp_path: Path) -> None:
+    """The engine holds text, so other bytes are refused before the run."""
+    engine = loaded(models.identity("BYTES", ("N",)), tmp_path)
+    with pytest.raises(InvalidRequest, match="not UTF-8"):
+        one(engine, x=np.array([b"\xff"], dtype=object))
+
+
+def test_tensors_that_may_not_be_written_to_are_run(tmp_path: Path) -> None:
+    """Requests are read-only views of their bodies."""
+    engine = loaded(models.linear(bias=1.0), tmp_path)
+    view = np.frombuffer(rows(1.0, 2.0).tobytes(), "<f4").reshape(2, 4)
+    assert not view.flags.writeable
+    assert one(engine, x=view).tolist() == [[5.0], [9.0]]
+
+
+def test_outputs_come_in_the_order_asked_for(tmp_path: Path) -> None:
+    """Each name gets its own tensor."""
+    engine = loaded(models.two_outputs(), tmp_path)
+    negative, same = engine.run({"x": rows(2.0)}, ["negative", "same"])
+    assert (float(negative[0, 0]), float(same[0, 0])) == (-2.0, 2.0)
+
+
+def test_one_engine_runs_in_several_threads(tmp_path: Path) -> None:
+    """Runs at the same time do not mix."""
+    engine = loaded(models.linear(), tmp_path)
+    with ThreadPoolExecutor(4) as threads:
+        outputs = threads.map(lambda i: one(engine, x=rows(float(i))), range(200))
+        assert [float(output[0, 0]) for output in outputs] == [4.0 * i for i in range(200)]
+
+
+def test_a_failed_run_tells_nothing_of_the_inside(tmp_path: Path) -> None:
+    """The sentence has no source line and no path; the cause is kept for the log."""
+    engine = loaded(models.failing(), tmp_path)
+    with pytest.raises(EngineFailed) as caught:
+        one(engine, x=np.array([7], np.int64))
+    assert str(caught.value) == "The model failed to run on this input."
+    assert caught.value.__cause__ is not None
+    assert one(engine, x=np.array([2], np.int64)).tolist() == [[4.0, 5.0]]
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "batched"),
+    [
+        pytest.param(models.linear(), (-1, 4), True, id="linear"),
+        pytest.param(models.identity("FP32", ("N", None)), (-1, -1), True, id="free"),
+        pytest.param(models.identity("FP32", (None, 4)), (-1, 4), True, id="unnamed"),
+        pytest.param(models.identity("FP32", (2, 4)), (2, 4), False, id="fixed"),
+        pytest.param(models.identity("FP32", ()), (), False, id="scalar"),
+        pytest.param(models.scalar(), (-1, 4), False, id="scalar-output"),
+        pytest.param(models.two_inputs(), (-1, 4), True, id="two-inputs"),
+        pytest.param(models.two_inputs(("M", 4)), (-1, 4), False, id="two-names"),
+        pytest.param(models.two_inputs((1, 4)), (-1, 4), False, id="one-fixed"),
+    ],
+)
+def test_a_signature_says_whether_there_are_rows(
+    model: ModelProto, shape: tuple[int, ...], batched: bool, tmp_path: Path
+) -> None:
+    """Only where every tensor's first dimension is free and the same may rows stand together."""
+    signature = describe(models.save(model, tmp_path))
+    assert (signature.inputs[0].shape, signature.batched) == (shape, batched)
+
+
+def test_free_dimensions_keep_their_names(tmp_path: Path) -> None:
+    """A name that stands twice must have one extent in a request."""
+    signature = describe(models.save(models.identity("FP32", ("N", "M", 3)), tmp_path))
+    spec = TensorSpec(name="x", datatype="FP32", shape=(-1, -1, 3), symbols=("N", "M", None))
+    assert signature.inputs == (spec,)
+
+
+def test_warming_finds_what_may_share_a_run(tmp_path: Path) -> None:
+    """A linear model may, one that looks at all its rows may not, whatever its shape says."""
+    assert warm(loaded(models.linear(), tmp_path), time.perf_counter_ns).rows_independent
+    mean = warm(loaded(models.batch_mean(), tmp_path), time.perf_counter_ns)
+    assert not mean.rows_independent
+    assert mean.note is not None
+
+
+def test_warming_tells_the_slow_from_the_fast(tmp_path: Path) -> None:
+    """A model that computes for long takes longer than a model that does not."""
+    fast = warm(loaded(models.identity(), tmp_path), time.perf_counter_ns)
+    slow = warm(loaded(models.slow(), tmp_path), time.perf_counter_ns)
+    assert slow.run_ns > 5 * fast.run_ns
+
+
+def test_a_model_that_fails_on_synthetic_input_is_still_warm(tmp_path: Path) -> None:
+    """An index within the table is run, so this one is even fast."""
+    warmth = warm(loaded(models.failing(), tmp_path), time.perf_counter_ns)
+    assert warmth.rows_independent
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"<!doctype html><html></html>", id="html"),
+        pytest.param(b"\x80\x04\x95\x10\x00\x00\x00", id="pickle"),
+        pytest.param(bytes(range(256)) * 40, id="random"),
+        pytest.param(models.linear().SerializeToString()[:-30], id="truncated"),
+        pytest.param(models.custom_operator().SerializeToString(), id="custom-operator"),
+        pytest.param(models.sequence().SerializeToString(), id="sequence"),
+    ],
+)
+def test_a_file_that_cannot_be_served_gives_a_clean_sentence(
+    content: bytes, tmp_path: Path
+) -> None:
+    """Neither the path nor the words of onnxruntime are repeated."""
+    folder = tmp_path / "secret-place"
+    folder.mkdir()
+    path = folder / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(InvalidRequest) as caught:
+        describe(str(path))
+    with pytest.raises(EngineFailed) as failed:
+        OnnxLoader(1)(Artifact(manifest_of(), str(path)))
+    for error in (caught.value, failed.value):
+        told(error)
+
+
+def told(error: GatewayError) -> None:
+    """Hold a sentence against what none may hold."""
+    sentence = str(error)
+    assert sentence.endswith(".")
+    assert sentence.isprintable()
+    assert len(sentence) < 250
+    for secret in ("secret-place", "onnxruntime_src", ".onnx", ".cc", "/"):
+        assert secret not in sentence
+
+
+@pytest.mark.parametrize("missing", [True, False], ids=["missing", "folder"])
+def test_a_file_that_is_not_there_gives_a_clean_sentence(missing: bool, tmp_path: Path) -> None:
+    """A folder is no file either."""
+    path = tmp_path / "secret-place"
+    if not missing:
+        path.mkdir()
+    with pytest.raises(EngineFailed) as caught:
+        OnnxLoader(1)(Artifact(manifest_of(), str(path)))
+    told(caught.value)
+
+
+def test_odd_names_are_made_harmless(tmp_path: Path) -> None:
+    """A name from the file stands in a sentence only as printable text."""
+    model = models.sequence()
+    model.graph.output[0].name = "y\r\n\x1b[31m" + "x" * 500
+    model.graph.node[0].output[0] = model.graph.output[0].name
+    with pytest.raises(InvalidRequest) as caught:
+        describe(models.save(model, tmp_path))
+    told(caught.value)
+
+
+def test_a_model_that_is_not_what_its_manifest_says_is_not_served(tmp_path: Path) -> None:
+    """The signature of the file is held against the one that was registered."""
+    path = models.save(models.two_outputs(), tmp_path)
+    with pytest.raises(EngineFailed, match="not the one in its manifest"):
+        OnnxLoader(1)(Artifact(manifest_of(), path))
+
+
+@pytest.mark.parametrize("way", ["../weights.bin", "a/../../weights.bin", "absolute", "symlink"])
+def test_weights_outside_the_models_folder_are_refused(way: str, tmp_path: Path) -> None:
+    """External data are read below the model's own folder only."""
+    outside = tmp_path / "weights.bin"
+    outside.write_bytes(np.ones(4, np.float32).tobytes())
+    folder = tmp_path / "model"
+    (folder / "a").mkdir(parents=True)
+    location = {"absolute": str(outside), "symlink": "link.bin"}.get(way, way)
+    if way == "symlink":
+        (folder / "link.bin").symlink_to(outside)
+    path = models.save(models.external(location), folder)
+    with pytest.raises(InvalidRequest) as caught:
+        describe(path)
+    told(caught.value)
+
+
+def test_weights_beside_the_model_are_read(tmp_path: Path) -> None:
+    """A model may keep its weights in a file of its own."""
+    (tmp_path / "weights.bin").write_bytes(np.full(4, 2.0, np.float32).tobytes())
+    engine = loaded(models.external("weights.bin"), tmp_path)
+    assert one(engine, x=rows(1.0)).tolist() == [[8.0]]
+
+
+def test_a_tiny_file_cannot_ask_for_gigabytes_at_load(tmp_path: Path) -> None:
+    """Constants that would unfold to half a gigabyte are not folded."""
+    path = models.save(models.folding_bomb(128 * 1024 * 1024), tmp_path)
+    assert Path(path).stat().st_size < 500
+    script = (
+        "import resource, sys\n"
+        "from gateway.adapters.onnx import describe\n"
+        "def peak_kib(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak_kib()\n"
+        "describe(sys.argv[1])\n"
+        "print(peak_kib() - before)\n"
+    )
+    assert int(output_of(script, path)) < 200 * 1024
+
+
+def output_of(script: str, *arguments: str, environ: dict[str, str] | None = None) -> str:
+    """What a script prints in an interpreter of its own."""
+    command = [sys.executable, "-c", script, *arguments]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_a_session_is_made_from_a_path_with_what_it_may_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes no core of the host by itself, does not spin or fall back, and keeps no bytes."""
+    made: list[tuple[Any, Any, dict[str, Any]]] = []
+    real = onnxruntime.InferenceSession
+
+    def session(path: str, options: Any, **given: Any) -> Any:
+        made.append((path, options, given))
+        return real(path, options, **given)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    path = models.save(models.linear(), tmp_path)
+    OnnxLoader(3)(Artifact(manifest_of(signature=describe(path)), path))
+    opened, options, given = made[-1]
+    assert opened == path
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (3, 1)
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert given["enable_fallback"] == 0
+    assert given["providers"] == ["CPUExecutionProvider"]
+
+
+def test_nothing_phones_home() -> None:
+    """Telemetry is off before onnxruntime is imported, and a model cannot configure its host."""
+    script = (
+        "import os, sys\n"
+        "class Watch:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'onnxruntime':\n"
+        "            print(os.environ.get('ORT_DISABLE_TELEMETRY'),"
+        " os.environ.get('ORT_LOAD_CONFIG_FROM_MODEL'))\n"
+        "sys.meta_path.insert(0, Watch())\n"
+        "import gateway.adapters.onnx\n"
+    )
+    environ = {**os.environ, "ORT_LOAD_CONFIG_FROM_MODEL": "1"}
+    environ.pop("ORT_DISABLE_TELEMETRY", None)
+    assert output_of(script, environ=environ) == "1 None\n"
+
+
+def test_memory_can_be_given_back() -> None:
+    """Trimming is safe at any time."""
+    trim_memory()

@@ -1,0 +1,312 @@
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.assignment import Reason
+from gateway.serving.cells import Cells
+from gateway.serving.recording import (
+    MAX_SPLITS,
+    Record,
+    Recorder,
+    Trace,
+    parse_traceparent,
+    payload_text,
+)
+from gateway.settings import RecordingSettings
+
+DRAW = bytes(range(1, 25))
+PARENT = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+def record(**changes: Any) -> Record:
+    """A record of a good prediction."""
+    facts: dict[str, Any] = {
+        "at_ns": 1_700_000_000_000_000_000,
+        "endpoint": "digits",
+        "model": "digits",
+        "version": 3,
+        "digest": "sha256:ab",
+        "variant": "challenger",
+        "reason": Reason.SPLIT,
+        "prediction_id": "p1",
+        "latency_ns": 2_000_000,
+        "queue_ns": 200_000,
+        "run_ns": 300_000,
+        "rows": 2,
+        "batch_rows": 5,
+        "revision": 7,
+    }
+    return Record(**{**facts, **changes})
+
+
+def values(cells: Cells, name: str) -> dict[tuple[Any, ...], Any]:
+    """Value, or counts, of each series of an instrument."""
+    return {
+        series.attributes: sum(series.counts) or series.value
+        for series in cells.collect()
+        if series.instrument.name == name
+    }
+
+
+def test_a_callers_trace_goes_on() -> None:
+    """Ids, flag and state are taken over; the span is ours."""
+    assert parse_traceparent(PARENT, b"vendor=1", DRAW, 0.0) == Trace(
+        trace_id=bytes.fromhex("4bf92f3577b34da6a3ce929d0e0e4736"),
+        span_id=bytes(range(17, 25)),
+        parent_id=bytes.fromhex("00f067aa0ba902b7"),
+        sampled=True,
+        state="vendor=1",
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "sampled"),
+    [(b"00", False), (b"01", True), (b"02", False), (b"03", True), (b"ff", True), (b"0a", False)],
+)
+def test_the_callers_flag_decides(flags: bytes, sampled: bool) -> None:
+    """Only the lowest bit of the flags says whether the trace is sampled."""
+    trace = parse_traceparent(PARENT[:-2] + flags, None, DRAW, 1.0)
+    assert trace is not None
+    assert trace.sampled is sampled
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(None, id="none"),
+        pytest.param(b"", id="empty"),
+        pytest.param(PARENT + b"-x", id="longer"),
+        pytest.param(PARENT[:-1], id="shorter"),
+        pytest.param(b"ff" + PARENT[2:], id="version ff"),
+        pytest.param(PARENT.upper(), id="upper case"),
+        pytest.param(PARENT.replace(b"-", b"_"), id="no dashes"),
+        pytest.param(b"00-" + b"0" * 32 + PARENT[35:], id="no trace id"),
+        pytest.param(PARENT[:36] + b"0" * 16 + b"-01", id="no span id"),
+        pytest.param(PARENT[:10] + b" " + PARENT[11:], id="a space"),
+        pytest.param(PARENT[:10] + b"\xc3" + PARENT[11:], id="not ASCII"),
+        pytest.param(b"0-0" + PARENT[3:], id="a dash moved"),
+        pytest.param(b"x" * 1_000_000, id="a megabyte"),
+    ],
+)
+def test_any_other_traceparent_is_ignored(value: bytes | None) -> None:
+    """What is not the standard's 55 bytes is as good as nothing."""
+    assert parse_traceparent(value, b"vendor=1", DRAW, 0.0) is None
+
+
+@given(value=st.binary(max_size=80), state=st.none() | st.binary(max_size=600))
+def test_no_bytes_break_the_parser(value: bytes, state: bytes | None) -> None:
+    """Whatever is sent, there is a trace or there is none."""
+    assert parse_traceparent(value, state, DRAW, 0.0) is None
+
+
+@pytest.mark.parametrize(
+    ("state", "kept"),
+    [
+        pytest.param(b"a=" + b"x" * 510, "a=" + "x" * 510, id="512 bytes"),
+        pytest.param(b"a=" + b"x" * 511, "", id="513 bytes"),
+        pytest.param(b"a=\xff", "", id="not ASCII"),
+        pytest.param(b"a=\n", "", id="control character"),
+    ],
+)
+def test_a_tracestate_is_kept_or_dropped_whole(state: bytes, kept: str) -> None:
+    """A state of more than 512 bytes, or one that is no text, is dropped."""
+    trace = parse_traceparent(PARENT, state, DRAW, 0.0)
+    assert trace is not None
+    assert trace.state == kept
+
+
+def test_a_share_of_requests_starts_a_trace() -> None:
+    """The low bits of the fresh trace id decide, at exactly the ratio."""
+    just_below = bytes(9) + ((1 << 55) - 1).to_bytes(7, "big") + bytes(range(17, 25))
+    exactly = bytes(9) + (1 << 55).to_bytes(7, "big") + bytes(range(17, 25))
+    trace = parse_traceparent(None, b"vendor=1", just_below, 0.5)
+    assert trace == Trace(just_below[:16], bytes(range(17, 25)), None, sampled=True)
+    assert parse_traceparent(None, None, exactly, 0.5) is None
+    assert parse_traceparent(None, None, b"\xff" * 24, 1.0) is not None
+
+
+def test_a_record_is_measured() -> None:
+    """One prediction counts in each instrument that speaks of it, under its attributes."""
+    cells = Cells()
+    Recorder(cells, RecordingSettings()).record(record())
+    model = (("tiltyard.model.name", "digits"), ("tiltyard.model.version", 3))
+    flag = (("feature_flag.key", "digits"), ("feature_flag.result.variant", "challenger"))
+    full = (*flag, *model, ("tiltyard.shadow", False))
+    assert values(cells, "tiltyard.prediction.duration") == {full: 1}
+    assert values(cells, "tiltyard.inference.duration") == {full: 1}
+    assert values(cells, "tiltyard.queue.duration") == {model: 1}
+    assert values(cells, "tiltyard.batch.size") == {model: 1}
+    reason = ("feature_flag.result.reason", "split")
+    assigned = (flag[0], reason, flag[1])
+    assert values(cells, "tiltyard.assignment.count") == {assigned: 1}
+    totals = {one.instrument.name: one.total for one in cells.collect()}
+    assert totals["tiltyard.prediction.duration"] == pytest.approx(0.002)
+    assert totals["tiltyard.inference.duration"] == pytest.approx(0.0003)
+    assert totals["tiltyard.queue.duration"] == pytest.approx(0.0002)
+    assert totals["tiltyard.batch.size"] == 5
+
+
+def test_what_never_ran_has_no_run() -> None:
+    """A request that failed before its run counts as a prediction, not as an inference of 0 s."""
+    cells = Cells()
+    recorder = Recorder(cells, RecordingSettings())
+    recorder.record(record(error_type="overloaded", batch_rows=0, rows=0, run_ns=0, queue_ns=0))
+    (attributes,) = values(cells, "tiltyard.prediction.duration")
+    assert ("error.type", "overloaded") in attributes
+    assert set(values(cells, "tiltyard.inference.duration").values()) == {0}
+    assert set(values(cells, "tiltyard.batch.size").values()) == {0}
+
+
+def test_a_shadow_is_no_assignment() -> None:
+    """A copy counts as a prediction of its own, and nobody was assigned to it."""
+    cells = Cells()
+    Recorder(cells, RecordingSettings()).record(record(shadow=True))
+    (attributes,) = values(cells, "tiltyard.prediction.duration")
+    assert ("tiltyard.shadow", True) in attributes
+    assert values(cells, "tiltyard.assignment.count") == {}
+
+
+def test_a_full_ring_loses_the_newest_and_counts_it() -> None:
+    """Emitted is settled, dropped and pending together, whatever the ring holds."""
+    recorder = Recorder(Cells(), RecordingSettings(max_records=3))
+    for number in range(5):
+        recorder.record(record(prediction_id=f"p{number}"))
+    assert (recorder.emitted, recorder.dropped, recorder.pending) == (5, 2, 3)
+    assert [one.prediction_id for one in recorder.drain(2)] == ["p0", "p1"]
+    assert [one.prediction_id for one in recorder.drain(9)] == ["p2"]
+    assert recorder.drain(9) == []
+
+
+def test_held_records_take_room() -> None:
+    """What the exporter has drained and not settled still counts against the bound."""
+    recorder = Recorder(Cells(), RecordingSettings(max_records=3))
+    for _ in range(3):
+        recorder.record(record())
+    recorder.held += len(recorder.drain(2))
+    recorder.record(record())
+    assert (recorder.dropped, recorder.pending) == (1, 3)
+    recorder.held = 0
+    recorder.record(record())
+    assert (recorder.dropped, recorder.pending) == (1, 2)
+
+
+def test_without_an_exporter_nothing_is_kept() -> None:
+    """Cells are updated; records are neither queued nor counted."""
+    cells = Cells()
+    recorder = Recorder(cells, RecordingSettings())
+    recorder.enabled = False
+    recorder.record(record())
+    assert (recorder.emitted, recorder.dropped, recorder.pending) == (0, 0, 0)
+    assert sum(values(cells, "tiltyard.assignment.count").values()) == 1
+
+
+def test_the_queue_is_measured_when_asked() -> None:
+    """The instruments show what the recorder itself says."""
+    cells = Cells()
+    recorder = Recorder(cells, RecordingSettings(max_records=1))
+    recorder.record(record())
+    recorder.record(record())
+    assert values(cells, "tiltyard.record.queue.size") == {(): 1}
+    assert values(cells, "tiltyard.record.emitted") == {(): 2}
+    dropped = values(cells, "tiltyard.record.dropped")
+    assert dropped == {(("tiltyard.drop.reason", "queue_full"),): 1}
+
+
+def test_cached_cells_stay_bounded_and_right() -> None:
+    """Many kinds of records do not grow the cache without end, nor lose a count."""
+    cells = Cells()
+    recorder = Recorder(cells, RecordingSettings())
+    for number in range(5_000):
+        recorder.record(record(variant=f"v{number}"))
+    assert len(recorder._measures) <= 4_096
+    assert sum(values(cells, "tiltyard.assignment.count").values()) == 5_000
+
+
+def test_a_unit_is_seen_once_in_each_split() -> None:
+    """The first time is an exposure, the second is not; another split is another matter."""
+    recorder = Recorder(Cells(), RecordingSettings())
+    assert recorder.exposed("s1", b"u") is True
+    assert recorder.exposed("s1", b"u") is False
+    assert recorder.exposed("s2", b"u") is True
+
+
+def test_the_units_of_late_are_remembered() -> None:
+    """Of more units than fit, the one that was longest away is forgotten."""
+    recorder = Recorder(Cells(), RecordingSettings(max_units=2))
+    assert [recorder.exposed("s", unit) for unit in (b"a", b"b", b"a", b"c")] == [
+        True,
+        True,
+        False,
+        True,
+    ]
+    assert recorder.exposed("s", b"a") is False
+    assert recorder.exposed("s", b"b") is True
+
+
+def test_splits_are_bounded_too() -> None:
+    """A new split takes the place of the oldest."""
+    recorder = Recorder(Cells(), RecordingSettings())
+    for number in range(MAX_SPLITS + 1):
+        recorder.exposed(f"s{number}", b"u")
+    assert len(recorder._seen) == MAX_SPLITS
+    assert recorder.exposed("s0", b"u") is True
+
+
+def test_a_payload_is_json() -> None:
+    """Names, datatypes, shapes and values, in the order of the request."""
+    tensors = {
+        "x": np.array([[1.5, np.nan], [np.inf, -np.inf]], dtype=np.float64),
+        "ok": np.array([True, False]),
+        "who": np.array([b"a\x00b", b"\xff"], dtype=object),
+    }
+    assert json.loads(payload_text(tensors, (), 4096)) == {
+        "tensors": {
+            "x": {
+                "datatype": "FP64",
+                "shape": [2, 2],
+                "data": [1.5, "NaN", "Infinity", "-Infinity"],
+            },
+            "ok": {"datatype": "BOOL", "shape": [2], "data": [True, False]},
+            "who": {"datatype": "BYTES", "shape": [2], "data": ["a\x00b", "\ufffd"]},
+        }
+    }
+
+
+def test_redacted_values_are_never_looked_at() -> None:
+    """A redacted input is named; nothing of its value is in the text."""
+    tensors = {"x": np.array([1]), "ssn": np.array([b"078-05-1120"], dtype=object)}
+    text = payload_text(tensors, ("ssn", "unknown"), 4096)
+    assert json.loads(text)["redacted"] == ["ssn"]
+    assert "078" not in text
+    assert "unknown" not in text
+
+
+@pytest.mark.parametrize("max_bytes", [0, 2, 60, 61, 100, 200, 1000, 4096])
+def test_a_payload_is_capped_and_still_json(max_bytes: int) -> None:
+    """At most so many bytes, valid JSON, and what was cut is counted."""
+    tensors = {
+        "x": np.arange(100_000, dtype=np.int64).reshape(1000, 100),
+        "é": np.array(["é".encode() * 50_000, b"s"], dtype=object),
+        "z": np.zeros((0, 4), dtype=np.float32),
+    }
+    text = payload_text(tensors, ("é",) if max_bytes == 200 else (), max_bytes)
+    assert len(text.encode()) <= max(max_bytes, 2)
+    shown = json.loads(text).get("tensors", {})
+    for name, tensor in shown.items():
+        assert len(tensor["data"]) + tensor.get("cut", 0) == tensors[name].size
+    if max_bytes == 4096:
+        assert shown["x"]["data"][:3] == [0, 1, 2]
+        assert shown["z"] == {"datatype": "FP32", "shape": [0, 4], "data": []}
+
+
+def test_a_payload_keeps_no_buffer() -> None:
+    """The text is a copy: a request's memory changes or goes without it."""
+    buffer = bytearray(np.array([1.0, 2.0]).tobytes())
+    text = payload_text({"x": np.frombuffer(buffer)}, (), 4096)
+    buffer[:] = bytes(16)
+    buffer.clear()
+    assert json.loads(text)["tensors"]["x"]["data"] == [1.0, 2.0]
