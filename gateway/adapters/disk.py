@@ -1,0 +1,191 @@
+"""StateFolder: what this host remembers by itself, in files that only its owner may read.
+
+Each file is replaced whole (written beside, synced, renamed), so that a full disk or a crash leaves
+the old one, and the last good Snapshot carries a checksum, so that damage is seen.
+"""
+
+import contextlib
+import hashlib
+import logging
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from gateway.core.access import SCOPES, Token, digest_of
+from gateway.core.errors import InvalidRequest
+from gateway.core.models import Manifest
+from gateway.core.predictions import SigningKeys
+from gateway.core.snapshot import decode, encode
+from gateway.ports import LastKnown
+
+logger = logging.getLogger(__name__)
+
+LAST_GOOD_FILE: Final = "last-good.json"
+KEYS_FILE: Final = "signing-keys.json"
+ADMIN_FILE: Final = "admin.token"
+TOKENS_FILE: Final = "tokens.json"
+ADMIN_NAME: Final = "admin"
+KID_LENGTH: Final = 4
+SECRET_LENGTH: Final = 40
+_BASE62: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+
+class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The layout of the last good file, below its first line, which is the SHA-256 of the rest."""
+
+    snapshot: msgspec.Raw
+    manifests: tuple[Manifest, ...]
+
+
+class StateFolder:
+    """The `Disk` port on the state folder."""
+
+    __slots__ = ("_admin_token", "_entropy", "_folder")
+
+    def __init__(
+        self, folder: Path, *, entropy: Callable[[int], bytes], admin_token: str | None = None
+    ) -> None:
+        """Make the folder, for its owner only.
+
+        Args:
+            folder: the state folder.
+            entropy: fresh random bytes, for the admin token.
+            admin_token: the token from the settings; without it one is made and kept here.
+        """
+        self._folder = folder
+        self._entropy = entropy
+        self._admin_token = admin_token
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def last_good(self) -> LastKnown | None:
+        """The newest Snapshot saved.
+
+        Raises:
+            InvalidRequest: what lies there was damaged.
+        """
+        try:
+            content = (self._folder / LAST_GOOD_FILE).read_bytes()
+        except FileNotFoundError:
+            return None
+        checksum, _, body = content.partition(b"\n")
+        if checksum != hashlib.sha256(body).hexdigest().encode():
+            message = f"{LAST_GOOD_FILE} in the state folder is damaged."
+            raise InvalidRequest(message)
+        try:
+            kept = msgspec.json.decode(body, type=_Kept)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            message = f"{LAST_GOOD_FILE} in the state folder is of another kind."
+            raise InvalidRequest(message) from error
+        return LastKnown(snapshot=decode(bytes(kept.snapshot)), manifests=kept.manifests)
+
+    def save_last_good(self, known: LastKnown) -> None:
+        """Replace it whole, or leave the old one and raise OSError."""
+        kept = _Kept(snapshot=msgspec.Raw(encode(known.snapshot)), manifests=known.manifests)
+        body = msgspec.json.encode(kept)
+        checksum = hashlib.sha256(body).hexdigest().encode()
+        write_whole(self._folder / LAST_GOOD_FILE, checksum + b"\n" + body)
+
+    def signing_keys(self) -> SigningKeys | None:
+        """The keys seen last, None if there are none or they cannot be read."""
+        content = _read_private(self._folder / KEYS_FILE)
+        if content is None:
+            return None
+        try:
+            return msgspec.json.decode(content, type=SigningKeys)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            logger.warning("The cached signing keys cannot be read; they are ignored.")
+            return None
+
+    def save_signing_keys(self, keys: SigningKeys) -> None:
+        """Keep the keys for a start without the store."""
+        write_whole(self._folder / KEYS_FILE, msgspec.json.encode(keys))
+
+    def tokens(self) -> tuple[Token, ...]:
+        """The admin's token, then those of `tokens.json`, read afresh.
+
+        Raises:
+            InvalidRequest: `tokens.json` cannot be read or names an unknown scope.
+        """
+        admin = Token(
+            name=ADMIN_NAME,
+            sha256=digest_of(self.admin_token().encode()),
+            scopes=tuple(sorted(SCOPES)),
+        )
+        content = _read_private(self._folder / TOKENS_FILE)
+        if content is None:
+            return (admin,)
+        try:
+            further = msgspec.json.decode(content, type=tuple[Token, ...])
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            message = f"{TOKENS_FILE} in the state folder cannot be read: {error}."
+            raise InvalidRequest(message) from error
+        unknown = sorted({scope for token in further for scope in token.scopes} - SCOPES)
+        if unknown:
+            message = f"{TOKENS_FILE} names the scope '{unknown[0]}', which does not exist."
+            raise InvalidRequest(message)
+        return (admin, *further)
+
+    def admin_token(self) -> str:
+        """The admin's bearer token; made on first use."""
+        if self._admin_token is not None:
+            return self._admin_token
+        path = self._folder / ADMIN_FILE
+        content = _read_private(path)
+        if content is None or not content.strip():
+            write_whole(path, f"{fresh_token(self._entropy)}\n".encode())
+            content = path.read_bytes()
+        self._admin_token = content.decode(errors="replace").strip()
+        return self._admin_token
+
+
+def fresh_token(entropy: Callable[[int], bytes]) -> str:
+    """A bearer token, `tilt_<key id>_<secret>`: the key id may be shown, the secret may not."""
+    return f"tilt_{_base62(entropy, KID_LENGTH)}_{_base62(entropy, SECRET_LENGTH)}"
+
+
+def write_whole(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Replace a file at once, or leave the old one and raise OSError; it outlives a power cut."""
+    work = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        held = os.open(work, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+        with os.fdopen(held, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        work.rename(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            work.unlink()
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _read_private(path: Path) -> bytes | None:
+    """A secret's content, None if there is none; closed to others if it was open."""
+    try:
+        held = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    with os.fdopen(held, "rb") as file:
+        if stat.S_IMODE(os.fstat(held).st_mode) & 0o077:
+            os.fchmod(held, 0o600)
+            logger.warning("%s could be read by others; it is now its owner's only.", path.name)
+        return file.read()
+
+
+def _base62(entropy: Callable[[int], bytes], length: int) -> str:
+    """Random letters and digits; twice the bytes needed make the bias too small to matter."""
+    number = int.from_bytes(entropy(2 * length), "big")
+    letters = []
+    for _ in range(length):
+        number, digit = divmod(number, len(_BASE62))
+        letters.append(_BASE62[digit])
+    return "".join(letters)

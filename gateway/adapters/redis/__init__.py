@@ -1,0 +1,8 @@
+"""The Store on Redis or Valkey: the only room that speaks redis-py.
+
+Every error of the library ends here as StoreUnavailable or Conflict, without the URL's password.
+"""
+
+from gateway.adapters.redis.store import RedisStore
+
+__all__ = ["RedisStore"]

@@ -1,0 +1,84 @@
+"""Every key that this gateway keeps in Redis, under one hash tag, so that they share one slot.
+
+All names are built from constants and the namespace; what callers choose stands in hash fields,
+stream fields and values, never in a pattern.
+
+key                        type     writer         TTL      meaning
+{ns}:snapshot              string   any control    none     the Snapshot, canonical JSON
+{ns}:audit                 stream   any control    none     one entry a commit, id `epoch-revision`
+{ns}:events                channel  any control    -        the new revision; only ever a hint
+{ns}:manifests             hash     any control    none     `model:number` -> Manifest, write-once
+{ns}:signing-keys          string   first control  none     SigningKeys; secret
+{ns}:leader                string   the leader     seconds  name of the process that leads
+{ns}:processes             set      any control    none     names of processes that have reported
+{ns}:process:<name>        string   that process   seconds  what it serves; gone when it is gone
+{ns}:promotions            stream   CI, operators  none     requests to promote or roll back
+{ns}:promotion-results     stream   the leader     none     one answer a request; about 10,000 kept
+
+CI asks for a promotion with
+
+    XADD {tiltyard}:promotions * token <token> model <name> version <number>
+         [alias champion] [action promote|rollback] [reason <words>]
+
+A rollback needs no version. The request is taken off the stream by the transaction that answers it,
+so the token does not stay in Redis. The answer is an entry of `{tiltyard}:promotion-results` with
+the fields `request` (the id that XADD returned), `status` (`accepted` or `refused`), `reason`, and
+when accepted `action`, `model`, `version`, `alias`, `revision` and `actor`.
+"""
+
+from typing import Final
+
+from msgspec import Struct
+
+from gateway.core.models import check_name
+
+MAX_RESULTS: Final = 10_000
+"""Answers kept on the results stream, about."""
+
+
+class Keys(Struct, frozen=True):
+    """The keys of one namespace."""
+
+    snapshot: str
+    audit: str
+    events: str
+    manifests: str
+    signing_keys: str
+    leader: str
+    processes: str
+    promotions: str
+    promotion_results: str
+
+    def process(self, name: str) -> str:
+        """The key of what one process serves."""
+        return f"{self.processes.removesuffix('es')}:{name}"
+
+
+def keys_of(namespace: str) -> Keys:
+    """Name the keys of a namespace.
+
+    Raises:
+        InvalidRequest: a namespace that is no name.
+    """
+    tag = f"{{{check_name('a namespace', namespace)}}}"
+    return Keys(
+        snapshot=f"{tag}:snapshot",
+        audit=f"{tag}:audit",
+        events=f"{tag}:events",
+        manifests=f"{tag}:manifests",
+        signing_keys=f"{tag}:signing-keys",
+        leader=f"{tag}:leader",
+        processes=f"{tag}:processes",
+        promotions=f"{tag}:promotions",
+        promotion_results=f"{tag}:promotion-results",
+    )
+
+
+def manifest_field(model: str, number: int) -> str:
+    """The field of a version's manifest; a model's name holds no colon."""
+    return f"{model}:{number}"
+
+
+def audit_id(epoch: int, revision: int) -> str:
+    """The stream id of a commit's audit entry, which makes a second append impossible."""
+    return f"{epoch}-{revision}"

@@ -1,0 +1,232 @@
+"""The Catalog: from the model store to the registry, and from a Snapshot to what it needs on disk.
+
+A version is registered once and for ever. Files that change under a registered number, or that
+cannot be loaded, are remembered with the reason and looked at again only when they change.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, TypeAlias
+
+from gateway.control.registry import Registry, Request
+from gateway.core.errors import Conflict, GatewayError, InvalidRequest, StoreUnavailable
+from gateway.core.models import CHAMPION, Manifest
+from gateway.core.snapshot import ModelRecord, Snapshot, named_versions
+from gateway.ports import Artifact, ModelStore, Store, Update
+
+logger = logging.getLogger(__name__)
+
+Key: TypeAlias = tuple[str, int]
+
+ACTOR: Final = "model-store"
+SETTLE_S: Final = 0.5
+"""A version that appears while this runs must hold still this long before it is read."""
+SAID: Final = "a new version in the model store"
+MAX_LABELS: Final = 10_000
+
+
+class Catalog:
+    """Watches the model store of this host. One task scans; `prepare` may be called beside it."""
+
+    __slots__ = (
+        "_faults",
+        "_found",
+        "_manifests",
+        "_models",
+        "_moving",
+        "_read",
+        "_registry",
+        "_scanned",
+        "_seen",
+        "_store",
+        "generation",
+    )
+
+    def __init__(self, store: Store, models: ModelStore, registry: Registry) -> None:
+        """Nothing is known before the first scan."""
+        self._store = store
+        self._models = models
+        self._registry = registry
+        self._scanned = False
+        self._found: list[Key] = []
+        # Marks of the files that were dealt with, and of those that may still be growing.
+        self._seen: dict[Key, str] = {}
+        self._moving: dict[Key, str] = {}
+        self._read: dict[Key, tuple[str, Manifest]] = {}
+        self._faults: dict[Key, str] = {}
+        self._manifests: dict[Key, Manifest] = {}
+        self.generation = 0
+        """Counts what was read anew; who misses a version looks again when it moves."""
+
+    async def run(self, pause_s: float) -> None:
+        """Scan for ever, sooner while files are still arriving."""
+        while True:
+            settled = await self.scan()
+            await asyncio.sleep(pause_s if settled else min(pause_s, SETTLE_S))
+
+    async def scan(self) -> bool:
+        """Look at the model store once; False if something there may still be growing.
+
+        What could not be registered because the store was away is tried again by the next scan.
+        """
+        self._found = await asyncio.to_thread(self._models.scan)
+        marks = await asyncio.to_thread(self._marks)
+        changed = {key: mark for key, mark in marks.items() if self._seen.get(key) != mark}
+        moving = {
+            key: mark
+            for key, mark in changed.items()
+            if self._scanned and self._moving.get(key) != mark
+        }
+        arriving = {model for model, _ in moving} - self._registry.snapshot.models.keys()
+        for key in await self._in_order(changed):
+            if key in moving or key[0] in arriving:
+                continue
+            if not await self._take(key, changed[key]):
+                break
+        else:
+            self._scanned = True
+        for key in self._seen.keys() - marks.keys():
+            self._forget(key)
+        self._moving = moving
+        return not moving
+
+    def trust(self, manifests: Iterable[Manifest]) -> None:
+        """Know these manifests without asking the store."""
+        for manifest in manifests:
+            self._manifests.setdefault((manifest.model, manifest.number), manifest)
+
+    def manifests_of(self, snapshot: Snapshot) -> tuple[Manifest, ...]:
+        """The known manifests of the versions that a Snapshot names."""
+        keys = sorted(_keys(snapshot))
+        return tuple(self._manifests[key] for key in keys if key in self._manifests)
+
+    async def prepare(self, snapshot: Snapshot) -> Update:
+        """Make every version that a Snapshot names ready on this host, or say why not."""
+        artifacts: dict[Key, Artifact] = {}
+        missing: dict[Key, str] = {}
+        for key in sorted(_keys(snapshot)):
+            digest = snapshot.models[key[0]].versions[key[1]]
+            try:
+                artifacts[key] = await self._ready(key, digest)
+            except GatewayError as error:
+                missing[key] = str(error)
+        return Update(snapshot=snapshot, artifacts=artifacts, missing=missing)
+
+    def index(self) -> list[tuple[str, int, str | None]]:
+        """Every version in the model store or in the registry, with what speaks against it."""
+        models = self._registry.snapshot.models
+        registered = {(name, number) for name, model in models.items() for number in model.versions}
+        keys = sorted({*self._found, *registered})
+        return [(model, number, self._faults.get((model, number))) for model, number in keys]
+
+    def _marks(self) -> dict[Key, str]:
+        return {key: self._models.stamp(*key) for key in self._found}
+
+    async def _in_order(self, keys: Iterable[Key]) -> list[Key]:
+        """A new model's champion first: whichever of its versions is registered first becomes it.
+
+        That is the one that `model.toml` names, else the highest that can be read.
+        """
+        new = {model for model, _ in keys} - self._registry.snapshot.models.keys()
+        champions = {model: await self._seed(model) for model in new}
+
+        def place(key: Key) -> tuple[str, bool, int]:
+            model, number = key
+            if model not in new:
+                return model, False, number
+            return model, champions[model].get("champion") != number, -number
+
+        return sorted(keys, key=place)
+
+    async def _take(self, key: Key, mark: str) -> bool:
+        """Deal with a version whose files are new; False if the store was away."""
+        try:
+            await self._register(await self._fetched(key, mark))
+        except StoreUnavailable:
+            return False
+        except (InvalidRequest, Conflict) as error:
+            if self._faults.get(key) != str(error):
+                logger.warning("Version %d of '%s' is refused. %s", key[1], key[0], error)
+            self._faults[key] = str(error)
+        else:
+            self._faults.pop(key, None)
+        self._read.pop(key, None)
+        self._seen[key] = mark
+        self.generation += 1
+        return True
+
+    async def _fetched(self, key: Key, mark: str) -> Manifest:
+        """The manifest of the files as they are now, read once though the store may be away."""
+        known = self._read.get(key)
+        if known is not None and known[0] == mark:
+            return known[1]
+        artifact = await asyncio.to_thread(self._models.fetch, *key)
+        self._read[key] = (mark, artifact.manifest)
+        return artifact.manifest
+
+    async def _register(self, manifest: Manifest) -> None:
+        key = (manifest.model, manifest.number)
+        standing = await self._store.put_manifest(manifest)
+        if standing.digest != manifest.digest:
+            message = (
+                f"Version {key[1]} of '{key[0]}' is registered with other bytes; "
+                "a version never changes, so give the new bytes a new number."
+            )
+            raise Conflict(message)
+        self._manifests[key] = standing
+        record = self._registry.snapshot.models.get(key[0])
+        if record is not None and record.versions.get(key[1]) == standing.digest:
+            return
+        seed = None if record is not None else _record(await self._seed(key[0]), key[1])
+        await self._registry.register(standing, Request(actor=ACTOR, reason=SAID), seed=seed)
+
+    async def _seed(self, model: str) -> Mapping[str, Any]:
+        return await asyncio.to_thread(self._models.seed, model)
+
+    async def _ready(self, key: Key, digest: str) -> Artifact:
+        """The verified copy of one version.
+
+        Raises:
+            GatewayError: why there is none.
+        """
+        manifest = self._manifests.get(key)
+        if manifest is None or manifest.digest != digest:
+            manifest = await self._registry.manifest(*key)
+            self._manifests[key] = manifest
+        if manifest.digest != digest:
+            message = f"Version {key[1]} of '{key[0]}': manifest and Snapshot name other bytes."
+            raise Conflict(message)
+        artifact = await asyncio.to_thread(self._models.cached, manifest)
+        if artifact is not None:
+            return artifact
+        if key in self._faults:
+            raise InvalidRequest(self._faults[key])
+        fetched = await asyncio.to_thread(self._models.fetch, *key)
+        if fetched.manifest.digest != digest:
+            message = f"Version {key[1]} of '{key[0]}' has other bytes in this host's model store."
+            raise Conflict(message)
+        return Artifact(manifest=manifest, path=fetched.path)
+
+    def _forget(self, key: Key) -> None:
+        """A version whose files are gone has nothing against it any more."""
+        self._faults.pop(key, None)
+        self._seen.pop(key, None)
+        self.generation += 1
+
+
+def _keys(snapshot: Snapshot) -> set[Key]:
+    named = named_versions(snapshot)
+    return {(model, number) for model, numbers in named.items() for number in numbers}
+
+
+def _record(told: Mapping[str, Any], champion: int) -> ModelRecord:
+    """What `model.toml` seeds; unknown keys are for others, wrong ones are left out."""
+    labels = told.get("labels")
+    proper = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
+    return ModelRecord(
+        versions={},
+        aliases={CHAMPION: champion},
+        allow_nonfinite=told.get("allow_nonfinite") is True,
+        labels=tuple((labels or [])[:MAX_LABELS]) if proper else (),
+    )

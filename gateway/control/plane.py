@@ -1,0 +1,103 @@
+"""The control plane of one process: its parts put together, started and stopped in order."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from gateway.control.catalog import Catalog
+from gateway.control.export import Exporter
+from gateway.control.keyring import Keyring
+from gateway.control.promotions import Promotions
+from gateway.control.registry import Registry
+from gateway.control.repository import ServedRepository
+from gateway.control.watcher import Watcher, WatcherParts
+from gateway.ports import DataPlane, Disk, ModelStore, Store
+from gateway.tasks import Tasks
+
+PROMOTIONS_S: Final = 0.25
+"""How often the promotions stream is looked at."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlParts:
+    """What the control plane needs of its process.
+
+    `exporter` is None where no collector is configured. `now` is in UTC seconds.
+    """
+
+    store: Store
+    disk: Disk
+    models: ModelStore
+    data_plane: DataPlane
+    exporter: Exporter | None
+    now: Callable[[], float]
+    entropy: Callable[[int], bytes]
+    process: str
+    poll_s: float
+    scan_s: float
+
+
+class ControlPlane:
+    """Requires: `start` before anything is asked of it; `stop` ends it."""
+
+    def __init__(self, parts: ControlParts) -> None:
+        """Put the parts together; nothing runs yet."""
+        self._parts = parts
+        self._tasks = Tasks()
+        self.store = parts.store
+        self.registry = Registry(parts.store, now=parts.now, entropy=parts.entropy)
+        self.catalog = Catalog(parts.store, parts.models, self.registry)
+        self.keyring = Keyring(parts.store, parts.disk, parts.data_plane, parts.entropy)
+        self.repository = ServedRepository(self.registry, self.catalog, parts.data_plane)
+        self.watcher = Watcher(
+            WatcherParts(
+                store=parts.store,
+                disk=parts.disk,
+                data_plane=parts.data_plane,
+                registry=self.registry,
+                catalog=self.catalog,
+                keyring=self.keyring,
+                now=parts.now,
+                entropy=parts.entropy,
+            ),
+            process=parts.process,
+            poll_s=parts.poll_s,
+        )
+        self._promotions = Promotions(
+            parts.store,
+            self.registry,
+            tokens=lambda: self.keyring.tokens,
+            standing=self.watcher.standing,
+        )
+
+    async def start(self) -> None:
+        """Serve what was served last, then follow the store."""
+        await self.watcher.start()
+        self._tasks.start("follower", self._follow)
+        self._tasks.start("promotions", lambda: self._promotions.run(PROMOTIONS_S))
+        if self._parts.exporter is not None:
+            self._tasks.start("export", self._parts.exporter.run)
+
+    async def _follow(self) -> None:
+        """Follow the model store and the store.
+
+        On the very first start, all that lies in the model store is registered before any of it
+        is served, so that the process is ready for all of it at once.
+        """
+        if self.registry.snapshot.revision == 0:
+            await self.catalog.scan()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.watcher.run())
+            group.create_task(self.catalog.run(self._parts.scan_s))
+
+    async def stop(self, flush_s: float) -> None:
+        """Stop following, send what telemetry is left for at most `flush_s`, hang up."""
+        await self._tasks.close()
+        if self._parts.exporter is not None:
+            await self._parts.exporter.close(flush_s)
+        await self._parts.store.close()
+
+    async def status(self) -> dict[str, Any]:
+        """Who serves what, and what is wrong."""
+        return await self.watcher.status()

@@ -1,0 +1,371 @@
+"""The Registry: every change of what is served, as one commit each.
+
+A change reads the newest document, applies a pure transition and writes it back if nothing moved
+in between. When another document moved, it is tried again here; when the caller's own did, the
+caller hears of it (Conflict).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from msgspec import Struct
+
+from gateway.control.previews import Preview, preview_of
+from gateway.core import transitions
+from gateway.core.audit import AuditEntry, Commit, commit_of
+from gateway.core.endpoints import Endpoint, check_endpoint
+from gateway.core.errors import Conflict, InvalidRequest, NotFound, StoreUnavailable, excerpt
+from gateway.core.models import CHAMPION, Manifest, check_compatible
+from gateway.core.snapshot import (
+    EMPTY,
+    ModelRecord,
+    Snapshot,
+    decode,
+    document_digest,
+    plan_of,
+)
+from gateway.ports import Store
+
+MAX_TRIES: Final = 16
+MAX_JITTER_S: Final = 0.02
+MAX_REASON: Final = 1000
+SALT_BYTES: Final = 4
+ANY_DOCUMENT: Final = "*"
+NO_DOCUMENT: Final = ""
+
+
+class Request(Struct, frozen=True):
+    """Who asks for a change, why, and under which conditions.
+
+    `if_match` is the ETag that the document must have: `*` for any, empty for none yet, None to
+    not ask. `answers` is the promotions stream's entry that the same transaction answers.
+    """
+
+    actor: str
+    reason: str = ""
+    if_match: str | None = None
+    allow_signature_change: bool = False
+    answers: str | None = None
+
+
+class Change(Struct, frozen=True):
+    """What a request came to: `entry` is None if nothing changed, `etag` None if it is deleted."""
+
+    revision: int
+    etag: str | None
+    entry: AuditEntry | None
+
+
+class _Edit(Struct, frozen=True):
+    """A change to one document: its name for the audit log, and how to make it."""
+
+    action: str
+    target: str
+    make: Callable[[Snapshot], Awaitable[Snapshot]]
+
+
+class Registry:
+    """Commits changes to the store. Safe to use from several requests at once."""
+
+    __slots__ = ("_entropy", "_held", "_manifests", "_now", "_snapshot", "_store")
+
+    def __init__(
+        self, store: Store, *, now: Callable[[], float], entropy: Callable[[int], bytes]
+    ) -> None:
+        """Nothing is known until something is read or learnt.
+
+        Args:
+            store: where the Snapshot is.
+            now: UTC seconds.
+            entropy: fresh random bytes, for salts.
+        """
+        self._store = store
+        self._now = now
+        self._entropy = entropy
+        self._snapshot = EMPTY
+        self._manifests: dict[tuple[str, int], Manifest] = {}
+        self._held: str | None = None
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The newest Snapshot that this process has seen."""
+        return self._snapshot
+
+    def learn(self, snapshot: Snapshot) -> None:
+        """Take note of a Snapshot that was read elsewhere, if it is newer."""
+        if _order(snapshot) > _order(self._snapshot):
+            self._snapshot = snapshot
+
+    def hold(self, reason: str) -> None:
+        """Begin nothing in an empty store: there was a Snapshot, though it is not known here."""
+        self._held = reason
+
+    def etag(self, target: str) -> str | None:
+        """The ETag of `models/<name>` or `endpoints/<name>`, None where there is none."""
+        return _etag(self._snapshot, target)
+
+    async def put_endpoint(self, name: str, document: Endpoint, request: Request) -> Change:
+        """Replace an endpoint's document whole.
+
+        Raises:
+            InvalidRequest: the document contradicts itself or names what does not exist.
+            Conflict: `if_match` does not hold, or its versions differ in signature.
+            StoreUnavailable: nothing was changed, or that is not known.
+        """
+        salts = self._salts(name, document)
+
+        async def make(base: Snapshot) -> Snapshot:
+            changed = transitions.put_endpoint(base, name, document, salts)
+            if not request.allow_signature_change:
+                await self._check_alike(changed, name)
+            return changed
+
+        return await self._commit(_Edit("endpoint.put", f"endpoints/{name}", make), request)
+
+    async def preview_endpoint(self, name: str, document: Endpoint) -> Preview:
+        """Say what putting this document would do, without doing it.
+
+        Raises:
+            InvalidRequest: as `put_endpoint`.
+        """
+        base = await self._fresh()
+        changed = transitions.put_endpoint(base, name, document, self._salts(name, document))
+        refusal: str | None = None
+        try:
+            await self._check_alike(changed, name)
+        except (Conflict, NotFound) as error:
+            refusal = str(error)
+        return preview_of(base, changed, name, refusal)
+
+    async def delete_endpoint(self, name: str, request: Request) -> Change:
+        """Drop an endpoint's document.
+
+        Raises:
+            NotFound: no such document.
+            Conflict: `if_match` does not hold.
+        """
+
+        async def make(base: Snapshot) -> Snapshot:
+            return transitions.delete_endpoint(base, name)
+
+        return await self._commit(_Edit("endpoint.delete", f"endpoints/{name}", make), request)
+
+    async def promote(
+        self, model: str, number: int, request: Request, *, alias: str = CHAMPION
+    ) -> Change:
+        """Move an alias to another version.
+
+        Raises:
+            NotFound: no such model or version.
+            Conflict: the alias names it already, `if_match` does not hold, or the signature differs
+                from that of the version that serves and the request does not allow it.
+        """
+
+        async def make(base: Snapshot) -> Snapshot:
+            changed = transitions.promote(base, model, number, alias)
+            aliases = base.models[model].aliases
+            serving = aliases.get(alias, aliases.get(CHAMPION))
+            if serving is not None and not request.allow_signature_change:
+                await self._check_pair(model, serving, number)
+            return changed
+
+        return await self._commit(_Edit("model.promote", f"models/{model}", make), request)
+
+    async def rollback(self, model: str, request: Request, *, alias: str = CHAMPION) -> Change:
+        """Move an alias back to the version it named before.
+
+        Raises:
+            NotFound: no such model or alias.
+            Conflict: there is no earlier version, or `if_match` does not hold.
+        """
+
+        async def make(base: Snapshot) -> Snapshot:
+            return transitions.rollback(base, model, alias)
+
+        return await self._commit(_Edit("model.rollback", f"models/{model}", make), request)
+
+    async def load(self, model: str, number: int | None, request: Request) -> Change:
+        """Keep a version warm though nothing names it; None takes the highest.
+
+        Raises:
+            NotFound: no such model or version.
+        """
+
+        async def make(base: Snapshot) -> Snapshot:
+            return transitions.load(base, model, number)
+
+        return await self._commit(_Edit("model.load", f"models/{model}", make), request)
+
+    async def unload(self, model: str, number: int | None, request: Request) -> Change:
+        """Let go of a version kept warm by hand; None lets go of all that nothing uses.
+
+        Raises:
+            NotFound: no such model or version.
+            Conflict: an alias or an endpoint names it.
+        """
+
+        async def make(base: Snapshot) -> Snapshot:
+            return transitions.unload(base, model, number)
+
+        return await self._commit(_Edit("model.unload", f"models/{model}", make), request)
+
+    async def register(
+        self, manifest: Manifest, request: Request, *, seed: ModelRecord | None = None
+    ) -> Change:
+        """Add a version that was seen for the first time; its manifest must stand in the store.
+
+        Raises:
+            Conflict: the same number is registered with other bytes.
+        """
+        model, number = manifest.model, manifest.number
+        self._manifests[model, number] = manifest
+
+        async def make(base: Snapshot) -> Snapshot:
+            record = seed if model not in base.models else None
+            return transitions.register(base, model, number, manifest.digest, record)
+
+        return await self._commit(_Edit("model.register", f"models/{model}", make), request)
+
+    async def manifest(self, model: str, number: int) -> Manifest:
+        """The manifest of a version, remembered once read.
+
+        Raises:
+            NotFound: there is none.
+        """
+        known = self._manifests.get((model, number))
+        if known is None:
+            known = await self._store.manifest(model, number)
+            if known is None:
+                message = f"The manifest of '{model}' version {number} is not in the store."
+                raise NotFound(message)
+            self._manifests[model, number] = known
+        return known
+
+    async def _commit(self, edit: _Edit, request: Request) -> Change:
+        """Read, change and write until nothing moved in between."""
+        _check_request(request)
+        for _ in range(MAX_TRIES):
+            base = await self._fresh()
+            _check_match(base, edit.target, request.if_match)
+            changed = await edit.make(base)
+            if changed == base:
+                return Change(base.revision, _etag(base, edit.target), None)
+            commit = commit_of(
+                base,
+                changed,
+                at=self._now(),
+                actor=request.actor,
+                action=edit.action,
+                target=edit.target,
+                reason=request.reason,
+            )
+            answer = None if request.answers is None else (request.answers, _accepted(commit))
+            try:
+                await self._store.commit(commit, answer)
+            except Conflict:
+                # Many hosts that start together would otherwise keep step with each other.
+                await asyncio.sleep(MAX_JITTER_S * self._entropy(2)[1] / 255)
+                continue
+            self.learn(commit.snapshot)
+            return Change(commit.snapshot.revision, commit.entry.after or None, commit.entry)
+        message = "The store is too busy: other changes came in between each time; try again."
+        raise StoreUnavailable(message)
+
+    async def _fresh(self) -> Snapshot:
+        """The newest document, unless the store has lost what this process knows.
+
+        Raises:
+            StoreUnavailable: the store is away, holds no Snapshot, or an older one.
+        """
+        document = await self._store.read()
+        if document is None and self._held is not None:
+            raise StoreUnavailable(self._held)
+        try:
+            snapshot = EMPTY if document is None else decode(document)
+        except InvalidRequest as error:
+            message = f"The store holds no readable Snapshot. {error}"
+            raise StoreUnavailable(message) from error
+        if _order(snapshot) < _order(self._snapshot):
+            message = (
+                f"The store lost data: it holds revision {snapshot.revision}, and revision "
+                f"{self._snapshot.revision} was served. Restore it under a new epoch."
+            )
+            raise StoreUnavailable(message)
+        self.learn(snapshot)
+        return snapshot
+
+    async def _check_alike(self, snapshot: Snapshot, endpoint: str) -> None:
+        """Every version that an endpoint may run answers like its default."""
+        plan = plan_of(snapshot, endpoint)
+        for number in sorted(plan.versions - {plan.default.version}):
+            await self._check_pair(plan.model, plan.default.version, number)
+
+    async def _check_pair(self, model: str, serving: int, candidate: int) -> None:
+        old = await self.manifest(model, serving)
+        new = await self.manifest(model, candidate)
+        try:
+            check_compatible(old.signature, new.signature)
+        except Conflict as error:
+            message = f"Version {candidate} of '{model}' is not like version {serving}. {error}"
+            raise Conflict(message) from error
+
+    def _salts(self, name: str, document: Endpoint) -> dict[str, str]:
+        """A fresh salt for each split, used where the split is new and names none."""
+        check_endpoint(name, document)
+        return {
+            rule.name: f"{name}.{rule.name}"[:SALT_PREFIX] + f".{self._entropy(SALT_BYTES).hex()}"
+            for rule in document.rules
+            if rule.split is not None
+        }
+
+
+SALT_PREFIX: Final = 64 - 1 - 2 * SALT_BYTES
+"""A salt holds at most 64 bytes; long names are cut, the random part keeps salts apart."""
+
+
+def _order(snapshot: Snapshot) -> tuple[int, int]:
+    return snapshot.epoch, snapshot.revision
+
+
+def _etag(snapshot: Snapshot, target: str) -> str | None:
+    kind, _, name = target.partition("/")
+    documents = snapshot.models if kind == "models" else snapshot.endpoints
+    found = documents.get(name)
+    return None if found is None else document_digest(found)
+
+
+def _check_match(base: Snapshot, target: str, wanted: str | None) -> None:
+    if wanted is None:
+        return
+    stands = _etag(base, target)
+    if wanted == NO_DOCUMENT and stands is None:
+        return
+    if stands is not None and wanted in (ANY_DOCUMENT, stands):
+        return
+    now = "has no document" if stands is None else f"has the ETag {stands}"
+    message = f"'{excerpt(target, 80)}' moved: at revision {base.revision} it {now}."
+    raise Conflict(message)
+
+
+def _check_request(request: Request) -> None:
+    if len(request.reason) > MAX_REASON:
+        message = f"The reason has {len(request.reason)} characters; at most {MAX_REASON} may."
+        raise InvalidRequest(message)
+
+
+def _accepted(commit: Commit) -> dict[str, str]:
+    """The answer to a promotion request that was granted."""
+    model = commit.entry.target.removeprefix("models/")
+    before, after = commit.base.models[model].aliases, commit.snapshot.models[model].aliases
+    alias = next(name for name, number in after.items() if before.get(name) != number)
+    return {
+        "status": "accepted",
+        "reason": commit.entry.reason,
+        "action": commit.entry.action.removeprefix("model."),
+        "model": model,
+        "version": str(after[alias]),
+        "alias": alias,
+        "revision": str(commit.snapshot.revision),
+        "actor": commit.entry.actor,
+    }

@@ -1,0 +1,399 @@
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
+from time import monotonic
+from typing import Any, Literal
+
+import pytest
+
+from gateway.control.export import Clock, Exporter, ExportSettings, Wire
+from gateway.core.assignment import Reason
+from gateway.serving.cells import Cells
+from gateway.serving.recording import Recorder
+from gateway.settings import RecordingSettings
+from gateway.telemetry import Delivery, Record, Series, Trace
+
+AT = 1_700_000_000_000_000_000
+PATIENCE_S = 20.0
+
+
+def record(number: int = 0, **changes: Any) -> Record:
+    """A record of a good prediction."""
+    facts: dict[str, Any] = {
+        "at_ns": AT,
+        "endpoint": "digits",
+        "model": "digits",
+        "version": 3,
+        "digest": "sha256:ab",
+        "variant": "challenger",
+        "reason": Reason.SPLIT,
+        "prediction_id": f"p{number}",
+        "latency_ns": 2_000_000,
+        "queue_ns": 200_000,
+        "run_ns": 300_000,
+        "rows": 2,
+        "batch_rows": 5,
+        "revision": 7,
+    }
+    return Record(**{**facts, **changes})
+
+
+@dataclass
+class FakeTime:
+    """Time that stands until it is moved; the draw is always the greatest wait."""
+
+    now: float = 100.0
+
+    def clock(self) -> Clock:
+        return Clock(lambda: self.now, lambda: AT, lambda: 1.0)
+
+
+@dataclass
+class FakeEncoder:
+    """Bytes are the ids; a record whose id is in `poison` cannot be encoded."""
+
+    poison: frozenset[str] = frozenset()
+
+    def logs(self, records: Sequence[Record]) -> bytes:
+        ids = [one.prediction_id for one in records]
+        if self.poison.intersection(ids):
+            raise ValueError(ids)
+        return ",".join(ids).encode()
+
+    def spans(self, records: Sequence[Record]) -> tuple[bytes, int] | None:
+        ids = [one.prediction_id for one in records if one.trace is not None]
+        if "p666" in ids:
+            raise ValueError(ids)
+        return (",".join(ids).encode(), len(ids)) if ids else None
+
+    def metrics(self, series: Sequence[Series], at_ns: int) -> bytes:
+        assert at_ns == AT
+        return str(sum(one.value for one in series)).encode()
+
+
+@dataclass
+class FakeSender:
+    """Answers as it is told, `taken` when it is not."""
+
+    script: deque[Delivery] = field(default_factory=deque)
+    sent: list[tuple[str, str]] = field(default_factory=list)
+    traces: Delivery = field(default_factory=lambda: Delivery("taken"))
+    hangs: bool = False
+    closed: bool = False
+
+    async def close(self) -> None:
+        self.closed = True
+
+    async def send(self, signal: Literal["logs", "traces", "metrics"], body: bytes) -> Delivery:
+        self.sent.append((signal, body.decode()))
+        if self.hangs:
+            await asyncio.Event().wait()
+        if signal == "traces":
+            return self.traces
+        if signal == "logs" and self.script:
+            return self.script.popleft()
+        return Delivery("taken")
+
+
+@dataclass
+class Stage:
+    """An exporter on a fake wire, with everything that it is wired to."""
+
+    settings: ExportSettings = field(default_factory=lambda: ExportSettings(batch_records=4))
+    max_records: int = 1_000
+    time: FakeTime = field(default_factory=FakeTime)
+    encoder: FakeEncoder = field(default_factory=FakeEncoder)
+    sender: FakeSender = field(default_factory=FakeSender)
+    cells: Cells = field(default_factory=Cells)
+
+    def __post_init__(self) -> None:
+        self.recorder = Recorder(self.cells, RecordingSettings(max_records=self.max_records))
+        wire = Wire(self.encoder, self.sender)
+        self.exporter = Exporter(self.recorder, wire, self.settings, self.time.clock())
+
+    def emit(self, count: int, **changes: Any) -> None:
+        for number in range(count):
+            self.recorder.record(record(number, **changes))
+
+
+def dropped(cells: Cells, name: str = "tiltyard.record.dropped") -> dict[str, int]:
+    """What was lost, by reason."""
+    return {
+        str(dict(one.attributes)["tiltyard.drop.reason"]): int(one.value)
+        for one in cells.collect()
+        if one.instrument.name == name and one.value
+    }
+
+
+def total(cells: Cells, name: str) -> int:
+    """Sum of an instrument over its attributes."""
+    return int(sum(one.value for one in cells.collect() if one.instrument.name == name))
+
+
+def assert_balanced(recorder: Recorder) -> None:
+    """Nothing is lost without being counted: the law of this room."""
+    cells = recorder.cells
+    settled = total(cells, "tiltyard.record.delivered") + sum(dropped(cells).values())
+    assert total(cells, "tiltyard.record.emitted") == settled + recorder.pending
+
+
+async def test_a_batch_is_delivered() -> None:
+    """Records leave in order, a batch at a time, and are counted when they are taken."""
+    stage = Stage()
+    stage.emit(6)
+    assert await stage.exporter.ship() == 0.2
+    assert await stage.exporter.ship() == 0.2
+    assert await stage.exporter.ship() == 0.2
+    assert stage.sender.sent == [("logs", "p0,p1,p2,p3"), ("logs", "p4,p5")]
+    assert total(stage.cells, "tiltyard.record.delivered") == 6
+    assert_balanced(stage.recorder)
+
+
+async def test_a_full_batch_waits_for_nothing() -> None:
+    """While there is a whole batch more, there is no pause."""
+    stage = Stage()
+    stage.emit(8)
+    assert await stage.exporter.ship() == 0.0
+
+
+async def test_partial_success_is_counted() -> None:
+    """What the collector rejected of a batch is lost with that reason, never more than it got."""
+    stage = Stage()
+    stage.sender.script.extend((Delivery("taken", rejected=1), Delivery("taken", rejected=99)))
+    stage.emit(8)
+    await stage.exporter.ship()
+    await stage.exporter.ship()
+    assert total(stage.cells, "tiltyard.record.delivered") == 3
+    assert dropped(stage.cells) == {"rejected": 5}
+    assert_balanced(stage.recorder)
+
+
+async def test_retry_after_is_honoured() -> None:
+    """Nothing is sent before the collector's time is over, then the same records are."""
+    stage = Stage()
+    stage.sender.script.append(Delivery("retry", retry_after_s=60.0))
+    stage.emit(2)
+    assert await stage.exporter.ship() == 60.0
+    stage.time.now += 59.0
+    assert await stage.exporter.ship() == 1.0
+    assert len(stage.sender.sent) == 1
+    assert_balanced(stage.recorder)
+    stage.time.now += 1.0
+    await stage.exporter.ship()
+    assert stage.sender.sent == [("logs", "p0,p1"), ("logs", "p0,p1")]
+    assert stage.recorder.pending == 0
+    assert_balanced(stage.recorder)
+
+
+async def test_absurd_waits_are_cut() -> None:
+    """A collector that says tomorrow is asked again within the hour."""
+    stage = Stage()
+    stage.sender.script.append(Delivery("retry", retry_after_s=86_400.0))
+    stage.emit(1)
+    assert await stage.exporter.ship() == 3_600.0
+
+
+async def test_waits_double_up_to_a_limit() -> None:
+    """Without a word from the collector the pauses grow, and start again after a success."""
+    stage = Stage()
+    stage.sender.script.extend([Delivery("retry")] * 9)
+    stage.emit(4)
+    waits = []
+    for _ in range(9):
+        waits.append(await stage.exporter.ship())
+        stage.time.now += waits[-1]
+    assert waits == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
+    await stage.exporter.ship()
+    stage.emit(4)
+    stage.sender.script.append(Delivery("retry"))
+    assert await stage.exporter.ship() == 0.5
+
+
+async def test_a_long_outage_is_bounded_and_counted() -> None:
+    """While the collector is away no more than `max_records` are kept, whatever is on its way."""
+    stage = Stage(max_records=10)
+    stage.sender.script.append(Delivery("retry"))
+    stage.emit(7)
+    await stage.exporter.ship()
+    stage.emit(20)
+    assert stage.recorder.pending == 10
+    assert dropped(stage.cells) == {"queue_full": 17}
+    assert_balanced(stage.recorder)
+    stage.time.now += 60.0
+    for _ in range(3):
+        await stage.exporter.ship()
+    assert total(stage.cells, "tiltyard.record.delivered") == 10
+    assert_balanced(stage.recorder)
+
+
+async def test_a_refused_batch_is_dropped() -> None:
+    """A collector that wants nothing from us costs the batch, and the next is tried."""
+    stage = Stage()
+    stage.sender.script.append(Delivery("refused"))
+    stage.emit(5)
+    await stage.exporter.ship()
+    await stage.exporter.ship()
+    assert dropped(stage.cells) == {"refused": 4}
+    assert total(stage.cells, "tiltyard.record.delivered") == 1
+    assert_balanced(stage.recorder)
+
+
+async def test_an_invalid_batch_is_halved_once() -> None:
+    """One bad record costs its half, not the batch."""
+    stage = Stage()
+    stage.sender.script.extend((Delivery("invalid"), Delivery("taken"), Delivery("invalid")))
+    stage.emit(4)
+    for _ in range(3):
+        await stage.exporter.ship()
+        assert_balanced(stage.recorder)
+    assert [body for _, body in stage.sender.sent] == ["p0,p1,p2,p3", "p0,p1", "p2,p3"]
+    assert dropped(stage.cells) == {"invalid": 2}
+    assert stage.recorder.pending == 0
+
+
+async def test_what_cannot_be_encoded_is_halved_too() -> None:
+    """A record that the encoder refuses is lost with its half, and counted."""
+    stage = Stage(encoder=FakeEncoder(poison=frozenset({"p3"})))
+    stage.emit(4)
+    for _ in range(3):
+        await stage.exporter.ship()
+        assert_balanced(stage.recorder)
+    assert stage.sender.sent == [("logs", "p0,p1")]
+    assert dropped(stage.cells) == {"invalid": 2}
+
+
+async def test_one_invalid_record_is_dropped_at_once() -> None:
+    """A batch of one has no halves."""
+    stage = Stage()
+    stage.sender.script.append(Delivery("invalid"))
+    stage.emit(1)
+    await stage.exporter.ship()
+    assert dropped(stage.cells) == {"invalid": 1}
+
+
+async def test_spans_follow_the_records() -> None:
+    """Spans are sent once their records are taken."""
+    stage = Stage()
+    stage.emit(2, trace=Trace(b"t" * 16, b"s" * 8, None, sampled=True))
+    await stage.exporter.ship()
+    assert stage.sender.sent == [("logs", "p0,p1"), ("traces", "p0,p1")]
+    assert dropped(stage.cells, "tiltyard.span.dropped") == {}
+
+
+@pytest.mark.parametrize(
+    ("delivery", "lost"),
+    [
+        pytest.param(Delivery("retry"), {"refused": 2}, id="not now"),
+        pytest.param(Delivery("refused"), {"refused": 2}, id="not ever"),
+        pytest.param(Delivery("taken", rejected=1), {"rejected": 1}, id="not all"),
+        pytest.param(Delivery("taken", rejected=9), {"rejected": 2}, id="more than all"),
+    ],
+)
+async def test_lost_spans_are_counted(delivery: Delivery, lost: dict[str, int]) -> None:
+    """Spans are tried once; what is lost is counted and costs no record."""
+    stage = Stage(sender=FakeSender(traces=delivery))
+    stage.emit(2, trace=Trace(b"t" * 16, b"s" * 8, None, sampled=True))
+    await stage.exporter.ship()
+    assert dropped(stage.cells, "tiltyard.span.dropped") == lost
+    assert total(stage.cells, "tiltyard.record.delivered") == 2
+
+
+async def test_spans_that_cannot_be_encoded_are_counted() -> None:
+    """The encoder's refusal ends there."""
+    stage = Stage()
+    stage.recorder.record(record(666, trace=Trace(b"t" * 16, b"s" * 8, None, sampled=True)))
+    await stage.exporter.ship()
+    assert dropped(stage.cells, "tiltyard.span.dropped") == {"invalid": 1}
+    assert_balanced(stage.recorder)
+
+
+async def test_spans_alone_may_be_exported() -> None:
+    """Without logs the records are told as spans, and counted as not wanted."""
+    stage = Stage(settings=ExportSettings(logs=False))
+    stage.emit(2, trace=Trace(b"t" * 16, b"s" * 8, None, sampled=True))
+    await stage.exporter.ship()
+    assert stage.sender.sent == [("traces", "p0,p1")]
+    assert dropped(stage.cells) == {"disabled": 2}
+    assert_balanced(stage.recorder)
+
+
+async def test_metrics_alone_may_be_exported() -> None:
+    """Without logs and traces no record is kept."""
+    stage = Stage(settings=ExportSettings(logs=False, traces=False))
+    stage.emit(2)
+    assert stage.recorder.pending == 0
+    await stage.exporter.push_metrics()
+    assert stage.sender.sent == [("metrics", "2")]
+
+
+async def test_closing_sends_what_is_left() -> None:
+    """The last records and then the last metrics leave before the end."""
+    stage = Stage()
+    stage.emit(6)
+    await stage.exporter.close(PATIENCE_S)
+    assert [signal for signal, _ in stage.sender.sent] == ["logs", "logs", "metrics"]
+    assert total(stage.cells, "tiltyard.record.delivered") == 6
+    assert stage.recorder.enabled is False
+    assert stage.sender.closed
+    assert_balanced(stage.recorder)
+
+
+async def test_closing_does_not_wait_out_a_pause() -> None:
+    """A back-off that still runs is cut short by the stop."""
+    stage = Stage()
+    stage.sender.script.append(Delivery("retry", retry_after_s=600.0))
+    stage.emit(2)
+    await stage.exporter.ship()
+    await stage.exporter.close(PATIENCE_S)
+    assert total(stage.cells, "tiltyard.record.delivered") == 2
+
+
+async def test_closing_ends_in_time() -> None:
+    """A collector that hangs costs the records, which are counted, and not the stop."""
+    stage = Stage(sender=FakeSender(hangs=True))
+    stage.emit(6)
+    began = monotonic()
+    await stage.exporter.close(0.2)
+    assert monotonic() - began < PATIENCE_S
+    assert dropped(stage.cells) == {"shutdown": 6}
+    assert stage.recorder.pending == 0
+    assert_balanced(stage.recorder)
+
+
+async def test_closing_gives_up_while_the_collector_is_away() -> None:
+    """Pauses between tries are within the time to stop, too."""
+    stage = Stage()
+    stage.sender.script.extend([Delivery("retry")] * 1_000)
+    stage.emit(6)
+    await stage.exporter.close(0.2)
+    assert dropped(stage.cells) == {"shutdown": 6}
+    assert_balanced(stage.recorder)
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_nothing_is_lost_without_being_counted(seed: int) -> None:
+    """Whatever the collector answers and whenever requests come, the sum holds at each step."""
+    random = Random(seed)
+    stage = Stage(max_records=30)
+    answers = [
+        Delivery("taken"),
+        Delivery("taken", rejected=2),
+        Delivery("retry"),
+        Delivery("retry", retry_after_s=3.0),
+        Delivery("invalid"),
+        Delivery("refused"),
+    ]
+    for _ in range(200):
+        stage.emit(random.choice((0, 1, 5, 20)))
+        assert_balanced(stage.recorder)
+        stage.sender.script.append(random.choice(answers))
+        await stage.exporter.ship()
+        assert stage.recorder.pending <= 30
+        assert_balanced(stage.recorder)
+        stage.time.now += random.choice((0.0, 1.0, 40.0))
+    stage.sender.script.clear()
+    await stage.exporter.close(PATIENCE_S)
+    assert stage.recorder.pending == 0
+    assert_balanced(stage.recorder)

@@ -1,0 +1,82 @@
+import msgspec
+
+from gateway.control.status import Acknowledgement, Standing, read_acknowledgements, status_of
+from gateway.ports import EndpointReport, VersionReport
+
+
+def ack(
+    process: str,
+    revision: int = 7,
+    *,
+    epoch: int = 1,
+    leads: bool = False,
+    lagging: str | None = None,
+    failed: str | None = None,
+) -> Acknowledgement:
+    """What a process says."""
+    versions = () if failed is None else (VersionReport("m", 2, "failed", failed),)
+    return Acknowledgement(
+        process=process,
+        at=100.0,
+        epoch=epoch,
+        revision=revision,
+        source="redis",
+        ready=True,
+        leads=leads,
+        endpoints={"m": EndpointReport(revision=revision, lagging=lagging)},
+        versions=(VersionReport("m", 1, "ready"), *versions),
+    )
+
+
+def test_a_promotion_is_complete_when_all_serve_it() -> None:
+    """Processes behind the revision, or with an endpoint that lags, are counted as not there."""
+    others = [
+        ack("b"),
+        ack("c", 6),
+        ack("d", lagging="version 2 is loading", failed="out of memory"),
+        ack("e", 8),
+        ack("a", 3, leads=True),
+        ack("f", 9, epoch=0),
+    ]
+    status = status_of(Standing(process="a"), ack("a"), others, 103.0)
+    assert status["promotion"] == {
+        "revision": 7,
+        "complete": 3,
+        "of": 6,
+        "text": "promotion complete on 3 of 6",
+    }
+    assert [process["name"] for process in status["processes"]] == list("abcdef")
+    assert status["endpoints"]["m"]["lagging"] == {
+        "c": "serves revision 6",
+        "d": "version 2 is loading",
+    }
+    late = status["processes"][3]
+    assert late["failed"] == [{"model": "m", "number": 2, "reason": "out of memory"}]
+    assert late["age_s"] == 3.0
+
+
+def test_the_leader_is_named() -> None:
+    """Whoever says that it leads is the leader; nobody may."""
+    own = ack("a")
+    assert status_of(Standing(process="a"), own, [ack("b", leads=True)], 0.0)["leader"] == "b"
+    assert status_of(Standing(process="a"), own, [], 0.0)["leader"] is None
+
+
+def test_a_lone_process_is_complete_by_itself() -> None:
+    """Without the store, a process knows of itself only."""
+    status = status_of(Standing(process="a"), ack("a"), [], 0.0)
+    assert status["promotion"]["text"] == "promotion complete on 1 of 1"
+    assert status["rejected"] is None
+    msgspec.json.encode(status)
+
+
+def test_documents_that_cannot_be_read_are_left_out() -> None:
+    """One bad document does not hide the others; fields that are new here are ignored."""
+    good = msgspec.json.decode(msgspec.json.encode(ack("b")))
+    documents = {
+        "a": b"{",
+        "b": msgspec.json.encode({**good, "new": 1}),
+        "c": b'{"process": 1}',
+        "d": b"\xff",
+    }
+    assert read_acknowledgements(documents) == [ack("b")]
