@@ -1,0 +1,377 @@
+"""The front step: builds every room, and owns start, stop, the clocks and chance.
+
+`create` is the ASGI application for any server; `serve` runs it under uvicorn with the settings
+that suit it. Nothing else in the gateway reads the environment, a clock or a random source.
+"""
+
+import asyncio
+import os
+import random
+import secrets
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+import uvloop
+
+from gateway.adapters.disk import StateFolder
+from gateway.adapters.folder import FolderStore
+from gateway.adapters.onnx import OnnxLoader, describe, trim_memory
+from gateway.adapters.otel import OtelConfig, OtlpSender, read_config, resource_of
+from gateway.adapters.otel_encode import OtlpEncoder
+from gateway.adapters.redis import RedisStore
+from gateway.adapters.valkey import EmbeddedValkey
+from gateway.control.export import Clock as ExportClock
+from gateway.control.export import Exporter, ExportSettings, Wire
+from gateway.control.plane import ControlParts, ControlPlane
+from gateway.core.errors import GatewayError, InvalidRequest, NotReady
+from gateway.core.oip.messages import Limits
+from gateway.doors.http.admin import create_admin
+from gateway.doors.http.admin_calls import AdminParts
+from gateway.doors.http.inference import DoorParts, InferenceDoor
+from gateway.doors.http.listening import Listener, bind, configure
+from gateway.doors.http.messages import ASGIApplication, Message, Receive, Send
+from gateway.doors.http.metrics import render
+from gateway.serving.cells import Cells, watch_process
+from gateway.serving.concluding import Concluder
+from gateway.serving.pipeline import Pipeline
+from gateway.serving.pool import PoolParts
+from gateway.serving.recording import Recorder
+from gateway.serving.shadowing import Shadows
+from gateway.serving.worker import Worker
+from gateway.settings import LOOPBACK, Settings, load
+from gateway.tasks import Tasks
+from gateway.telemetry import ACTIVE_REQUESTS, CONFIG_AGE, CONFIG_REJECTED, Attributes
+
+ANNOUNCE_LOOK_S: Final = 0.05
+FLUSH_SHARE: Final = 0.3
+"""Of the time to stop in: what telemetry may take to send what is left."""
+
+
+class SystemClock:
+    """This machine's clocks."""
+
+    monotonic_ns = staticmethod(time.perf_counter_ns)
+    unix_ns = staticmethod(time.time_ns)
+
+
+class Gateway:
+    """Everything of one process.
+
+    Requires: built in the running event loop; `start`, then `stop`.
+    """
+
+    def __init__(self, settings: Settings, otel: OtelConfig) -> None:
+        """Build every room; nothing is started."""
+        self.settings = settings
+        loop = asyncio.get_running_loop()
+        clock = SystemClock()
+        chance = random.Random(secrets.token_bytes(32))  # noqa: S311 - unique, not secret
+        state = Path(settings.state_dir)
+        resource = resource_of(otel, socket.gethostname(), os.getpid())
+        self.cells = Cells()
+        watch_process(self.cells)
+        self.recorder = Recorder(self.cells, settings.recording)
+        self.worker, concluder = self._serving(loop, clock, chance.randbytes)
+        self.pipeline = Pipeline(self.worker, concluder, settings.batching.max_request_rows)
+        self.valkey = _embedded(settings, state)
+        self.control = ControlPlane(
+            ControlParts(
+                store=self._store(),
+                disk=StateFolder(
+                    state, entropy=secrets.token_bytes, admin_token=settings.admin.token
+                ),
+                models=FolderStore(
+                    Path(settings.model_store), state / "cache", describe=describe, now=time.time
+                ),
+                data_plane=self.worker,
+                exporter=_exporter(otel, self.recorder, resource),
+                now=time.time,
+                entropy=secrets.token_bytes,
+                process=process_name(settings),
+                poll_s=settings.redis.poll_s,
+                scan_s=settings.store_scan_s,
+            )
+        )
+        self.door = InferenceDoor(
+            DoorParts(
+                pipeline=self.pipeline,
+                repository=self.control.repository,
+                cells=self.cells,
+                clock=clock,
+                randbytes=chance.randbytes,
+                limits=Limits(
+                    body_bytes=settings.http.max_body_bytes,
+                    json_bytes=settings.http.max_json_bytes,
+                ),
+                max_batch_rows=settings.batching.max_rows,
+                nonfinite=settings.http.json_nonfinite,
+                trace_ratio=settings.recording.trace_ratio,
+            )
+        )
+        self._resource = resource
+        self._tasks = Tasks()
+        self.cells.watch(self._measure)
+
+    def metrics(self) -> bytes:
+        """All metrics for Prometheus."""
+        return render(self.cells.collect(), self._resource)
+
+    def admin(self) -> ASGIApplication:
+        """The application of the admin listener."""
+        return create_admin(
+            AdminParts(
+                registry=self.control.registry,
+                store=self.control.store,
+                data_plane=self.worker,
+                status=self.control.status,
+                metrics=self.metrics,
+                tokens=lambda: self.control.keyring.tokens,
+                settings=self.settings.admin,
+                clock=time.monotonic,
+            )
+        )
+
+    async def start(self) -> None:
+        """Start the embedded store if there is one, then control. Never waits for a model."""
+        if self.valkey is not None:
+            await self.valkey.start()
+            self._tasks.start("embedded store", self.valkey.watch)
+        await self.control.start()
+
+    async def stop(self) -> None:
+        """Stop in the order in which things depend on each other, the embedded store last."""
+        await self.control.stop(self.settings.stop_s * FLUSH_SHARE)
+        await asyncio.to_thread(self.worker.close)
+        await self._tasks.close()
+        if self.valkey is not None:
+            await self.valkey.stop()
+
+    def _measure(self) -> None:
+        """Bring the gauges up to date that no room below can see by itself."""
+        standing = self.control.watcher.standing
+        age_s = 0.0 if standing.reachable else time.time() - standing.since
+        self.cells.gauge(CONFIG_AGE).set(age_s)
+        self.cells.counter(CONFIG_REJECTED).value = standing.rejections
+        self.cells.gauge(ACTIVE_REQUESTS).set(self.pipeline.in_flight)
+
+    def _serving(
+        self, loop: asyncio.AbstractEventLoop, clock: SystemClock, randbytes: Callable[[int], bytes]
+    ) -> tuple[Worker, Concluder]:
+        settings = self.settings
+        parts = PoolParts(
+            loop=loop,
+            load_engine=OnnxLoader(settings.pool.intra_op_threads),
+            trim_memory=trim_memory,
+            now_ns=clock.monotonic_ns,
+            pool=settings.pool,
+            batching=settings.batching,
+            cells=self.cells,
+        )
+
+        worker = Worker(parts, Shadows(parts, settings.shadows, self.recorder))
+        return worker, Concluder(worker, self.recorder, clock, randbytes)
+
+    def _store(self) -> RedisStore:
+        redis = self.settings.redis
+        url = redis.url if self.valkey is None else self.valkey.url
+        if url is None:
+            message = "Set TILTYARD_REDIS_URL, or allow the embedded store."
+            raise InvalidRequest(message)
+        return RedisStore(
+            url,
+            namespace=redis.namespace,
+            timeout_s=redis.timeout_s,
+            name=process_name(self.settings),
+        )
+
+
+class Application:
+    """The ASGI application: the inference door, and the admin listener in its lifespan."""
+
+    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
+        """Nothing is built before the lifespan starts, because it needs the event loop."""
+        self._settings = settings
+        self._otel = read_config(environ)
+        self._admin: asyncio.Task[None] | None = None
+        self._admin_server: Listener | None = None
+        self.gateway: Gateway | None = None
+        self.failure: GatewayError | OSError | None = None
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer a request, or live through start and stop."""
+        if scope["type"] == "http":
+            if self.gateway is None:
+                message = "The gateway needs its lifespan; run the server with it on."
+                raise NotReady(message)
+            await self.gateway.door(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._live(receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            await self._start()
+        except (GatewayError, OSError) as error:
+            self.failure = error
+            await self._stop()
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self._stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _start(self) -> None:
+        settings = self._settings
+        _check_admin(settings)
+        admin_socket = bind(settings.admin.host, settings.admin.port)
+        self.gateway = Gateway(settings, self._otel)
+        await self.gateway.start()
+        admin = self.gateway.admin()
+        tls = (settings.admin.tls_cert, settings.admin.tls_key)
+        self._admin_server = Listener(configure(admin, settings, tls, lifespan="off"))
+        self._admin = asyncio.create_task(
+            self._admin_server.serve(sockets=[admin_socket]), name="admin listener"
+        )
+
+    async def _stop(self) -> None:
+        if self._admin_server is not None and self._admin is not None:
+            self._admin_server.should_exit = True
+            await asyncio.gather(self._admin, return_exceptions=True)
+        if self.gateway is not None:
+            await self.gateway.stop()
+
+
+def create() -> Application:
+    """The application for `uvicorn gateway.app:create --factory`, set by the environment.
+
+    Raises:
+        InvalidRequest: a setting is wrong.
+    """
+    return Application(load(os.environ), os.environ)
+
+
+def serve(settings: Settings, announce: Callable[[Settings], None] | None = None) -> int:
+    """Serve until SIGINT or SIGTERM; the process's exit code.
+
+    Args:
+        settings: the whole tree.
+        announce: called once the gateway is ready, to tell people what to try.
+
+    Raises:
+        InvalidRequest: a setting is wrong, or a port is taken.
+    """
+    application = Application(settings, os.environ)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(application, settings, announce))
+
+
+def check(settings: Settings) -> list[str]:
+    """What would keep the models of the store from being served, a sentence each."""
+    with tempfile.TemporaryDirectory(prefix="tiltyard-check-") as cache:
+        models = FolderStore(
+            Path(settings.model_store), Path(cache), describe=describe, now=time.time
+        )
+        load_engine = OnnxLoader(settings.pool.intra_op_threads)
+        faults = []
+        for model, number in models.scan():
+            try:
+                load_engine(models.fetch(model, number))
+            except GatewayError as error:
+                faults.append(f"{model}/{number}: {error}")
+    return faults
+
+
+def process_name(settings: Settings) -> str:
+    """How this process is known to the others: its host and port, stable over restarts."""
+    place = settings.http.port or f"pid-{os.getpid()}"
+    return f"{socket.gethostname()}:{place}"
+
+
+async def _serve(
+    application: Application,
+    settings: Settings,
+    announce: Callable[[Settings], None] | None,
+) -> int:
+    listening = bind(settings.http.host, settings.http.port)
+    tls = (settings.http.tls_cert, settings.http.tls_key)
+    server = Listener(configure(application, settings, tls, lifespan="on"))
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signum, stopping.set)
+    helpers = [asyncio.create_task(_stop_gently(application, server, settings, stopping))]
+    if announce is not None:
+        helpers.append(asyncio.create_task(_announce(application, settings, announce)))
+    try:
+        await server.serve(sockets=[listening])
+    except SystemExit:
+        if application.failure is None:
+            raise
+        raise application.failure from None
+    finally:
+        for helper in helpers:
+            helper.cancel()
+    return 0
+
+
+async def _stop_gently(
+    application: Application, server: Listener, settings: Settings, stopping: asyncio.Event
+) -> None:
+    """On a signal: say so in readiness, let balancers see it, then close."""
+    await stopping.wait()
+    if application.gateway is not None:
+        application.gateway.worker.stopping = True
+    await asyncio.sleep(settings.drain_delay_s)
+    server.should_exit = True
+
+
+async def _announce(
+    application: Application, settings: Settings, announce: Callable[[Settings], None]
+) -> None:
+    while application.gateway is None or not application.gateway.worker.ready:  # noqa: ASYNC110 - threads make it so
+        await asyncio.sleep(ANNOUNCE_LOOK_S)
+    announce(settings)
+
+
+def _embedded(settings: Settings, state: Path) -> EmbeddedValkey | None:
+    if settings.redis.url is not None or not settings.redis.embedded:
+        return None
+    return EmbeddedValkey(state)
+
+
+def _exporter(otel: OtelConfig, recorder: Recorder, resource: Attributes) -> Exporter | None:
+    """The exporter, where the environment names a collector; else nothing is kept for one."""
+    if not otel.exports_records and otel.metrics is None:
+        recorder.enabled = False
+        return None
+    return Exporter(
+        recorder,
+        Wire(OtlpEncoder(resource, time.time_ns()), OtlpSender(otel, time.time)),
+        ExportSettings(
+            logs=otel.logs is not None,
+            traces=otel.traces is not None,
+            metrics=otel.metrics is not None,
+            batch_records=otel.batch_records,
+            linger_s=otel.linger_s,
+            metric_interval_s=otel.metric_interval_s,
+        ),
+        ExportClock(time.monotonic, time.time_ns, random.random),
+    )
+
+
+def _check_admin(settings: Settings) -> None:
+    """Refuse an admin listener that others can reach but nobody was given a token for."""
+    if settings.admin.host in LOOPBACK or settings.admin.token is not None:
+        return
+    if not (Path(settings.state_dir) / "admin.token").exists():
+        message = (
+            f"The admin listener on {settings.admin.host} is not on loopback: "
+            "set TILTYARD_ADMIN_TOKEN first."
+        )
+        raise InvalidRequest(message)

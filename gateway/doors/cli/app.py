@@ -1,0 +1,40 @@
+"""The command `tiltyard`: all commands under one name."""
+
+import typer
+
+from gateway import __version__
+from gateway.doors.cli import endpoints, models, tokens
+from gateway.doors.cli.demo import demo
+from gateway.doors.cli.front import Commands, FrontStep
+from gateway.doors.cli.serving import check, serve
+from gateway.doors.cli.status import status
+
+
+def create_cli(front: FrontStep) -> typer.Typer:
+    """The command line; a further command is one more line here, or is added to what returns."""
+    cli = typer.Typer(
+        name="tiltyard",
+        cls=Commands,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        help="A model-serving gateway with built-in experimentation.",
+    )
+
+    @cli.callback(invoke_without_command=True)
+    def tiltyard(
+        ctx: typer.Context,
+        *,
+        version: bool = typer.Option(False, "--version", help="Print the version."),  # noqa: FBT003 - the default
+    ) -> None:
+        ctx.obj = front
+        if version:
+            typer.echo(__version__)
+            raise typer.Exit
+
+    for command in (serve, check, status, models.promote, models.rollback, demo):
+        cli.command()(command)
+    cli.add_typer(models.app, name="models")
+    cli.add_typer(endpoints.app, name="endpoints")
+    cli.add_typer(tokens.app, name="token")
+    return cli

@@ -1,0 +1,143 @@
+"""The admin API as commands see it: ask, and get a document or one of our own errors."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Self
+from urllib.parse import quote
+
+import httpx
+import msgspec
+import typer
+
+from gateway.core import errors
+from gateway.doors.cli.front import FrontStep, front_of
+from gateway.settings import LOOPBACK
+
+ROOT: Final = "/admin/v1"
+TIMEOUT_S: Final = 30.0
+MAX_SENTENCE: Final = 1000
+_KINDS: Final[Mapping[int, type[errors.GatewayError]]] = {
+    400: errors.InvalidRequest,
+    401: errors.Unauthenticated,
+    403: errors.Forbidden,
+    404: errors.NotFound,
+    409: errors.Conflict,
+    413: errors.TooLarge,
+    429: errors.Throttled,
+    503: errors.StoreUnavailable,
+}
+
+
+class AdminClient:
+    """One conversation with the admin API. Requires: used as a context manager."""
+
+    def __init__(self, context: typer.Context, url: str, token_file: Path | None) -> None:
+        """Find the token; nothing is asked yet.
+
+        Raises:
+            Unauthenticated: no token was found.
+            InvalidRequest: the URL is none, or the token's file cannot be read.
+        """
+        front = front_of(context)
+        headers = {"authorization": f"Bearer {find_token(front, token_file)}"}
+        try:
+            base = httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise errors.InvalidRequest(_no_url(url)) from error
+        if base.scheme not in ("http", "https") or not base.host:
+            raise errors.InvalidRequest(_no_url(url))
+        self._client = httpx.Client(
+            base_url=base,
+            headers=headers,
+            timeout=TIMEOUT_S,
+            transport=front.transport,
+            # A proxy that the environment names is not for this host, nor is the token for it.
+            trust_env=base.host not in LOOPBACK,
+        )
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Hang up."""
+        self._client.close()
+
+    def get(self, *path: str, query: Mapping[str, Any] | None = None) -> Any:  # noqa: ANN401
+        """Read a document."""
+        return self._ask("GET", path, query=query)
+
+    def post(self, *path: str, document: object) -> Any:  # noqa: ANN401
+        """Ask for an action."""
+        return self._ask("POST", path, body=msgspec.json.encode(document))
+
+    def put(self, *path: str, body: bytes, query: Mapping[str, Any], if_match: str | None) -> Any:  # noqa: ANN401
+        """Replace a document."""
+        return self._ask("PUT", path, body=body, query=query, if_match=if_match)
+
+    def delete(self, *path: str, query: Mapping[str, Any], if_match: str | None) -> Any:  # noqa: ANN401
+        """Drop a document."""
+        return self._ask("DELETE", path, query=query, if_match=if_match)
+
+    def _ask(
+        self,
+        method: str,
+        path: tuple[str, ...],
+        *,
+        body: bytes | None = None,
+        query: Mapping[str, Any] | None = None,
+        if_match: str | None = None,
+    ) -> Any:  # noqa: ANN401 - a document
+        headers = {} if body is None else {"content-type": "application/json"}
+        if if_match is not None:
+            headers["if-match"] = "*" if if_match == "*" else f'"{if_match.strip(chr(34))}"'
+        url = "/".join([ROOT, *(quote(part, safe="") for part in path)])
+        given = {name: value for name, value in (query or {}).items() if value not in (None, "")}
+        response = self._client.request(method, url, params=given, headers=headers, content=body)
+        return _document(response)
+
+
+def find_token(front: FrontStep, token_file: Path | None) -> str:
+    """The bearer token: from a file, TILTYARD_TOKEN, the settings or the state folder.
+
+    Raises:
+        Unauthenticated: there is none.
+        InvalidRequest: the file cannot be read.
+    """
+    if token_file is not None:
+        try:
+            found: str | None = token_file.read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            message = f"The token file '{token_file.name}' cannot be read."
+            raise errors.InvalidRequest(message) from error
+    else:
+        found = front.environ.get("TILTYARD_TOKEN") or _own_token(front)
+    if not found:
+        message = "Give a token: --token-file, TILTYARD_TOKEN, or run where the state folder is."
+        raise errors.Unauthenticated(message)
+    if not (found.isascii() and found.isprintable()):
+        message = "The token holds characters that no token has."
+        raise errors.Unauthenticated(message)
+    return found
+
+
+def _own_token(front: FrontStep) -> str | None:
+    settings = front.settings()
+    return settings.admin.token or front.token_folder(settings).admin_token()
+
+
+def _document(response: httpx.Response) -> Any:  # noqa: ANN401
+    try:
+        document = msgspec.json.decode(response.content)
+    except msgspec.DecodeError as error:
+        message = f"What answered is no admin API: status {response.status_code}."
+        raise errors.UpstreamFailed(message) from error
+    if response.is_success:
+        return document
+    sentence = document.get("error") if isinstance(document, dict) else None
+    kind = _KINDS.get(response.status_code, errors.UpstreamFailed)
+    raise kind(errors.excerpt(sentence or f"status {response.status_code}", MAX_SENTENCE))
+
+
+def _no_url(url: str) -> str:
+    return f"'{errors.excerpt(url)}' is no address of an admin API; write http://host:port."

@@ -1,0 +1,196 @@
+"""Commands on models: list, show, promote, roll back."""
+
+from typing import Annotated, Any, Final
+
+import typer
+
+from gateway.core.errors import NotReady
+from gateway.core.models import CHAMPION
+from gateway.doors.cli.client import AdminClient
+from gateway.doors.cli.front import (
+    DEFAULT_ADMIN_URL,
+    AdminUrl,
+    AsJson,
+    FrontStep,
+    Reason,
+    TokenFile,
+    front_of,
+)
+from gateway.doors.cli.output import say, show_json, show_table
+
+app = typer.Typer(invoke_without_command=True, help="Models and their versions.")
+
+LOOK_S: Final = 0.2
+Model = Annotated[str, typer.Argument(help="The model's name.")]
+Alias = Annotated[str, typer.Option("--alias", help="The alias that moves.")]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until every process serves it.")]
+Timeout = Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait at most.")]
+
+
+@app.callback()
+def models(
+    ctx: typer.Context,
+    *,
+    as_json: AsJson = False,
+    admin: AdminUrl = DEFAULT_ADMIN_URL,
+    token_file: TokenFile = None,
+) -> None:
+    """List every registered model."""
+    if ctx.invoked_subcommand is None:
+        list_models(ctx, as_json=as_json, admin=admin, token_file=token_file)
+
+
+@app.command("list")
+def list_models(
+    ctx: typer.Context,
+    *,
+    as_json: AsJson = False,
+    admin: AdminUrl = DEFAULT_ADMIN_URL,
+    token_file: TokenFile = None,
+) -> None:
+    """List every registered model."""
+    with AdminClient(ctx, admin, token_file) as client:
+        document = client.get("models")
+    if as_json:
+        show_json(document)
+        return
+    show_table(
+        f"Models at revision {document['revision']}",
+        ("model", "versions", "aliases", "warm"),
+        [(row["name"], row["versions"], row["aliases"], row["warm"]) for row in document["models"]],
+        empty="No model is registered yet.",
+    )
+
+
+@app.command("show")
+def show_model(
+    ctx: typer.Context,
+    model: Model,
+    *,
+    as_json: AsJson = False,
+    admin: AdminUrl = DEFAULT_ADMIN_URL,
+    token_file: TokenFile = None,
+) -> None:
+    """Show a model, its aliases and its versions."""
+    with AdminClient(ctx, admin, token_file) as client:
+        document = client.get("models", model)
+    if as_json:
+        show_json(document)
+        return
+    named = {number: alias for alias, number in document["aliases"].items()}
+    show_table(
+        f"{model} at revision {document['revision']}",
+        ("version", "alias", "state", "digest", "trouble"),
+        [
+            (
+                row["number"],
+                named.get(row["number"]),
+                row["state"] or "not loaded",
+                row["digest"][:12],
+                row["reason"],
+            )
+            for row in document["versions"]
+        ],
+        empty="No version is registered.",
+    )
+
+
+def promote(  # noqa: PLR0913 - an argument for each option
+    ctx: typer.Context,
+    model: Model,
+    version: Annotated[int, typer.Argument(help="The version's number.")],
+    *,
+    alias: Alias = CHAMPION,
+    reason: Reason = "",
+    allow_signature_change: Annotated[
+        bool, typer.Option(help="Promote though its tensors differ.")
+    ] = False,
+    wait: Wait = True,
+    timeout_s: Timeout = 60.0,
+    as_json: AsJson = False,
+    admin: AdminUrl = DEFAULT_ADMIN_URL,
+    token_file: TokenFile = None,
+) -> None:
+    """Move an alias to another version, and wait until every process serves it."""
+    document = {
+        "version": version,
+        "alias": alias,
+        "reason": reason,
+        "allow_signature_change": allow_signature_change,
+    }
+    with AdminClient(ctx, admin, token_file) as client:
+        answer = client.post("models", model, "promote", document=document)
+        _conclude(front_of(ctx), client, answer, timeout_s if wait else None, as_json=as_json)
+
+
+def rollback(  # noqa: PLR0913 - an argument for each option
+    ctx: typer.Context,
+    model: Model,
+    *,
+    alias: Alias = CHAMPION,
+    reason: Reason = "",
+    wait: Wait = True,
+    timeout_s: Timeout = 60.0,
+    as_json: AsJson = False,
+    admin: AdminUrl = DEFAULT_ADMIN_URL,
+    token_file: TokenFile = None,
+) -> None:
+    """Move an alias back to the version it named before."""
+    document = {"alias": alias, "reason": reason}
+    with AdminClient(ctx, admin, token_file) as client:
+        answer = client.post("models", model, "rollback", document=document)
+        _conclude(front_of(ctx), client, answer, timeout_s if wait else None, as_json=as_json)
+
+
+def lagging(status: dict[str, Any]) -> list[str]:
+    """What keeps the newest revision from being served everywhere, a sentence each."""
+    reasons = []
+    for process in status["processes"]:
+        who = process["name"]
+        reasons += [f"{who}: {name}: {why}" for name, why in process["lagging"].items()]
+        if not process["lagging"] and process["revision"] < status["newest"]:
+            reasons.append(f"{who}: serves revision {process['revision']}")
+    return reasons
+
+
+def _conclude(
+    front: FrontStep,
+    client: AdminClient,
+    answer: dict[str, Any],
+    timeout_s: float | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Say what a change came to, after waiting for it if that is asked for."""
+    if timeout_s is None:
+        text = f"Revision {answer['revision']} is committed."
+        _tell(answer, text, as_json=as_json)
+        return
+    status = _await_complete(front, client, answer["revision"], timeout_s)
+    promotion = status["promotion"]
+    text = f"Revision {answer['revision']}: {promotion['text']}."
+    if not status["complete"]:
+        reasons = "; ".join(lagging(status)) or "the reason is not known yet"
+        message = f"{text} It lags: {reasons}."
+        raise NotReady(message)
+    _tell({**answer, "promotion": promotion}, text, as_json=as_json)
+
+
+def _await_complete(
+    front: FrontStep, client: AdminClient, revision: int, timeout_s: float
+) -> dict[str, Any]:
+    """The status once it is complete, or the last one before time ran out."""
+    deadline = front.now() + timeout_s
+    while True:
+        status: dict[str, Any] = client.get("status")
+        done = status["complete"] and status["promotion"]["revision"] >= revision
+        if done or front.now() >= deadline:
+            return {**status, "complete": done}
+        front.sleep(LOOK_S)
+
+
+def _tell(document: dict[str, Any], text: str, *, as_json: bool) -> None:
+    if as_json:
+        show_json(document)
+    else:
+        say(text)

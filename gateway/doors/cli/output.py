@@ -1,0 +1,52 @@
+"""Output: JSON for scripts, tables for people. What comes over the wire is never markup."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def show_json(document: object) -> None:
+    """Print a document, indented."""
+    typer.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+
+
+def show_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str
+) -> None:
+    """Print rows under their columns, or a sentence where there are none."""
+    table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(Text(column), overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(plain(cell)) for cell in row))
+    console = Console(soft_wrap=False, highlight=False)
+    console.print(table if table.row_count else Text(empty))
+
+
+def say(sentence: str) -> None:
+    """Print a line."""
+    Console(highlight=False, soft_wrap=True).print(Text(plain(sentence)))
+
+
+def plain(value: Any) -> str:  # noqa: ANN401 - whatever a document holds
+    """A cell's text, with what would move the cursor taken out."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(plain(item) for item in value) or "-"
+    if isinstance(value, dict):
+        return ", ".join(f"{plain(key)}: {plain(item)}" for key, item in value.items()) or "-"
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def share(value: float) -> str:
+    """A share as a percentage."""
+    return f"{value:.2%}"

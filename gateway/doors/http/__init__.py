@@ -1,0 +1,1 @@
+"""HTTP: the inference door (raw ASGI) and the admin door (Starlette)."""

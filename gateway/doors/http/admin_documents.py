@@ -1,0 +1,162 @@
+"""Documents of the admin API: what its bodies hold and what it answers."""
+
+from typing import Any
+
+from msgspec import Struct
+
+from gateway.control.previews import Preview
+from gateway.core.assignment import SplitState
+from gateway.core.audit import AuditEntry
+from gateway.core.endpoints import Endpoint
+from gateway.core.models import CHAMPION
+from gateway.core.tensors import Signature
+
+
+class Failure(Struct, frozen=True):
+    """The one shape of every error."""
+
+    error: str
+
+
+class Alive(Struct, frozen=True):
+    """This process answers."""
+
+    status: str = "alive"
+
+
+class EndpointEntry(Struct, frozen=True):
+    """An endpoint in the list; `implicit` ones have no document and follow a model's champion."""
+
+    name: str
+    model: str
+    implicit: bool
+    etag: str | None
+    default_version: int
+    rules: int
+    shadows: int
+
+
+class EndpointList(Struct, frozen=True):
+    """Every name that clients may call."""
+
+    revision: int
+    endpoints: tuple[EndpointEntry, ...]
+
+
+class EndpointDocument(Struct, frozen=True, omit_defaults=True):
+    """An endpoint as it stands; `splits` hold the salt and the intervals of each rule that splits.
+
+    `plan` is there where it was asked for.
+    """
+
+    name: str
+    implicit: bool
+    revision: int
+    etag: str | None
+    document: Endpoint
+    splits: dict[str, SplitState]
+    plan: Preview | None = None
+
+
+class Changed(Struct, frozen=True):
+    """What a write came to; `changed` is false where everything stood like that already."""
+
+    revision: int
+    etag: str | None
+    changed: bool
+
+
+class ShadowReport(Struct, frozen=True):
+    """What the shadows of an endpoint found in this process."""
+
+    endpoint: str
+    shadows: list[dict[str, Any]]
+
+
+class ModelEntry(Struct, frozen=True):
+    """A model in the list; `warm` versions are kept loaded."""
+
+    name: str
+    versions: tuple[int, ...]
+    aliases: dict[str, int]
+    warm: tuple[int, ...]
+
+
+class ModelList(Struct, frozen=True):
+    """Every registered model."""
+
+    revision: int
+    models: tuple[ModelEntry, ...]
+
+
+class VersionDocument(Struct, frozen=True):
+    """A version; `state` and `reason` are those of this process, None where it is not loaded.
+
+    What the manifest says is None while the store is away.
+    """
+
+    number: int
+    digest: str
+    warm: bool
+    state: str | None
+    reason: str | None
+    signature: Signature | None
+    lineage: dict[str, Any] | None
+    created_at: float | None
+
+
+class ModelDocument(Struct, frozen=True):
+    """A model: its aliases, what each named before (latest last), and its versions."""
+
+    name: str
+    revision: int
+    etag: str | None
+    aliases: dict[str, int]
+    previous: dict[str, tuple[int, ...]]
+    loaded: tuple[int, ...]
+    allow_nonfinite: bool
+    labels: tuple[str, ...]
+    versions: tuple[VersionDocument, ...]
+
+
+class Promote(Struct, frozen=True, forbid_unknown_fields=True):
+    """Move an alias to a version."""
+
+    version: int
+    alias: str = CHAMPION
+    reason: str = ""
+    allow_signature_change: bool = False
+
+
+class Rollback(Struct, frozen=True, forbid_unknown_fields=True):
+    """Move an alias back to the version it named before."""
+
+    alias: str = CHAMPION
+    reason: str = ""
+
+
+class Keep(Struct, frozen=True, forbid_unknown_fields=True):
+    """Load or unload a version; without one, the highest is loaded, or all unused are let go."""
+
+    version: int | None = None
+    reason: str = ""
+
+
+class AuditItem(Struct, frozen=True):
+    """An audit entry and its hash, which the next one holds as `previous`."""
+
+    hash: str
+    entry: AuditEntry
+
+
+class AuditPage(Struct, frozen=True):
+    """Audit entries, oldest first; `next` is the `after` of the page that follows, if any."""
+
+    entries: tuple[AuditItem, ...]
+    next: int | None
+
+
+class Statistics(Struct, frozen=True):
+    """Triton-shaped statistics of each version loaded in this process."""
+
+    model_stats: list[dict[str, Any]]

@@ -1,0 +1,173 @@
+"""Operations on models, and those that read the whole: status, audit log, statistics, metrics."""
+
+from typing import Final
+
+from gateway.core.audit import entry_hash
+from gateway.core.errors import NotFound, StoreUnavailable
+from gateway.core.models import MAX_VERSION, Manifest
+from gateway.core.snapshot import MAX_REVISION, named_versions
+from gateway.core.transitions import model_of
+from gateway.doors.http.admin_calls import Call, answer
+from gateway.doors.http.admin_documents import (
+    Alive,
+    AuditItem,
+    AuditPage,
+    Keep,
+    ModelDocument,
+    ModelEntry,
+    ModelList,
+    Promote,
+    Rollback,
+    Statistics,
+    VersionDocument,
+)
+from gateway.doors.http.admin_endpoints import changed
+from gateway.doors.http.messages import Response
+from gateway.ports import VersionReport
+
+AUDIT_PAGE: Final = 100
+MAX_AUDIT_PAGE: Final = 1000
+PROMETHEUS: Final = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
+
+
+async def list_models(call: Call) -> Response:
+    """Every registered model."""
+    snapshot = call.parts.registry.snapshot
+    warm = named_versions(snapshot)
+    entries = tuple(
+        ModelEntry(
+            name=name,
+            versions=tuple(sorted(model.versions)),
+            aliases=model.aliases,
+            warm=tuple(sorted(warm[name])),
+        )
+        for name, model in sorted(snapshot.models.items())
+    )
+    return answer(ModelList(snapshot.revision, entries), revision=snapshot.revision)
+
+
+async def show_model(call: Call) -> Response:
+    """One model with all that is known of its versions."""
+    name, registry = call.path["model"], call.parts.registry
+    snapshot = registry.snapshot
+    model = model_of(snapshot, name)
+    warm = named_versions(snapshot)[name]
+    here = {
+        version.number: version
+        for version in call.parts.data_plane.report().versions
+        if version.model == name
+    }
+    versions = []
+    for number, digest in sorted(model.versions.items()):
+        manifest = await _manifest(call, name, number)
+        versions.append(_version(number, digest, number in warm, here.get(number), manifest))
+    etag = registry.etag(f"models/{name}")
+    document = ModelDocument(
+        name=name,
+        revision=snapshot.revision,
+        etag=etag,
+        aliases=model.aliases,
+        previous=model.previous,
+        loaded=model.loaded,
+        allow_nonfinite=model.allow_nonfinite,
+        labels=model.labels,
+        versions=tuple(versions),
+    )
+    return answer(document, revision=snapshot.revision, etag=etag)
+
+
+async def promote(call: Call) -> Response:
+    """Move an alias to a version."""
+    name = call.path["model"]
+    asked: Promote = call.document
+    request = call.asked(asked.reason, allow_signature_change=asked.allow_signature_change)
+    doing = call.parts.registry.promote(name, asked.version, request, alias=asked.alias)
+    return await changed(call, f"models/{name}", doing)
+
+
+async def rollback(call: Call) -> Response:
+    """Move an alias back to the version it named before."""
+    name = call.path["model"]
+    asked: Rollback = call.document
+    request = call.asked(asked.reason)
+    doing = call.parts.registry.rollback(name, request, alias=asked.alias)
+    return await changed(call, f"models/{name}", doing)
+
+
+async def load(call: Call) -> Response:
+    """Keep a version warm though nothing names it."""
+    name = call.path["model"]
+    asked: Keep = call.document
+    doing = call.parts.registry.load(name, asked.version, call.asked(asked.reason))
+    return await changed(call, f"models/{name}", doing)
+
+
+async def unload(call: Call) -> Response:
+    """Let go of versions that nothing names."""
+    name = call.path["model"]
+    asked: Keep = call.document
+    doing = call.parts.registry.unload(name, asked.version, call.asked(asked.reason))
+    return await changed(call, f"models/{name}", doing)
+
+
+async def read_audit(call: Call) -> Response:
+    """A page of the audit log."""
+    after = call.integer("after", 0, MAX_REVISION) or 0
+    limit = call.integer("limit", 1, MAX_AUDIT_PAGE) or AUDIT_PAGE
+    entries = await call.parts.store.audit(after)
+    page = entries[:limit]
+    items = tuple(AuditItem(entry_hash(entry), entry) for entry in page)
+    return answer(AuditPage(items, page[-1].revision if len(entries) > limit else None))
+
+
+async def read_status(call: Call) -> Response:
+    """Who serves what. `complete` says whether every process serves the newest revision whole."""
+    document = dict(await call.parts.status())
+    newest = call.parts.registry.snapshot.revision
+    told = document.get("promotion", {})
+    everyone = told.get("complete") == told.get("of")
+    document["newest"] = newest
+    document["complete"] = everyone and told.get("revision", -1) >= newest
+    return answer(document, revision=newest)
+
+
+async def read_statistics(call: Call) -> Response:
+    """Statistics of this process."""
+    model, version = call.text("model"), call.integer("version", 1, MAX_VERSION)
+    return answer(Statistics(call.parts.data_plane.statistics(model, version)))
+
+
+async def read_metrics(call: Call) -> Response:
+    """All metrics for Prometheus."""
+    return Response(200, call.parts.metrics(), [PROMETHEUS])
+
+
+async def be_alive(_: Call) -> Response:
+    """This process answers; whether it is ready to serve is the inference port's to say."""
+    return answer(Alive())
+
+
+async def _manifest(call: Call, model: str, number: int) -> Manifest | None:
+    try:
+        return await call.parts.registry.manifest(model, number)
+    except (NotFound, StoreUnavailable):
+        return None
+
+
+def _version(
+    number: int,
+    digest: str,
+    warm: bool,  # noqa: FBT001 - one of the facts that are put together
+    here: VersionReport | None,
+    manifest: Manifest | None,
+) -> VersionDocument:
+    return VersionDocument(
+        number=number,
+        digest=digest,
+        warm=warm,
+        state=None if here is None else here.state,
+        reason=None if here is None else here.reason,
+        signature=None if manifest is None else manifest.signature,
+        lineage=None if manifest is None else dict(manifest.lineage),
+        created_at=None if manifest is None else manifest.created_at,
+    )

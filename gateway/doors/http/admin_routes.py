@@ -1,0 +1,241 @@
+"""The table of the admin API: every operation, who may ask for it, and what it looks like.
+
+A scope is stated here and enforced by the guard, which knows methods only; a test holds the two
+against each other.
+"""
+
+from typing import Any, Final
+
+from gateway.control.previews import Preview
+from gateway.core.access import READ, WRITE
+from gateway.core.endpoints import Endpoint
+from gateway.core.explaining import Explanation
+from gateway.doors.http import admin_endpoints as endpoints
+from gateway.doors.http import admin_models as models
+from gateway.doors.http.admin_calls import OPEN, Operation, Query
+from gateway.doors.http.admin_documents import (
+    Alive,
+    AuditPage,
+    Changed,
+    EndpointDocument,
+    EndpointList,
+    Keep,
+    ModelDocument,
+    ModelList,
+    Promote,
+    Rollback,
+    ShadowReport,
+    Statistics,
+)
+from gateway.doors.http.admin_guard import METRICS
+from gateway.doors.http.openapi import describe_openapi
+
+ROOT: Final = "/admin/v1"
+ENDPOINT: Final = f"{ROOT}/endpoints/{{name}}"
+MODEL: Final = f"{ROOT}/models/{{model}}"
+REASON: Final = Query("reason", "why, for the audit log")
+
+OPERATIONS: Final[tuple[Operation, ...]] = (
+    Operation(
+        method="GET",
+        path="/",
+        scope=OPEN,
+        name="alive",
+        summary="This process answers.",
+        handle=models.be_alive,
+        answer=Alive,
+    ),
+    Operation(
+        method="GET",
+        path="/health",
+        scope=OPEN,
+        name="health",
+        summary="This process answers.",
+        handle=models.be_alive,
+        answer=Alive,
+    ),
+    Operation(
+        method="GET",
+        path=METRICS,
+        scope=READ,
+        name="metrics",
+        summary="Metrics for Prometheus; open on loopback unless `admin.open_metrics` is off.",
+        handle=models.read_metrics,
+    ),
+    Operation(
+        method="GET",
+        path=f"{ROOT}/openapi.json",
+        scope=READ,
+        name="openapi",
+        summary="This document.",
+        handle=describe_openapi(lambda: OPERATIONS),
+        answer=dict[str, Any],
+    ),
+    Operation(
+        method="GET",
+        path=f"{ROOT}/status",
+        scope=READ,
+        name="status",
+        summary="Who serves which revision, what lags and why, and how the store is.",
+        handle=models.read_status,
+        answer=dict[str, Any],
+    ),
+    Operation(
+        method="GET",
+        path=f"{ROOT}/endpoints",
+        scope=READ,
+        name="listEndpoints",
+        summary="Every name that clients may call.",
+        handle=endpoints.list_endpoints,
+        answer=EndpointList,
+    ),
+    Operation(
+        method="GET",
+        path=ENDPOINT,
+        scope=READ,
+        name="getEndpoint",
+        summary="An endpoint's document, split states and ETag.",
+        handle=endpoints.show_endpoint,
+        query=(Query("plan", "show the compiled plan too", kind="flag"),),
+        answer=EndpointDocument,
+    ),
+    Operation(
+        method="PUT",
+        path=ENDPOINT,
+        scope=WRITE,
+        name="putEndpoint",
+        summary="Replace an endpoint's document, or say what that would do.",
+        handle=endpoints.put_endpoint,
+        query=(
+            Query("dry_run", "change nothing and answer the plan", kind="flag"),
+            Query(
+                "allow_signature_change",
+                "serve versions that differ in their tensors",
+                kind="flag",
+            ),
+            REASON,
+        ),
+        body=Endpoint,
+        answer=Changed,
+        preview=Preview,
+    ),
+    Operation(
+        method="DELETE",
+        path=ENDPOINT,
+        scope=WRITE,
+        name="deleteEndpoint",
+        summary="Drop an endpoint's document.",
+        handle=endpoints.delete_endpoint,
+        query=(REASON,),
+        answer=Changed,
+    ),
+    Operation(
+        method="GET",
+        path=f"{ENDPOINT}/shadows",
+        scope=READ,
+        name="getShadows",
+        summary="What an endpoint's shadows found in this process.",
+        handle=endpoints.show_shadows,
+        answer=ShadowReport,
+    ),
+    Operation(
+        method="GET",
+        path=f"{ENDPOINT}/assignment",
+        scope=READ,
+        name="explainAssignment",
+        summary="Which variant a unit gets, worked out from what was committed.",
+        handle=endpoints.explain_assignment,
+        query=(
+            Query("unit", "who is randomised", required=True),
+            Query("revision", "an earlier revision", kind="integer"),
+            Query("header", "NAME=VALUE that conditions may read", many=True),
+            Query("parameter", "NAME=VALUE that conditions may read", many=True),
+            Query("attribute", "NAME=VALUE that conditions may read", many=True),
+        ),
+        answer=Explanation,
+    ),
+    Operation(
+        method="GET",
+        path=f"{ROOT}/models",
+        scope=READ,
+        name="listModels",
+        summary="Every registered model.",
+        handle=models.list_models,
+        answer=ModelList,
+    ),
+    Operation(
+        method="GET",
+        path=MODEL,
+        scope=READ,
+        name="getModel",
+        summary="A model, its aliases and its versions.",
+        handle=models.show_model,
+        answer=ModelDocument,
+    ),
+    Operation(
+        method="POST",
+        path=f"{MODEL}/promote",
+        scope=WRITE,
+        name="promote",
+        summary="Move an alias to a version.",
+        handle=models.promote,
+        body=Promote,
+        answer=Changed,
+    ),
+    Operation(
+        method="POST",
+        path=f"{MODEL}/rollback",
+        scope=WRITE,
+        name="rollback",
+        summary="Move an alias back to the version it named before.",
+        handle=models.rollback,
+        body=Rollback,
+        answer=Changed,
+    ),
+    Operation(
+        method="POST",
+        path=f"{MODEL}/load",
+        scope=WRITE,
+        name="load",
+        summary="Keep a version warm though nothing names it.",
+        handle=models.load,
+        body=Keep,
+        answer=Changed,
+    ),
+    Operation(
+        method="POST",
+        path=f"{MODEL}/unload",
+        scope=WRITE,
+        name="unload",
+        summary="Let go of a version that nothing names.",
+        handle=models.unload,
+        body=Keep,
+        answer=Changed,
+    ),
+    Operation(
+        method="GET",
+        path=f"{ROOT}/audit",
+        scope=READ,
+        name="audit",
+        summary="Who changed what, when and why; each entry holds the hash of the one before.",
+        handle=models.read_audit,
+        query=(
+            Query("after", "the revision after which to begin", kind="integer"),
+            Query("limit", "entries on a page, 1 to 1000", kind="integer"),
+        ),
+        answer=AuditPage,
+    ),
+    Operation(
+        method="GET",
+        path=f"{ROOT}/statistics",
+        scope=READ,
+        name="statistics",
+        summary="Counts and times of each version loaded in this process.",
+        handle=models.read_statistics,
+        query=(
+            Query("model", "of this model only"),
+            Query("version", "of this version only", kind="integer"),
+        ),
+        answer=Statistics,
+    ),
+)

@@ -1,0 +1,62 @@
+"""Listening: sockets, and uvicorn as it suits this gateway."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, Literal
+
+import uvicorn
+
+from gateway.core.errors import Conflict
+from gateway.doors.http.messages import ASGIApplication
+from gateway.settings import Settings
+
+BACKLOG: Final = 2048
+
+
+class Listener(uvicorn.Server):
+    """A uvicorn server that leaves the process's signals to the front step."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Listen on a port.
+
+    Raises:
+        Conflict: somebody else does.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        message = f"Cannot listen on {host}, port {port}: {error.strerror}."
+        raise Conflict(message) from error
+
+
+def configure(
+    app: ASGIApplication,
+    settings: Settings,
+    tls: tuple[str | None, str | None],
+    lifespan: Literal["on", "off"],
+) -> uvicorn.Config:
+    """Uvicorn as it suits us: no proxies trusted, no contexts shared between requests."""
+    return uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan=lifespan,
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        reset_contextvars=True,
+        backlog=BACKLOG,
+        timeout_keep_alive=settings.http.keep_alive_s,
+        timeout_graceful_shutdown=max(int(settings.stop_s / 2), 1),
+        ssl_certfile=tls[0],
+        ssl_keyfile=tls[1],
+    )

@@ -1,0 +1,181 @@
+"""An admin door over a real Registry, with fakes at its ports; shared by the tests of the doors."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote
+
+import httpx
+import msgspec
+from starlette.types import ASGIApp
+
+from gateway.control.registry import Registry, Request
+from gateway.control.status import Acknowledgement, Standing, status_of
+from gateway.core.access import Token, digest_of
+from gateway.core.snapshot import ModelRecord
+from gateway.doors.http.admin import create_admin
+from gateway.doors.http.admin_calls import AdminParts
+from gateway.doors.http.messages import Headers, Message
+from gateway.ports import EndpointReport, Store, VersionReport, WorkerReport
+from gateway.settings import AdminSettings
+from tests.fakes import CountingEntropy, FakeDataPlane, ManualClock, MemoryStore, manifest_of
+
+READER, WRITER, FORCER = "tilt_r_reads", "tilt_w_writes", "tilt_f_forces"
+TOKENS = (
+    Token(name="rita", sha256=digest_of(READER.encode()), scopes=("read",)),
+    Token(name="wim", sha256=digest_of(WRITER.encode()), scopes=("read", "write")),
+    Token(name="fay", sha256=digest_of(FORCER.encode()), scopes=("force",)),
+)
+MODEL = "flights"
+SPLIT: dict[str, Any] = {
+    "schema": 1,
+    "model": MODEL,
+    "rules": [
+        {
+            "name": "gold",
+            "when": [{"attribute": "plan", "equals": "gold"}],
+            "serve": {"version": 2},
+        },
+        {
+            "name": "half",
+            "split": {
+                "exposure": 10_000,
+                "salt": "salt-one",
+                "variants": [
+                    {"name": "control", "alias": "champion", "weight": 5_000},
+                    {"name": "treatment", "version": 2, "weight": 5_000},
+                ],
+            },
+        },
+    ],
+}
+
+
+class Plane(FakeDataPlane):
+    """A data plane with one loaded version and one shadow."""
+
+    def report(self) -> WorkerReport:
+        versions = (VersionReport(model=MODEL, number=1, state="ready"),)
+        return WorkerReport(revision=1, ready=True, endpoints={}, versions=versions)
+
+    def statistics(self, model: str | None, version: int | None) -> list[dict[str, Any]]:
+        return [{"name": model or "all", "version": str(version)}]
+
+    def shadow_report(self, endpoint: str) -> list[dict[str, Any]]:
+        tally = {"compared": 3, "agreed": 2, "errors": 0, "max_absolute": 0.5}
+        return [{"shadow": "s", "version": 2, "tally": tally, "skipped": {"overload": 1}}]
+
+
+class World:
+    """Everything behind an admin door, within a test's reach."""
+
+    def __init__(self, store: Store | None = None, settings: AdminSettings | None = None) -> None:
+        self.memory = MemoryStore()
+        self.store: Store = self.memory if store is None else store
+        self.clock = ManualClock()
+        self.tokens: tuple[Token, ...] = TOKENS
+        self.lagging: dict[str, str] = {}
+        self.alarms: dict[str, str] = {}
+        self.behind = 0
+        self.registry = Registry(self.store, now=self.clock, entropy=CountingEntropy())
+        self.parts = AdminParts(
+            registry=self.registry,
+            store=self.store,
+            data_plane=Plane(),
+            status=self.status,
+            metrics=lambda: b"tiltyard_up 1\n",
+            tokens=lambda: self.tokens,
+            settings=settings or AdminSettings(),
+            clock=self.clock,
+        )
+        self.app: ASGIApp = create_admin(self.parts)
+
+    async def seed(self, *numbers: int) -> "World":
+        """Register versions of the model, the first its champion."""
+        for number in numbers or (1, 2, 3):
+            manifest = manifest_of(MODEL, number)
+            await self.store.put_manifest(manifest)
+            first = ModelRecord(versions={}, aliases={"champion": number})
+            await self.registry.register(manifest, Request(actor="seed"), seed=first)
+        return self
+
+    async def status(self) -> Mapping[str, Any]:
+        """What control would say if this process were all there is."""
+        revision = self.registry.snapshot.revision - self.behind
+        own = Acknowledgement(
+            process="one",
+            at=self.clock(),
+            epoch=1,
+            revision=revision,
+            source="redis",
+            ready=True,
+            leads=True,
+            endpoints={
+                MODEL: EndpointReport(revision=revision, lagging=self.lagging.get(MODEL)),
+            },
+            versions=(),
+        )
+        standing = Standing(process="one", source="redis", reachable=not self.memory.away)
+        standing.alarms = self.alarms
+        return status_of(standing, own, [], self.clock())
+
+    def client(self, token: str | None = WRITER, host: str = "127.0.0.1:8082") -> httpx.AsyncClient:
+        """A client of the door."""
+        headers = {} if token is None else {"authorization": f"Bearer {token}"}
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=True)
+        return httpx.AsyncClient(transport=transport, base_url=f"http://{host}", headers=headers)
+
+    async def ask(
+        self, method: str, path: str, document: object = None, **given: Any
+    ) -> httpx.Response:
+        """Ask once, as the holder of a token that may write unless told otherwise."""
+        token = given.pop("token", WRITER)
+        host = given.pop("host", "127.0.0.1:8082")
+        headers = dict(given.pop("headers", {}))
+        content = given.pop("content", None)
+        if document is not None:
+            content = msgspec.json.encode(document)
+        if content is not None:
+            headers.setdefault("content-type", "application/json")
+        async with self.client(token, host) as client:
+            return await client.request(method, path, content=content, headers=headers, **given)
+
+    async def knock(self, method: str, raw_path: str, token: str | None) -> tuple[int, Headers]:
+        """Ask with a method and a path exactly as given; the status and the headers."""
+        headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+        if token is not None:
+            headers.append((b"authorization", b"Bearer " + token.encode()))
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": unquote(raw_path),
+            "raw_path": raw_path.encode(),
+            "query_string": b"",
+            "headers": headers,
+            "client": ("10.0.0.9", 1),
+        }
+        sent: list[Message] = []
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b'{"version":2}'}
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        await self.app(scope, receive, send)
+        return sent[0]["status"], sent[0]["headers"]
+
+
+class Waiting(httpx.BaseTransport):
+    """Carries a synchronous client's requests to an ASGI application."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        return asyncio.run(self._carry(request))
+
+    async def _carry(self, request: httpx.Request) -> httpx.Response:
+        answer = await httpx.ASGITransport(self.app).handle_async_request(request)
+        body = await answer.aread()
+        return httpx.Response(answer.status_code, headers=answer.headers, content=body)
