@@ -1,0 +1,199 @@
+"""Start and stop, under the names and servers that people use."""
+
+import asyncio
+import signal
+import ssl
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+import trustme
+
+from gateway.doors.cli.traffic import infer_body, read_flights
+from tests.e2e.conftest import MakeGateway
+from tests.e2e.gateways import ROOT, Gateway, eventually
+from tests.e2e.test_flights import PATH, TRAFFIC
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+REQUEST = ROOT / "models" / "flight-delay" / "request.json"
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended."""
+    return not Path(f"/proc/{pid}").exists()
+
+
+def children(gateway: Gateway) -> list[int]:
+    """The processes that a gateway started."""
+    assert gateway.process is not None
+    path = Path(f"/proc/{gateway.process.pid}/task/{gateway.process.pid}/children")
+    return [int(pid) for pid in path.read_text().split()]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_cleanly_and_leaves_nothing(
+    make_gateway: MakeGateway, signum: signal.Signals
+) -> None:
+    """Ctrl-C and SIGTERM end the process with code 0, its embedded store with it, in time."""
+    gateway = make_gateway()
+    started = children(gateway)
+    assert started
+
+    assert gateway.stop(signum) == 0
+
+    assert all(is_gone(pid) for pid in started)
+    assert "Traceback" not in gateway.log
+
+
+def test_sigterm_under_load_fails_no_request(make_gateway: MakeGateway) -> None:
+    """Clients that leave when they are told `connection: close` see every request answered."""
+    gateway = make_gateway(env={"TILTYARD_DRAIN_DELAY_S": "1.0"})
+    flights = list(read_flights(TRAFFIC, 50))
+    process = gateway.process
+    assert process is not None
+
+    async def story() -> tuple[int, int, int]:
+        answered = 0
+
+        async def ask() -> bool:
+            nonlocal answered
+            async with httpx.AsyncClient(base_url=gateway.url, timeout=10) as client:
+                for index in range(100_000):
+                    body = infer_body(flights[index % len(flights)])
+                    response = await client.post(PATH, content=body)
+                    assert response.status_code == 200, response.text
+                    answered += 1
+                    if response.headers.get("connection") == "close":
+                        return True
+            return False
+
+        askers = [asyncio.create_task(ask()) for _ in range(8)]
+        while answered < 200:  # noqa: ASYNC110 - other tasks count it up
+            await asyncio.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        told = sum(await asyncio.gather(*askers))
+        return answered, told, await asyncio.to_thread(process.wait, 20)
+
+    answered, told, code = asyncio.run(story())
+
+    assert answered >= 200
+    assert (told, code) == (8, 0)
+
+
+def test_uvicorn_runs_the_factory(make_gateway: MakeGateway) -> None:
+    """`uvicorn gateway.app:create --factory` serves, with the admin listener on its own port."""
+    gateway = make_gateway(start=False)
+    words = [sys.executable, "-m", "uvicorn", "gateway.app:create", "--factory"]
+    gateway.start(command=[*words, "--port", str(gateway.port)])
+
+    answer = httpx.post(gateway.url + PATH, content=REQUEST.read_bytes())
+    on_public_port = httpx.get(f"{gateway.url}/admin/v1/status")
+
+    assert answer.status_code == 200
+    assert gateway.told("GET", "/admin/v1/status")["ready"] is True
+    assert on_public_port.status_code == 404
+    assert gateway.stop(signal.SIGTERM) in (0, -signal.SIGTERM)
+
+
+def test_both_listeners_speak_tls(make_gateway: MakeGateway, tmp_path: Path) -> None:
+    """With a certificate, inference and admin answer over TLS and not in the clear."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    chain, key, trusted = (str(tmp_path / name) for name in ("chain.pem", "key.pem", "ca.pem"))
+    certificate.private_key_pem.write_to_path(key)
+    for blob in certificate.cert_chain_pems:
+        blob.write_to_path(chain, append=True)
+    authority.cert_pem.write_to_path(trusted)
+    listeners = ("HTTP", "ADMIN")
+    env = {f"TILTYARD_{name}_TLS_CERT": chain for name in listeners}
+    env |= {f"TILTYARD_{name}_TLS_KEY": key for name in listeners}
+    gateway = make_gateway(env=env, start=False)
+    gateway.start(wait=False)
+
+    with httpx.Client(verify=ssl.create_default_context(cafile=trusted)) as client:
+
+        def ready() -> bool:
+            try:
+                url = gateway.url.replace("http:", "https:")
+                return client.get(f"{url}/v2/health/ready").status_code == 200
+            except httpx.TransportError:
+                return False
+
+        assert eventually(ready, 30)
+        admin = gateway.admin_url.replace("http:", "https:")
+        headers = {"Authorization": f"Bearer {gateway.token}"}
+        assert client.get(f"{admin}/admin/v1/status", headers=headers).status_code == 200
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"{gateway.url}/v2/health/live")
+
+
+def test_a_taken_port_is_one_clear_sentence(make_gateway: MakeGateway) -> None:
+    """A second gateway on the same port ends with code 5 and says which port it was."""
+    first = make_gateway()
+    second = make_gateway(start=False)
+    second.port = first.port
+    second.start(wait=False)
+    assert second.process is not None
+
+    code = second.process.wait(30)
+
+    assert code == 5
+    assert str(first.port) in second.log
+    assert "Traceback" not in second.log
+
+
+def test_a_second_gateway_on_one_state_folder_is_refused(make_gateway: MakeGateway) -> None:
+    """Two embedded stores never share one log: the second gateway ends with a clear sentence."""
+    first = make_gateway()
+    second = make_gateway(state=first.state, start=False)
+    second.start(wait=False)
+    assert second.process is not None
+
+    assert second.process.wait(30) == 5
+    assert first.is_ready()
+
+
+def test_an_admin_listener_beyond_loopback_needs_a_token(make_gateway: MakeGateway) -> None:
+    """Without a token the gateway refuses to open its admin port to others."""
+    gateway = make_gateway(env={"TILTYARD_ADMIN_HOST": "0.0.0.0"}, start=False)
+    gateway.start(wait=False)
+    assert gateway.process is not None
+
+    assert gateway.process.wait(30) == 1
+    assert "TILTYARD_ADMIN_TOKEN" in gateway.log
+
+
+def test_nothing_phones_home(make_gateway: MakeGateway, tmp_path: Path) -> None:
+    """Onnxruntime's telemetry is off: it writes no device id into the home folder."""
+    home = tmp_path / "home"
+    home.mkdir()
+    gateway = make_gateway(env={"HOME": str(home)})
+    httpx.post(gateway.url + PATH, content=REQUEST.read_bytes())
+
+    gateway.stop()
+
+    assert list(home.rglob("*onnxruntime*")) == []
+
+
+def test_the_demo_tells_its_story(make_gateway: MakeGateway) -> None:
+    """The demo replays flights through a split, a promotion and a rollback, and puts all back."""
+    gateway = make_gateway()
+
+    told = subprocess.run(
+        [sys.executable, "-m", "gateway", "demo", "--requests", "1500"],
+        cwd=ROOT,
+        env={**gateway.environ(), "COLUMNS": "140"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+    assert told.returncode == 0, told.stdout + told.stderr
+    for word in ("90:10", "promoted", "rolled back", "control", "treatment", "shadow-2"):
+        assert word in told.stdout
+    assert "errors: none" in told.stdout
+    assert gateway.told("GET", "/admin/v1/models/flight-delay")["aliases"] == {"champion": 1}
