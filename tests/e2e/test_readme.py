@@ -1,0 +1,122 @@
+"""The README and the rules page do what they say: their blocks are run, in their order."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from gateway.core.endpoints import Endpoint, Rule, Shadow, check_endpoint
+from gateway.doors.documents import read_strictly
+from tests.e2e.conftest import MakeGateway
+from tests.e2e.gateways import ROOT, Gateway, eventually, free_port
+from tests.e2e.valkeys import ValkeyProcess
+
+README = (ROOT / "README.md").read_text()
+RULES = (ROOT / "docs" / "rules.md").read_text()
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The fenced blocks of one language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def test_it_is_short_enough_to_read() -> None:
+    """The README stays under 250 lines."""
+    assert len(README.splitlines()) < 250
+
+
+def test_every_make_target_that_it_names_exists() -> None:
+    """What the README tells people to make, the Makefile has."""
+    named = set(re.findall(r"make ([a-z-]+)", README))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {"run", "demo", "test"} <= named
+    assert named <= targets
+
+
+def test_every_file_that_it_names_exists() -> None:
+    """Links and paths lead somewhere."""
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert links
+    assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
+
+
+@pytest.mark.parametrize("document", blocks(README, "json") + blocks(RULES, "json"))
+def test_every_document_shown_is_a_good_one(document: str) -> None:
+    """Endpoint documents and rules in the texts are taken as they stand."""
+    kind: type[Endpoint | Rule] = Endpoint if '"schema"' in document else Rule
+    read = read_strictly(document.encode(), kind)
+    endpoint = read if isinstance(read, Endpoint) else Endpoint(schema=1, model="m", rules=(read,))
+    check_endpoint("shown", endpoint)
+
+
+def test_every_shadow_shown_is_a_good_one() -> None:
+    """The shadow in the text of the rules page is taken as it stands."""
+    shown = re.findall(r"^`(\{\"name\".*\})`$", RULES, re.MULTILINE)
+    assert len(shown) == 1
+    read_strictly(shown[0].encode(), Shadow)
+
+
+@pytest.fixture
+def valkey(tmp_path: Path) -> Iterator[ValkeyProcess]:
+    """A store that the README's redis-cli line can speak to."""
+    server = ValkeyProcess(tmp_path / "valkey", free_port())
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(120)
+def test_its_shell_blocks_run(make_gateway: MakeGateway, valkey: ValkeyProcess) -> None:
+    """Every shell line succeeds, and the answer shown is the one that comes."""
+    gateway = make_gateway(env={"TILTYARD_REDIS_URL": valkey.url})
+    lines = [line for block in blocks(README, "sh") for line in block.splitlines() if line]
+    assert len(lines) >= 6
+
+    printed = [run(gateway, line) for line in lines]
+
+    assert '"model_version":"1"' in printed[0]
+    for header in ("x-model-version: 1", "x-variant: default", "x-prediction-id: "):
+        assert header in printed[0]
+    assert gateway.told("GET", "/admin/v1/models/flight-delay")["aliases"] == {"champion": 1}
+
+    (message,) = re.findall(r"^\$ redis-cli (XADD .*)$", README, re.MULTILINE)
+    words = shlex.split(message.replace("$TOKEN", gateway.token))
+    client: Any = redis.Redis.from_url(valkey.url, decode_responses=True)
+    client.execute_command(*words)
+    champion = {"champion": 2}
+    model = "/admin/v1/models/flight-delay"
+    assert eventually(lambda: gateway.told("GET", model)["aliases"] == champion)
+
+
+def run(gateway: Gateway, line: str) -> str:
+    """Run a line of the README against this gateway; what it printed."""
+    command = line.replace(".venv/bin/tiltyard", f"{sys.executable} -m gateway")
+    command = command.replace("http://localhost:8080", gateway.url)
+    command = command.replace("localhost:8080", gateway.url)
+    ran = subprocess.run(
+        shlex.split(command),
+        cwd=ROOT,
+        env=gateway.environ(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == 0, f"{line}\n{ran.stdout}{ran.stderr}"
+    return ran.stdout
+
+
+def test_the_example_file_is_the_one_it_describes() -> None:
+    """`docs/examples/ab.json` is a good document with a 90:10 split and a shadow."""
+    document = json.loads((ROOT / "docs" / "examples" / "ab.json").read_text())
+    weights = [variant["weight"] for variant in document["rules"][0]["split"]["variants"]]
+    assert weights == [9_000, 1_000]
+    assert document["shadows"][0]["share"] == 5_000
