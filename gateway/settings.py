@@ -18,6 +18,7 @@ from gateway.core.errors import InvalidRequest
 PREFIX: Final = "TILTYARD_"
 OTHER_VARIABLES: Final = frozenset({"TILTYARD_CONFIG", "TILTYARD_TOKEN", "TILTYARD_ADMIN_URL"})
 """Variables with the prefix that are no settings: the file's place, and the CLI's own."""
+MIN_SEAL_KEY_BYTES: Final = 16
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -67,6 +68,8 @@ class RedisSettings(Struct, frozen=True, forbid_unknown_fields=True):
     embedded: bool = True
     """Start an embedded Valkey when no URL is given."""
     namespace: str = "tiltyard"
+    seal_key: str | None = None
+    """With it, a Snapshot is served only if a host that has this key wrote it; 16 bytes or more."""
     timeout_s: float = 1.0
     poll_s: float = 0.5
     """How often the revision is read; a published hint comes sooner."""
@@ -139,7 +142,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     recording: RecordingSettings = field(default_factory=RecordingSettings)
 
 
-SECRETS: Final = frozenset({("admin", "token"), ("redis", "url")})
+SECRETS: Final = frozenset({("admin", "token"), ("redis", "url"), ("redis", "seal_key")})
 """Fields that are masked wherever settings are shown."""
 
 
@@ -206,6 +209,13 @@ def _check(settings: Settings) -> None:
         if not 0 <= section.port <= _MAX_PORT:
             message = f"Setting {name}.port is {section.port}; it must be 0 to {_MAX_PORT}."
             raise InvalidRequest(message)
+    seal_key = settings.redis.seal_key
+    if seal_key is not None and len(seal_key.encode()) < MIN_SEAL_KEY_BYTES:
+        message = f"Setting redis.seal_key must hold at least {MIN_SEAL_KEY_BYTES} bytes."
+        raise InvalidRequest(message)
+    if not 0 <= settings.drain_delay_s < settings.stop_s:
+        message = "Setting drain_delay_s must be at least 0 and below stop_s."
+        raise InvalidRequest(message)
     positive = {
         "pool.intra_op_threads": settings.pool.intra_op_threads,
         "pool.executor_threads": settings.pool.executor_threads,

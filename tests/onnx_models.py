@@ -142,6 +142,22 @@ def slow(turns: int = 2_000) -> ModelProto:
     )
 
 
+def swelling() -> ModelProto:
+    """Answers as many zeros as the product of what it is given."""
+    return _model(
+        [helper.make_node("ConstantOfShape", ["x"], ["y"])],
+        [_value("x", (2,), TensorProto.INT64)],
+        [_value("y", (None, None))],
+    )
+
+
+def root() -> ModelProto:
+    """Answers square roots; of a negative number that is no number."""
+    return _model(
+        [helper.make_node("Sqrt", ["x"], ["y"])], [_value("x", ROWS)], [_value("y", ROWS)]
+    )
+
+
 def folding_bomb(elements: int) -> ModelProto:
     """A file of a few bytes whose constants unfold to so many floats when it is loaded."""
     return _model(

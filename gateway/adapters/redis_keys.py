@@ -5,6 +5,7 @@ stream fields and values, never in a pattern.
 
 key                        type     writer         TTL      meaning
 {ns}:snapshot              string   any control    none     the Snapshot, canonical JSON
+{ns}:seal                  string   any control    none     HMAC-SHA256 of the Snapshot, if sealed
 {ns}:audit                 stream   any control    none     one entry a commit, id `epoch-revision`
 {ns}:events                channel  any control    -        the new revision; only ever a hint
 {ns}:manifests             hash     any control    none     `model:number` -> Manifest, write-once
@@ -40,6 +41,7 @@ class Keys(Struct, frozen=True):
     """The keys of one namespace."""
 
     snapshot: str
+    seal: str
     audit: str
     events: str
     manifests: str
@@ -63,6 +65,7 @@ def keys_of(namespace: str) -> Keys:
     tag = f"{{{check_name('a namespace', namespace)}}}"
     return Keys(
         snapshot=f"{tag}:snapshot",
+        seal=f"{tag}:seal",
         audit=f"{tag}:audit",
         events=f"{tag}:events",
         manifests=f"{tag}:manifests",

@@ -16,6 +16,7 @@ GatewayError
   EngineFailed          the model raised or returned what it should not
   UpstreamFailed        a remote engine failed or answered nonsense
   StoreUnavailable      Redis cannot be reached (control only; serving goes on)
+    Unsealed            Redis holds a Snapshot that nobody with the seal key wrote
 
 No class knows a status code: `gateway.doors.errors` holds the one table that maps them.
 A message is a full sentence that names the thing and the fix; it never holds a path,
@@ -120,8 +121,24 @@ class StoreUnavailable(GatewayError):
     kind = "store_unavailable"
 
 
+class Unsealed(StoreUnavailable):
+    """The store holds a document without a valid seal; `document` is what it holds."""
+
+    kind = "store_unsealed"
+
+    def __init__(self, message: str, document: bytes = b"") -> None:
+        """Keep the document, so that it can be told by its digest."""
+        super().__init__(message)
+        self.document = document
+
+
 def excerpt(value: object, limit: int = 64) -> str:
     """Shorten what a caller sent so that it may stand in an error: printable, at most `limit`."""
     text = value if isinstance(value, str) else repr(value)
     cut = text if len(text) <= limit else text[: limit - 1] + "…"
     return "".join(c if c.isprintable() else "?" for c in cut)
+
+
+def words_of(error: Exception) -> str:
+    """An error as a sentence, without the path that an OSError names."""
+    return f"{error.strerror}." if isinstance(error, OSError) else str(error)

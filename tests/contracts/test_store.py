@@ -1,6 +1,7 @@
 """The contract of the Store port, on the real server and on the fake that other tests use."""
 
 import asyncio
+import hmac
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,7 +11,7 @@ from redis.asyncio import Redis
 from gateway.adapters.redis import RedisStore
 from gateway.adapters.redis_keys import keys_of
 from gateway.core.audit import Commit, commit_of, first_break
-from gateway.core.errors import Conflict, NotFound, StoreUnavailable
+from gateway.core.errors import Conflict, NotFound, StoreUnavailable, Unsealed
 from gateway.core.predictions import SigningKeys
 from gateway.core.snapshot import EMPTY, ModelRecord, Snapshot, decode, encode
 from gateway.core.transitions import promote, register
@@ -18,6 +19,7 @@ from gateway.ports import Store
 from tests.fakes import MemoryStore, manifest_of
 
 DIGEST = "d" * 64
+SEAL_KEY = "sixteen bytes or more"
 
 
 def registering(base: Snapshot, number: int, actor: str = "tester") -> Commit:
@@ -64,7 +66,7 @@ class Asked:
         return [{k.decode(): v.decode() for k, v in fields.items()} for _, fields in entries]
 
 
-@pytest.fixture(params=["redis", "memory"])
+@pytest.fixture(params=["redis", "sealed", "memory"])
 async def store(
     request: pytest.FixtureRequest, valkey_url: str, namespace: str
 ) -> AsyncIterator[Store]:
@@ -72,7 +74,10 @@ async def store(
     if request.param == "memory":
         yield MemoryStore()
         return
-    real = RedisStore(valkey_url, namespace=namespace, timeout_s=2.0, name="test")
+    seal_key = SEAL_KEY if request.param == "sealed" else None
+    real = RedisStore(
+        valkey_url, namespace=namespace, timeout_s=2.0, name="test", seal_key=seal_key
+    )
     yield real
     await real.close()
 
@@ -224,3 +229,108 @@ async def test_an_audit_log_ahead_of_the_snapshot_stops_writing(
     with pytest.raises(StoreUnavailable):
         await store.commit(registering(EMPTY, 2))
     assert await store.read() is None
+
+
+@pytest.fixture
+async def sealed(valkey_url: str, namespace: str) -> AsyncIterator[RedisStore]:
+    """A store with a seal key."""
+    real = RedisStore(
+        valkey_url, namespace=namespace, timeout_s=2.0, name="test", seal_key=SEAL_KEY
+    )
+    yield real
+    await real.close()
+
+
+@pytest.fixture
+async def client(valkey_url: str) -> AsyncIterator[Any]:
+    """A plain client, for what others may do."""
+    plain: Any = Redis.from_url(valkey_url)
+    yield plain
+    await plain.aclose()
+
+
+async def test_a_seal_is_the_hmac_of_the_document(
+    sealed: RedisStore, client: Any, namespace: str
+) -> None:
+    """Who has the key can make the seal by hand, from the bytes that are stored."""
+    await sealed.commit(registering(EMPTY, 1))
+    keys = keys_of(namespace)
+    document = await client.get(keys.snapshot)
+    by_hand = hmac.new(SEAL_KEY.encode(), document, "sha256").hexdigest()
+    assert (await client.get(keys.seal)).decode() == by_hand
+
+
+@pytest.mark.parametrize(
+    "seal",
+    [
+        pytest.param(None, id="none"),
+        pytest.param(b"", id="empty"),
+        pytest.param(b"0" * 64, id="made-up"),
+        pytest.param(hmac.digest(b"another key of 16", b"{}", "sha256").hex().encode(), id="key"),
+        pytest.param(hmac.digest(SEAL_KEY.encode(), b"{}", "sha256"), id="not-hex"),
+        pytest.param(hmac.digest(SEAL_KEY.encode(), b"{}", "sha256").hex().upper(), id="upper"),
+        pytest.param(hmac.digest(SEAL_KEY.encode(), b"{}", "sha256").hex() + "0", id="longer"),
+        pytest.param(b"\xff" * 100_000, id="large"),
+    ],
+)
+async def test_a_document_without_its_seal_is_refused(
+    sealed: RedisStore, client: Any, namespace: str, seal: bytes | str | None
+) -> None:
+    """Whatever stands where the seal should be, the document is handed over as refused only."""
+    keys = keys_of(namespace)
+    await client.set(keys.snapshot, b"{}")
+    if seal is not None:
+        await client.set(keys.seal, seal)
+    with pytest.raises(Unsealed) as caught:
+        await sealed.read()
+    assert caught.value.document == b"{}"
+    assert SEAL_KEY not in str(caught.value)
+
+
+async def test_the_seal_of_another_document_is_none(
+    sealed: RedisStore, client: Any, namespace: str
+) -> None:
+    """A document that was changed under its seal is refused, and so is one put back later."""
+    keys = keys_of(namespace)
+    first = registering(EMPTY, 1)
+    await sealed.commit(first)
+    old = await client.get(keys.seal)
+    await sealed.commit(registering(first.snapshot, 2))
+    await client.set(keys.seal, old)
+    with pytest.raises(Unsealed):
+        await sealed.read()
+
+
+async def test_without_a_key_no_seal_is_made_or_asked_for(
+    redis_store: RedisStore, client: Any, namespace: str
+) -> None:
+    """A store without the setting is as it was: no seal is written, any document is read."""
+    commit = registering(EMPTY, 1)
+    await redis_store.commit(commit)
+    assert not await client.exists(keys_of(namespace).seal)
+    await client.set(keys_of(namespace).seal, "x")
+    assert await redis_store.read() == encode(commit.snapshot)
+
+
+async def test_document_and_seal_are_of_one_commit(
+    sealed: RedisStore, valkey_url: str, namespace: str
+) -> None:
+    """While another host commits as fast as it can, no read sees one's document with another's."""
+    other = RedisStore(
+        valkey_url, namespace=namespace, timeout_s=2.0, name="other", seal_key=SEAL_KEY
+    )
+    base = EMPTY
+
+    async def commit_often() -> None:
+        nonlocal base
+        for number in range(1, 60):
+            commit = registering(base, number)
+            await other.commit(commit)
+            base = commit.snapshot
+
+    committing = asyncio.create_task(commit_often())
+    while not committing.done():
+        await sealed.read()
+    await committing
+    assert await sealed.read() == encode(base)
+    await other.close()

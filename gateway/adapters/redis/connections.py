@@ -90,11 +90,9 @@ class Connections:
         """The client, unless a cluster must be asked for the node first."""
         if self._parts.scheme == _CLUSTER:
             return None
-        if self._parts.scheme == _SENTINEL:
-            return self._guided()
         try:
-            return self._plain(self._url)
-        except ValueError as error:
+            return self._guided() if self._parts.scheme == _SENTINEL else self._plain(self._url)
+        except (TypeError, ValueError) as error:  # an option that is none, or no number
             raise InvalidRequest(_WRONG_URL) from error
 
     def _plain(self, url: str) -> Redis:
@@ -104,6 +102,8 @@ class Connections:
             timeout=self._options["socket_timeout"],
             **self._options,
         )
+        # This opens nothing, and sees an option that redis-py does not have.
+        pool.make_connection()  # type: ignore[no-untyped-call] # redis-py left it untyped
         return Redis.from_pool(pool)
 
     def _guided(self) -> Redis:

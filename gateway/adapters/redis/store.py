@@ -23,10 +23,11 @@ from redis.exceptions import (
 
 from gateway.adapters.redis.connections import Connections
 from gateway.adapters.redis.replies import entries_of
+from gateway.adapters.redis.seals import SEAL_CHARACTERS, is_sealed
 from gateway.adapters.redis.transactions import Written, write
 from gateway.adapters.redis_keys import Keys, keys_of, manifest_field
 from gateway.core.audit import AuditEntry, Commit, decode_entry
-from gateway.core.errors import InvalidRequest, NotFound, StoreUnavailable
+from gateway.core.errors import InvalidRequest, NotFound, StoreUnavailable, Unsealed
 from gateway.core.models import Manifest
 from gateway.core.predictions import SigningKeys
 from gateway.core.snapshot import MAX_SNAPSHOT_BYTES
@@ -37,6 +38,10 @@ MAX_REQUESTS: Final = 16
 """Promotion requests read at once."""
 FLOOD: Final = 64
 """Hints taken at once; with more waiting, the channel is left alone for one poll."""
+_UNSEALED: Final = (
+    "The stored Snapshot has no valid seal, so nobody with the seal key wrote it; "
+    "seal it by hand or restore it."
+)
 _LOGIN: Final = {
     "already authenticated": "NOAUTH",
     "Authentication required": "NOAUTH",
@@ -49,9 +54,11 @@ _CODE: Final = re.compile(r"(?:^|caused error: \('|\(\")([A-Z]{3,})\b")
 class RedisStore:
     """The `Store` port on redis-py."""
 
-    __slots__ = ("_connections", "_hints", "_keys", "_muted", "_timeout_s")
+    __slots__ = ("_connections", "_hints", "_keys", "_muted", "_seal_key", "_timeout_s")
 
-    def __init__(self, url: str, *, namespace: str, timeout_s: float, name: str) -> None:
+    def __init__(
+        self, url: str, *, namespace: str, timeout_s: float, name: str, seal_key: str | None = None
+    ) -> None:
         """Prepare the connections; nothing is connected yet.
 
         Args:
@@ -59,12 +66,14 @@ class RedisStore:
             namespace: what all keys start with.
             timeout_s: of connecting and of each reply.
             name: what `CLIENT LIST` shows.
+            seal_key: with one, every commit is sealed and nothing unsealed is read.
 
         Raises:
             InvalidRequest: a URL or namespace that cannot be used.
         """
         self._keys: Keys = keys_of(namespace)
         self._timeout_s = timeout_s
+        self._seal_key = seal_key
         self._connections = Connections(url, self._keys.snapshot, timeout_s=timeout_s, name=name)
         self._hints: PubSub | None = None
         self._muted = False
@@ -73,12 +82,21 @@ class RedisStore:
         """The Snapshot document, None when there is none.
 
         A longer value than a Snapshot may be is cut off one byte past the limit.
+
+        Raises:
+            Unsealed: a seal key is set, and the document's seal was not made with it.
         """
         async with self._speaking() as client, client.pipeline(transaction=True) as pipe:
             pipe.exists(self._keys.snapshot)
             pipe.getrange(self._keys.snapshot, 0, MAX_SNAPSHOT_BYTES)
-            found, document = await pipe.execute()
-        return bytes(document) if found else None
+            if self._seal_key is not None:
+                pipe.getrange(self._keys.seal, 0, SEAL_CHARACTERS)
+            found, document, *seals = await pipe.execute()
+        if not found:
+            return None
+        if self._seal_key is not None and not is_sealed(self._seal_key, document, *seals):
+            raise Unsealed(_UNSEALED, bytes(document))
+        return bytes(document)
 
     async def commit(
         self, commit: Commit, result: tuple[str, Mapping[str, str]] | None = None
@@ -90,7 +108,8 @@ class RedisStore:
             NotFound: the promotion request was answered by someone else.
         """
         async with self._bordered() as client:
-            await write(client, Written(self._keys, commit, result, self._timeout_s))
+            written = Written(self._keys, commit, result, self._timeout_s, self._seal_key)
+            await write(client, written)
 
     async def audit(self, after_revision: int = 0) -> list[AuditEntry]:
         """Audit entries with a greater revision, oldest first.

@@ -20,6 +20,7 @@ from redis.exceptions import TimeoutError as NoReply
 from redis.exceptions import WatchError
 
 from gateway.adapters.redis.replies import bytes_of, entries_of
+from gateway.adapters.redis.seals import seal_of
 from gateway.adapters.redis_keys import MAX_RESULTS, Keys, audit_id
 from gateway.core.audit import Commit, encode_entry, entry_hash
 from gateway.core.errors import Conflict, InvalidRequest, NotFound, StoreUnavailable
@@ -30,12 +31,16 @@ MAX_ABORTED: Final = 16
 
 
 class Written(Struct, frozen=True):
-    """What one transaction writes: a commit, an answer to a promotion request, or both."""
+    """What one transaction writes: a commit, an answer to a promotion request, or both.
+
+    With a `seal_key` the commit's document is sealed.
+    """
 
     keys: Keys
     commit: Commit | None
     answer: tuple[str, Mapping[str, str]] | None
     timeout_s: float
+    seal_key: str | None = None
 
 
 async def write(client: Redis, written: Written) -> None:
@@ -89,7 +94,7 @@ async def _attempt(client: Redis, written: Written) -> bool:
                 await _check_request(pipe, keys, answer[0])
         pipe.multi()  # type: ignore[no-untyped-call] # redis-py left it untyped
         if commit is not None:
-            _queue_commit(pipe, keys, commit)
+            _queue_commit(pipe, written, commit)
         if answer is not None:
             _queue_answer(pipe, keys, answer)
         return await _execute(pipe, 2 * written.timeout_s)
@@ -132,7 +137,7 @@ async def _standing(pipe: Pipeline, keys: Keys, commit: Commit) -> bool | None:
             return False
         message = (
             "The store lost data: its audit log is ahead of its Snapshot. "
-            "Restore the Snapshot under a new epoch."
+            "Put its data back; docs/redis.md says how."
         )
         raise StoreUnavailable(message)
     return None
@@ -152,12 +157,15 @@ async def _check_request(pipe: Pipeline, keys: Keys, request_id: str) -> None:
     await pipe.xlen(keys.promotion_results)
 
 
-def _queue_commit(pipe: Pipeline, keys: Keys, commit: Commit) -> None:
+def _queue_commit(pipe: Pipeline, written: Written, commit: Commit) -> None:
+    keys, document = written.keys, encode(commit.snapshot)
     fields: dict[Any, Any] = {
         "entry": encode_entry(commit.entry),
         "hash": entry_hash(commit.entry),
     }
-    pipe.set(keys.snapshot, encode(commit.snapshot))
+    pipe.set(keys.snapshot, document)
+    if written.seal_key is not None:
+        pipe.set(keys.seal, seal_of(written.seal_key, document))
     pipe.xadd(keys.audit, fields, id=audit_id(commit.snapshot.epoch, commit.snapshot.revision))
     pipe.publish(keys.events, str(commit.snapshot.revision))
 
