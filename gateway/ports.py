@@ -55,12 +55,14 @@ class Secrets(Struct, frozen=True):
 class Update(Struct, frozen=True):
     """A Snapshot to serve, with an artifact (or the reason for none) for each named version.
 
-    `artifacts` and `missing` are keyed by (model, number).
+    `artifacts` and `missing` are keyed by (model, number). Those of `missing` that are `pending`
+    are on their way to this host and come with a later Update.
     """
 
     snapshot: Snapshot
     artifacts: Mapping[tuple[str, int], Artifact]
     missing: Mapping[tuple[str, int], str]
+    pending: frozenset[tuple[str, int]] = frozenset()
 
 
 class EndpointReport(Struct, frozen=True):
@@ -121,7 +123,11 @@ class Store(Protocol):
     """
 
     async def read(self) -> bytes | None:
-        """The Snapshot document, None when there is none."""
+        """The Snapshot document, None when there is none.
+
+        Raises:
+            Unsealed: it was not written by who may write it.
+        """
 
     async def commit(
         self, commit: Commit, result: tuple[str, Mapping[str, str]] | None = None

@@ -7,17 +7,16 @@ cannot be loaded, are remembered with the reason and looked at again only when t
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
+from gateway.control.copies import UNDER_WAY, Backoff, Copies, is_passing
 from gateway.control.registry import Registry, Request
-from gateway.core.errors import Conflict, GatewayError, InvalidRequest, StoreUnavailable
-from gateway.core.models import CHAMPION, Manifest
-from gateway.core.snapshot import ModelRecord, Snapshot, named_versions
+from gateway.core.errors import Conflict, InvalidRequest, StoreUnavailable
+from gateway.core.models import CHAMPION, Key, Manifest
+from gateway.core.snapshot import ModelRecord, Snapshot, named_keys
 from gateway.ports import Artifact, ModelStore, Store, Update
 
-logger = logging.getLogger(__name__)
-
-Key: TypeAlias = tuple[str, int]
+log: Final = logging.getLogger(__name__)
 
 ACTOR: Final = "model-store"
 SETTLE_S: Final = 0.5
@@ -27,19 +26,26 @@ MAX_LABELS: Final = 10_000
 
 
 class Catalog:
-    """Watches the model store of this host. One task scans; `prepare` may be called beside it."""
+    """Watches the model store of this host. One task scans; `prepare` may be called beside it.
+
+    `run` and the tasks of `copies` are for whoever owns the loops.
+    """
 
     __slots__ = (
+        "_backoff",
         "_faults",
         "_found",
         "_manifests",
         "_models",
+        "_moved",
         "_moving",
         "_read",
         "_registry",
         "_scanned",
         "_seen",
+        "_stopped",
         "_store",
+        "copies",
         "generation",
     )
 
@@ -56,8 +62,18 @@ class Catalog:
         self._read: dict[Key, tuple[str, Manifest]] = {}
         self._faults: dict[Key, str] = {}
         self._manifests: dict[Key, Manifest] = {}
+        # Marks of the files that a passing error kept from being dealt with.
+        self._stopped: dict[Key, str] = {}
+        self._backoff = Backoff()
+        self._moved = asyncio.Event()
+        self.copies = Copies(models, self._manifest, self._faults, self._move)
         self.generation = 0
         """Counts what was read anew; who misses a version looks again when it moves."""
+
+    async def moved(self) -> None:
+        """Return when the generation moved since the last call. Requires: one caller."""
+        await self._moved.wait()
+        self._moved.clear()
 
     async def run(self, pause_s: float) -> None:
         """Scan for ever, sooner while files are still arriving."""
@@ -76,17 +92,17 @@ class Catalog:
         moving = {
             key: mark
             for key, mark in changed.items()
-            if self._scanned and self._moving.get(key) != mark
+            if self._scanned and mark not in (self._moving.get(key), self._stopped.get(key))
         }
         arriving = {model for model, _ in moving} - self._registry.snapshot.models.keys()
         for key in await self._in_order(changed):
-            if key in moving or key[0] in arriving:
+            if key in moving or key[0] in arriving or self._backoff.holds(key):
                 continue
             if not await self._take(key, changed[key]):
                 break
         else:
             self._scanned = True
-        for key in self._seen.keys() - marks.keys():
+        for key in {*self._seen, *self._stopped} - marks.keys():
             self._forget(key)
         self._moving = moving
         return not moving
@@ -98,20 +114,33 @@ class Catalog:
 
     def manifests_of(self, snapshot: Snapshot) -> tuple[Manifest, ...]:
         """The known manifests of the versions that a Snapshot names."""
-        keys = sorted(_keys(snapshot))
+        keys = sorted(named_keys(snapshot))
         return tuple(self._manifests[key] for key in keys if key in self._manifests)
 
     async def prepare(self, snapshot: Snapshot) -> Update:
-        """Make every version that a Snapshot names ready on this host, or say why not."""
+        """What is at hand of a Snapshot, at once, and why the rest is not; the rest is fetched.
+
+        The generation moves with each version that comes.
+        """
         artifacts: dict[Key, Artifact] = {}
         missing: dict[Key, str] = {}
-        for key in sorted(_keys(snapshot)):
+        wanted: dict[Key, str] = {}
+        pending: set[Key] = set()
+        for key in sorted(named_keys(snapshot)):
             digest = snapshot.models[key[0]].versions[key[1]]
-            try:
-                artifacts[key] = await self._ready(key, digest)
-            except GatewayError as error:
-                missing[key] = str(error)
-        return Update(snapshot=snapshot, artifacts=artifacts, missing=missing)
+            artifact = await self.copies.find(key, digest)
+            if artifact is not None:
+                artifacts[key] = artifact
+                continue
+            wanted[key] = digest
+            reason = self.copies.reason(key, digest)
+            missing[key] = reason or UNDER_WAY
+            if reason is None:
+                pending.add(key)
+        self.copies.want(wanted)
+        return Update(
+            snapshot=snapshot, artifacts=artifacts, missing=missing, pending=frozenset(pending)
+        )
 
     def index(self) -> list[tuple[str, int, str | None]]:
         """Every version in the model store or in the registry, with what speaks against it."""
@@ -119,6 +148,10 @@ class Catalog:
         registered = {(name, number) for name, model in models.items() for number in model.versions}
         keys = sorted({*self._found, *registered})
         return [(model, number, self._faults.get((model, number))) for model, number in keys]
+
+    def refused(self) -> list[tuple[str, int, str]]:
+        """Every version of the model store that something speaks against, with the reason."""
+        return [(model, number, why) for (model, number), why in sorted(self._faults.items())]
 
     def _marks(self) -> dict[Key, str]:
         return {key: self._models.stamp(*key) for key in self._found}
@@ -145,23 +178,37 @@ class Catalog:
             await self._register(await self._fetched(key, mark))
         except StoreUnavailable:
             return False
-        except (InvalidRequest, Conflict) as error:
-            if self._faults.get(key) != str(error):
-                logger.warning("Version %d of '%s' is refused. %s", key[1], key[0], error)
-            self._faults[key] = str(error)
+        except InvalidRequest as error:
+            self._refuse(key, str(error))
+            if is_passing(error):
+                self._stopped[key] = mark
+                self._backoff.failed(key)
+                return True
+        except Conflict as error:
+            self._refuse(key, str(error))
         else:
             self._faults.pop(key, None)
         self._read.pop(key, None)
+        self._stopped.pop(key, None)
+        self._backoff.forget(key)
         self._seen[key] = mark
-        self.generation += 1
+        self._move()
         return True
+
+    def _refuse(self, key: Key, reason: str) -> None:
+        """Remember what speaks against a version; say it once."""
+        if self._faults.get(key) != reason:
+            log.warning("Version %d of '%s' is refused. %s", key[1], key[0], reason)
+            self._faults[key] = reason
+            self._move()
 
     async def _fetched(self, key: Key, mark: str) -> Manifest:
         """The manifest of the files as they are now, read once though the store may be away."""
         known = self._read.get(key)
         if known is not None and known[0] == mark:
             return known[1]
-        artifact = await asyncio.to_thread(self._models.fetch, *key)
+        async with self.copies.reading(key):
+            artifact = await asyncio.to_thread(self._models.fetch, *key)
         self._read[key] = (mark, artifact.manifest)
         return artifact.manifest
 
@@ -175,6 +222,7 @@ class Catalog:
             )
             raise Conflict(message)
         self._manifests[key] = standing
+        self.copies.keep(standing)
         record = self._registry.snapshot.models.get(key[0])
         if record is not None and record.versions.get(key[1]) == standing.digest:
             return
@@ -184,8 +232,8 @@ class Catalog:
     async def _seed(self, model: str) -> Mapping[str, Any]:
         return await asyncio.to_thread(self._models.seed, model)
 
-    async def _ready(self, key: Key, digest: str) -> Artifact:
-        """The verified copy of one version.
+    async def _manifest(self, key: Key, digest: str) -> Manifest:
+        """The manifest of one version, from the store if it is not known.
 
         Raises:
             GatewayError: why there is none.
@@ -197,27 +245,19 @@ class Catalog:
         if manifest.digest != digest:
             message = f"Version {key[1]} of '{key[0]}': manifest and Snapshot name other bytes."
             raise Conflict(message)
-        artifact = await asyncio.to_thread(self._models.cached, manifest)
-        if artifact is not None:
-            return artifact
-        if key in self._faults:
-            raise InvalidRequest(self._faults[key])
-        fetched = await asyncio.to_thread(self._models.fetch, *key)
-        if fetched.manifest.digest != digest:
-            message = f"Version {key[1]} of '{key[0]}' has other bytes in this host's model store."
-            raise Conflict(message)
-        return Artifact(manifest=manifest, path=fetched.path)
+        return manifest
 
     def _forget(self, key: Key) -> None:
         """A version whose files are gone has nothing against it any more."""
         self._faults.pop(key, None)
         self._seen.pop(key, None)
+        self._stopped.pop(key, None)
+        self._backoff.forget(key)
+        self._move()
+
+    def _move(self) -> None:
         self.generation += 1
-
-
-def _keys(snapshot: Snapshot) -> set[Key]:
-    named = named_versions(snapshot)
-    return {(model, number) for model, numbers in named.items() for number in numbers}
+        self._moved.set()
 
 
 def _record(told: Mapping[str, Any], champion: int) -> ModelRecord:

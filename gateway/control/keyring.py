@@ -14,11 +14,11 @@ from typing import Final
 from msgspec.structs import replace
 
 from gateway.core.access import Token
-from gateway.core.errors import InvalidRequest, StoreUnavailable
+from gateway.core.errors import InvalidRequest, StoreUnavailable, words_of
 from gateway.core.predictions import MAX_KEY_ID, SigningKeys
 from gateway.ports import DataPlane, Disk, Secrets, Store
 
-logger = logging.getLogger(__name__)
+log: Final = logging.getLogger(__name__)
 
 KEY_BYTES: Final = 32
 
@@ -82,7 +82,7 @@ class Keyring:
         try:
             return await asyncio.to_thread(self._disk.tokens)
         except (InvalidRequest, OSError) as error:
-            self.alarm = f"The tokens stay as they were. {_words(error)}"
+            self.alarm = f"The tokens stay as they were. {words_of(error)}"
             return self.tokens
 
     async def _shared(self) -> SigningKeys | None:
@@ -105,7 +105,7 @@ class Keyring:
         try:
             await asyncio.to_thread(self._disk.save_signing_keys, keys)
         except OSError as error:
-            self.alarm = f"The signing keys could not be saved. {_words(error)}"
+            self.alarm = f"The signing keys could not be saved. {words_of(error)}"
         else:
             self._saved = keys
 
@@ -123,8 +123,3 @@ def fresh_keys(entropy: Callable[[int], bytes]) -> SigningKeys:
         keys={key_id: entropy(KEY_BYTES).hex()},
         unit_key=entropy(KEY_BYTES).hex(),
     )
-
-
-def _words(error: Exception) -> str:
-    """An error without the path that an OSError names."""
-    return f"{error.strerror}." if isinstance(error, OSError) else str(error)

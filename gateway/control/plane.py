@@ -74,6 +74,9 @@ class ControlPlane:
     async def start(self) -> None:
         """Serve what was served last, then follow the store."""
         await self.watcher.start()
+        self._tasks.start("verifier", self.catalog.copies.verify)
+        self._tasks.start("fetcher", self.catalog.copies.fetch)
+        self._tasks.start("completer", self.watcher.complete)
         self._tasks.start("follower", self._follow)
         self._tasks.start("promotions", lambda: self._promotions.run(PROMOTIONS_S))
         if self._parts.exporter is not None:
@@ -82,9 +85,10 @@ class ControlPlane:
     async def _follow(self) -> None:
         """Follow the model store and the store.
 
-        On the very first start, all that lies in the model store is registered before any of it
-        is served, so that the process is ready for all of it at once.
+        On the very first start, with an empty store, all that lies in the model store is registered
+        before any of it is served, so that the process is ready for all of it at once.
         """
+        await self.watcher.tick()
         if self.registry.snapshot.revision == 0:
             await self.catalog.scan()
         async with asyncio.TaskGroup() as group:

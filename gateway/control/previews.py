@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from gateway.core.assignment import Interval
-from gateway.core.endpoints import Rule
+from gateway.core.assignment import SCALE, Interval
+from gateway.core.endpoints import DEFAULT_VARIANT, Rule
 from gateway.core.plans import Plan, shares
 from gateway.core.snapshot import Snapshot, document_digest, endpoint_record, plan_of
 from gateway.core.transitions import moved_share
@@ -75,7 +75,7 @@ def preview_of(base: Snapshot, changed: Snapshot, endpoint: str, refusal: str | 
         default_version=plan.default.version,
         rules=tuple(_rule(base, changed, plan, rule) for rule in document.rules),
         shadows=tuple(
-            ShadowPreview(shadow.variant.name, shadow.variant.version, shadow.share / 10_000)
+            ShadowPreview(shadow.variant.name, shadow.variant.version, shadow.share / SCALE)
             for shadow in plan.shadows
         ),
         refusal=refusal,
@@ -91,7 +91,7 @@ def _rule(base: Snapshot, changed: Snapshot, plan: Plan, rule: Rule) -> RulePrev
         name=rule.name,
         conditions=len(rule.when),
         kind="serve" if rule.split is None else "split",
-        left_out=0.0 if rule.split is None else drawn.pop("default"),
+        left_out=0.0 if rule.split is None else drawn.pop(DEFAULT_VARIANT),
         variants=tuple(
             VariantPreview(name, plan.variants[name].version, share, intervals.get(name, ()))
             for name, share in drawn.items()
@@ -106,7 +106,7 @@ def _moved(base: Snapshot, changed: Snapshot, plan: Plan, rule: Rule) -> float:
         return 0.0
     after = changed.endpoints[plan.endpoint]
     if plan.endpoint not in base.endpoints and plan.endpoint not in base.models:
-        return rule.split.exposure / 10_000
+        return rule.split.exposure / SCALE
     return moved_share(endpoint_record(base, plan.endpoint), after)[rule.name]
 
 

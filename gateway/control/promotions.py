@@ -17,9 +17,11 @@ from gateway.core.errors import GatewayError, InvalidRequest, StoreUnavailable, 
 from gateway.core.models import CHAMPION, check_name, parse_version
 from gateway.ports import PromotionRequest, Store
 
-logger = logging.getLogger(__name__)
+log: Final = logging.getLogger(__name__)
 
 LEAD_S: Final = 10.0
+RENEW_S: Final = LEAD_S / 3
+"""The lead is renewed this often; each renewal is a write that the store may have to sync."""
 MAX_PAUSE_S: Final = 5.0
 MAX_REASON: Final = 500
 FIELDS: Final = frozenset({"token", "model", "version", "alias", "action", "reason"})
@@ -28,7 +30,7 @@ FIELDS: Final = frozenset({"token", "model", "version", "alias", "action", "reas
 class Promotions:
     """Answers promotion requests while this process leads."""
 
-    __slots__ = ("_registry", "_standing", "_store", "_tokens")
+    __slots__ = ("_registry", "_renewed_at", "_standing", "_store", "_tokens")
 
     def __init__(
         self,
@@ -50,6 +52,7 @@ class Promotions:
         self._registry = registry
         self._tokens = tokens
         self._standing = standing
+        self._renewed_at = 0.0
 
     async def run(self, pause_s: float) -> None:
         """Lead if nobody else does, and answer, for ever."""
@@ -69,7 +72,10 @@ class Promotions:
         Raises:
             StoreUnavailable: the store is away; what waits stays there.
         """
-        self._standing.leads = await self._store.lead(self._standing.process, LEAD_S)
+        now = asyncio.get_running_loop().time()
+        if not self._standing.leads or now - self._renewed_at >= RENEW_S:
+            self._standing.leads = await self._store.lead(self._standing.process, LEAD_S)
+            self._renewed_at = now
         if not self._standing.leads:
             return
         for request in await self._store.promotion_requests():
@@ -82,10 +88,10 @@ class Promotions:
             raise
         except GatewayError as error:
             # A request that was answered meanwhile ends here too; refusing it then does nothing.
-            logger.info("Promotion request %s is refused. %s", request.id, error)
+            log.info("Promotion request %s is refused. %s", request.id, error)
             await self._store.refuse_promotion(request.id, _refused(request.fields, str(error)))
         else:
-            logger.info("Promotion request %s made revision %d.", request.id, change.revision)
+            log.info("Promotion request %s made revision %d.", request.id, change.revision)
 
     async def _grant(self, request: PromotionRequest) -> Change:
         """Do what a request asks for.

@@ -16,13 +16,14 @@ from gateway.core import transitions
 from gateway.core.audit import AuditEntry, Commit, commit_of
 from gateway.core.endpoints import Endpoint, check_endpoint
 from gateway.core.errors import Conflict, InvalidRequest, NotFound, StoreUnavailable, excerpt
-from gateway.core.models import CHAMPION, Manifest, check_compatible
+from gateway.core.models import CHAMPION, Key, Manifest, check_compatible
 from gateway.core.snapshot import (
     EMPTY,
     ModelRecord,
     Snapshot,
     decode,
     document_digest,
+    order_of,
     plan_of,
 )
 from gateway.ports import Store
@@ -94,7 +95,7 @@ class Registry:
 
     def learn(self, snapshot: Snapshot) -> None:
         """Take note of a Snapshot that was read elsewhere, if it is newer."""
-        if _order(snapshot) > _order(self._snapshot):
+        if order_of(snapshot) > order_of(self._snapshot):
             self._snapshot = snapshot
 
     def hold(self, reason: str) -> None:
@@ -110,7 +111,8 @@ class Registry:
 
         Raises:
             InvalidRequest: the document contradicts itself or names what does not exist.
-            Conflict: `if_match` does not hold, or its versions differ in signature.
+            Conflict: `if_match` does not hold, or its versions differ in signature from each other
+                or from what the endpoint served before, and the request does not allow it.
             StoreUnavailable: nothing was changed, or that is not known.
         """
         salts = self._salts(name, document)
@@ -118,7 +120,7 @@ class Registry:
         async def make(base: Snapshot) -> Snapshot:
             changed = transitions.put_endpoint(base, name, document, salts)
             if not request.allow_signature_change:
-                await self._check_alike(changed, name)
+                await self._check_alike(base, changed, name)
             return changed
 
         return await self._commit(_Edit("endpoint.put", f"endpoints/{name}", make), request)
@@ -133,7 +135,7 @@ class Registry:
         changed = transitions.put_endpoint(base, name, document, self._salts(name, document))
         refusal: str | None = None
         try:
-            await self._check_alike(changed, name)
+            await self._check_alike(base, changed, name)
         except (Conflict, NotFound) as error:
             refusal = str(error)
         return preview_of(base, changed, name, refusal)
@@ -167,7 +169,7 @@ class Registry:
             aliases = base.models[model].aliases
             serving = aliases.get(alias, aliases.get(CHAMPION))
             if serving is not None and not request.allow_signature_change:
-                await self._check_pair(model, serving, number)
+                await self._check_pair((model, serving), (model, number))
             return changed
 
         return await self._commit(_Edit("model.promote", f"models/{model}", make), request)
@@ -265,7 +267,7 @@ class Registry:
                 await self._store.commit(commit, answer)
             except Conflict:
                 # Many hosts that start together would otherwise keep step with each other.
-                await asyncio.sleep(MAX_JITTER_S * self._entropy(2)[1] / 255)
+                await asyncio.sleep(MAX_JITTER_S * self._entropy(1)[0] / 255)
                 continue
             self.learn(commit.snapshot)
             return Change(commit.snapshot.revision, commit.entry.after or None, commit.entry)
@@ -286,28 +288,35 @@ class Registry:
         except InvalidRequest as error:
             message = f"The store holds no readable Snapshot. {error}"
             raise StoreUnavailable(message) from error
-        if _order(snapshot) < _order(self._snapshot):
+        if order_of(snapshot) < order_of(self._snapshot):
             message = (
                 f"The store lost data: it holds revision {snapshot.revision}, and revision "
-                f"{self._snapshot.revision} was served. Restore it under a new epoch."
+                f"{self._snapshot.revision} was served. Put its data back; docs/redis.md says how."
             )
             raise StoreUnavailable(message)
         self.learn(snapshot)
         return snapshot
 
-    async def _check_alike(self, snapshot: Snapshot, endpoint: str) -> None:
-        """Every version that an endpoint may run answers like its default."""
-        plan = plan_of(snapshot, endpoint)
+    async def _check_alike(self, base: Snapshot, changed: Snapshot, endpoint: str) -> None:
+        """Every version that an endpoint may run answers like its default, now and before."""
+        plan = plan_of(changed, endpoint)
+        default = (plan.model, plan.default.version)
+        before = _default_of(base, endpoint)
+        if before is not None and before != default:
+            await self._check_pair(before, default)
         for number in sorted(plan.versions - {plan.default.version}):
-            await self._check_pair(plan.model, plan.default.version, number)
+            await self._check_pair(default, (plan.model, number))
 
-    async def _check_pair(self, model: str, serving: int, candidate: int) -> None:
-        old = await self.manifest(model, serving)
-        new = await self.manifest(model, candidate)
+    async def _check_pair(self, serving: Key, candidate: Key) -> None:
+        old = await self.manifest(*serving)
+        new = await self.manifest(*candidate)
         try:
             check_compatible(old.signature, new.signature)
         except Conflict as error:
-            message = f"Version {candidate} of '{model}' is not like version {serving}. {error}"
+            message = (
+                f"Version {candidate[1]} of '{candidate[0]}' is not like "
+                f"version {serving[1]} of '{serving[0]}'. {error}"
+            )
             raise Conflict(message) from error
 
     def _salts(self, name: str, document: Endpoint) -> dict[str, str]:
@@ -324,8 +333,13 @@ SALT_PREFIX: Final = 64 - 1 - 2 * SALT_BYTES
 """A salt holds at most 64 bytes; long names are cut, the random part keeps salts apart."""
 
 
-def _order(snapshot: Snapshot) -> tuple[int, int]:
-    return snapshot.epoch, snapshot.revision
+def _default_of(snapshot: Snapshot, endpoint: str) -> Key | None:
+    """The version that answers an endpoint's callers by default; None where none does yet."""
+    try:
+        plan = plan_of(snapshot, endpoint)
+    except NotFound:
+        return None
+    return plan.model, plan.default.version
 
 
 def _etag(snapshot: Snapshot, target: str) -> str | None:

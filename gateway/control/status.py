@@ -18,11 +18,23 @@ FAILED: Final = "failed"
 
 
 class Rejected(Struct, frozen=True):
-    """A stored document that was not taken over: its SHA-256, why, and since when."""
+    """A stored document that was not taken over: its SHA-256, why, and since when.
+
+    `revision` is what it says of itself, None where that cannot be read.
+    """
 
     sha256: str
     reason: str
     at: float
+    revision: int | None = None
+
+
+class Refused(Struct, frozen=True):
+    """A version in this host's model store that was not registered, and why."""
+
+    model: str
+    version: int
+    reason: str
 
 
 class Acknowledgement(Struct, frozen=True):
@@ -42,7 +54,7 @@ class Acknowledgement(Struct, frozen=True):
 
 
 class Standing(Struct):
-    """How this process stands with the store; the watcher keeps it up to date."""
+    """How this process stands with its stores; the watcher keeps it up to date."""
 
     process: str
     source: Source = "none"
@@ -54,6 +66,8 @@ class Standing(Struct):
     rejected: Rejected | None = None
     rejections: int = 0
     leads: bool = False
+    refused: tuple[Refused, ...] = ()
+    """What this process would not take from its model store."""
 
 
 def read_acknowledgements(documents: Mapping[str, bytes]) -> list[Acknowledgement]:
@@ -68,7 +82,12 @@ def read_acknowledgements(documents: Mapping[str, bytes]) -> list[Acknowledgemen
 
 
 def status_of(
-    standing: Standing, own: Acknowledgement, others: list[Acknowledgement], now: float
+    standing: Standing,
+    own: Acknowledgement,
+    others: list[Acknowledgement],
+    *,
+    newest: int,
+    now: float,
 ) -> dict[str, Any]:
     """The status document.
 
@@ -76,15 +95,18 @@ def status_of(
         standing: how this process stands with the store.
         own: what this process serves.
         others: every acknowledgement that is known; an older one of this process gives way.
+        newest: the highest revision known here, which may not be served yet.
         now: UTC seconds.
     """
     everyone = [own, *(ack for ack in others if ack.process != own.process)]
     everyone.sort(key=lambda ack: ack.process)
-    done = [ack.process for ack in everyone if is_complete(ack, own)]
+    done = sum(_is_complete(ack, own) for ack in everyone)
     return {
         "process": own.process,
         "epoch": own.epoch,
         "revision": own.revision,
+        "newest": newest,
+        "complete": done == len(everyone) and own.revision >= newest,
         "source": standing.source,
         "ready": own.ready,
         "store": {
@@ -94,19 +116,20 @@ def status_of(
         },
         "alarms": dict(standing.alarms),
         "rejected": None if standing.rejected is None else msgspec.to_builtins(standing.rejected),
+        "refused": [msgspec.to_builtins(version) for version in standing.refused],
         "leader": next((ack.process for ack in everyone if ack.leads), None),
         "promotion": {
             "revision": own.revision,
-            "complete": len(done),
+            "complete": done,
             "of": len(everyone),
-            "text": f"promotion complete on {len(done)} of {len(everyone)}",
+            "text": f"promotion complete on {done} of {len(everyone)}",
         },
         "processes": [_process(ack, now) for ack in everyone],
         "endpoints": _endpoints(everyone, own.revision),
     }
 
 
-def is_complete(ack: Acknowledgement, newest: Acknowledgement) -> bool:
+def _is_complete(ack: Acknowledgement, newest: Acknowledgement) -> bool:
     """Whether a process serves all of the newest Snapshot that is known here."""
     return (ack.epoch, ack.revision) >= (newest.epoch, newest.revision) and not _lagging(ack)
 

@@ -19,17 +19,18 @@ from gateway.control.keyring import Keyring
 from gateway.control.registry import Registry
 from gateway.control.status import (
     Acknowledgement,
+    Refused,
     Rejected,
     Source,
     Standing,
     read_acknowledgements,
     status_of,
 )
-from gateway.core.errors import InvalidRequest, StoreUnavailable
-from gateway.core.snapshot import EMPTY, Snapshot, decode
+from gateway.core.errors import InvalidRequest, StoreUnavailable, Unsealed, words_of
+from gateway.core.snapshot import EMPTY, Snapshot, decode, order_of, stated_revision
 from gateway.ports import DataPlane, Disk, LastKnown, Store, Update
 
-logger = logging.getLogger(__name__)
+log: Final = logging.getLogger(__name__)
 
 MIN_GAP_S: Final = 0.05
 """Between two reads, however many hints come."""
@@ -61,7 +62,7 @@ class WatcherParts:
 
 
 class Watcher:
-    """Requires: `start` once, before the catalog scans; then `run` for ever."""
+    """Requires: `start` once, before the catalog scans; then `run` and `complete` for ever."""
 
     def __init__(self, parts: WatcherParts, *, process: str, poll_s: float) -> None:
         """Nothing is served yet.
@@ -77,8 +78,11 @@ class Watcher:
         # What is served.
         self._snapshot = EMPTY
         self._document: bytes | None = None
+        self._unreadable: bytes | None = None
         self._update: Update | None = None
         self._generation = 0
+        self._serving = asyncio.Lock()
+        self._saving = asyncio.Lock()
         # Pacing.
         self._failures = 0
         self._refreshed_at: float | None = None
@@ -95,7 +99,7 @@ class Watcher:
             known = await asyncio.to_thread(self._parts.disk.last_good)
         except (InvalidRequest, OSError) as error:
             known = None
-            reason = f"The last good Snapshot on disk is of no use: {_words(error)}"
+            reason = f"The last good Snapshot on disk is of no use: {words_of(error)}"
             self._alarm(LAST_GOOD, reason)
             self._parts.registry.hold(f"{reason} The store is empty; restore it by hand.")
         if known is not None:
@@ -108,6 +112,12 @@ class Watcher:
         while True:
             await self.tick()
             await self.pause()
+
+    async def complete(self) -> None:
+        """Serve versions as they come to this host, for ever, whether or not the store is there."""
+        while True:
+            await self._parts.catalog.moved()
+            await self._prepare_missing()
 
     async def pause(self) -> None:
         """Wait for a hint or the next poll; while the store is away, back off with jitter."""
@@ -122,6 +132,10 @@ class Watcher:
         """Read the store once and do what follows from it."""
         try:
             document = await self._parts.store.read()
+        except Unsealed as error:
+            self._note_reached()
+            self._unreadable = None
+            self._refuse(error.document, str(error))
         except StoreUnavailable as error:
             self._note_away(str(error))
         else:
@@ -138,7 +152,10 @@ class Watcher:
                 others = read_acknowledgements(await self._parts.store.acknowledgements())
             except StoreUnavailable as error:
                 self._note_away(str(error))
-        return status_of(self.standing, self.acknowledgement(), others, self._parts.now())
+        newest = self._parts.registry.snapshot.revision
+        self.standing.refused = tuple(Refused(*row) for row in self._parts.catalog.refused())
+        own, now = self.acknowledgement(), self._parts.now()
+        return status_of(self.standing, own, others, newest=newest, now=now)
 
     def acknowledgement(self) -> Acknowledgement:
         """What this process serves now."""
@@ -166,27 +183,35 @@ class Watcher:
         if document == self._document:
             self._note_good()
             return
-        sha256 = hashlib.sha256(document).hexdigest()
-        if self.standing.rejected is not None and self.standing.rejected.sha256 == sha256:
+        if self.standing.rejected is not None and document == self._unreadable:
             return
         try:
             snapshot = decode(document)
         except InvalidRequest as error:
-            self.standing.rejected = Rejected(sha256, str(error), self._parts.now())
-            self.standing.rejections += 1
-            logger.error("The stored Snapshot is refused; the last good one serves on. %s", error)  # noqa: TRY400 - no fault of this program
+            self._unreadable = document
+            self._refuse(document, str(error))
             return
-        if await self._is_newer(snapshot):
+        if await self._adopt(snapshot):
             self._document = document
 
-    async def _is_newer(self, snapshot: Snapshot) -> bool:
+    def _refuse(self, document: bytes, reason: str) -> None:
+        """Note a document that is not taken over, once for as long as it stands."""
+        sha256, before = hashlib.sha256(document).hexdigest(), self.standing.rejected
+        if before is not None and (before.sha256, before.reason) == (sha256, reason):
+            return
+        now, revision = self._parts.now(), stated_revision(document)
+        self.standing.rejected = Rejected(sha256, reason, now, revision)
+        self.standing.rejections += 1
+        log.error("The stored Snapshot is refused; the last good one serves on. %s", reason)
+
+    async def _adopt(self, snapshot: Snapshot) -> bool:
         """Serve a Snapshot that is higher than the one served; True if it is served now."""
-        offered, served = _order(snapshot), _order(self._snapshot)
+        offered, served = order_of(snapshot), order_of(self._snapshot)
         if offered < served:
             self._alarm(
                 DATA_LOSS,
                 f"The store went back to revision {snapshot.revision}; revision "
-                f"{self._snapshot.revision} serves on. Restore it under a new epoch.",
+                f"{self._snapshot.revision} serves on. Put its data back; docs/redis.md says how.",
             )
             return False
         if offered == served and snapshot != self._snapshot:
@@ -205,23 +230,25 @@ class Watcher:
         return True
 
     async def _serve(self, snapshot: Snapshot, source: Source) -> None:
-        self._generation = self._parts.catalog.generation
-        update = await self._parts.catalog.prepare(snapshot)
-        self._parts.data_plane.apply(update)
-        self._parts.registry.learn(snapshot)
-        self._snapshot = snapshot
-        self._update = update
-        self.standing.source = source
+        async with self._serving:
+            self._generation = self._parts.catalog.generation
+            update = await self._parts.catalog.prepare(snapshot)
+            self._parts.data_plane.apply(update)
+            self._parts.registry.learn(snapshot)
+            self._snapshot = snapshot
+            self._update = update
+            self.standing.source = source
 
     async def _save(self) -> None:
         """Keep what is served for a start without the store; a full disk costs only that."""
-        known = LastKnown(self._snapshot, self._parts.catalog.manifests_of(self._snapshot))
-        try:
-            await asyncio.to_thread(self._parts.disk.save_last_good, known)
-        except OSError as error:
-            self._alarm(LAST_GOOD, f"The Snapshot could not be saved: {_words(error)}")
-        else:
-            self.standing.alarms.pop(LAST_GOOD, None)
+        async with self._saving:
+            known = LastKnown(self._snapshot, self._parts.catalog.manifests_of(self._snapshot))
+            try:
+                await asyncio.to_thread(self._parts.disk.save_last_good, known)
+            except OSError as error:
+                self._alarm(LAST_GOOD, f"The Snapshot could not be saved: {words_of(error)}")
+            else:
+                self.standing.alarms.pop(LAST_GOOD, None)
 
     async def _refresh(self) -> None:
         """Now and then: secrets, missing versions, a disk that was full."""
@@ -241,15 +268,17 @@ class Watcher:
 
     async def _prepare_missing(self) -> None:
         """Look again for versions that were missing, once the catalog has read something new."""
-        update, generation = self._update, self._parts.catalog.generation
-        if update is None or not update.missing or generation == self._generation:
-            return
-        self._generation = generation
-        again = await self._parts.catalog.prepare(update.snapshot)
-        if again != update:
+        async with self._serving:
+            update, generation = self._update, self._parts.catalog.generation
+            if update is None or not update.missing or generation == self._generation:
+                return
+            self._generation = generation
+            again = await self._parts.catalog.prepare(update.snapshot)
+            if again == update:
+                return
             self._update = again
             self._parts.data_plane.apply(again)
-            await self._save()
+        await self._save()
 
     async def _acknowledge(self) -> None:
         """Report when something changed, and now and then in any case."""
@@ -268,14 +297,14 @@ class Watcher:
                 report.process, msgspec.json.encode(report), ACKNOWLEDGED_S
             )
         except StoreUnavailable as error:
-            logger.debug("The report did not reach the store. %s", error)
+            log.debug("The report did not reach the store. %s", error)
         else:
             self._acknowledged = report
 
     def _note_away(self, reason: str) -> None:
         self._failures += 1
         if self.standing.reachable or self.standing.reason is None:
-            logger.warning("The store is away; serving goes on. %s", reason)
+            log.warning("The store is away; serving goes on. %s", reason)
             self.standing.since = self._parts.now()
         self.standing.reachable = False
         self.standing.reason = reason
@@ -293,7 +322,7 @@ class Watcher:
             self._alarm(
                 DATA_LOSS,
                 f"The store holds no Snapshot any more; revision {self._snapshot.revision} "
-                "serves on. Restore it under a new epoch.",
+                "serves on. Put its data back; docs/redis.md says how.",
             )
 
     def _note_good(self) -> None:
@@ -303,14 +332,5 @@ class Watcher:
 
     def _alarm(self, kind: str, text: str) -> None:
         if self.standing.alarms.get(kind) != text:
-            logger.error("%s", text)
+            log.error("%s", text)
         self.standing.alarms[kind] = text
-
-
-def _order(snapshot: Snapshot) -> tuple[int, int]:
-    return snapshot.epoch, snapshot.revision
-
-
-def _words(error: Exception) -> str:
-    """An error without the path that an OSError names."""
-    return f"{error.strerror}." if isinstance(error, OSError) else str(error)

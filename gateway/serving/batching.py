@@ -54,7 +54,7 @@ class Job:
     batch_rows: int = 0
 
 
-class Runners:
+class Threads:
     """The threads that slower models share, and the clock that times every run."""
 
     __slots__ = ("_executor", "loop", "now_ns")
@@ -92,17 +92,17 @@ class Batcher:
         "_outputs",
         "_queue",
         "_queued_rows",
-        "_runners",
         "_settings",
         "_shares_runs",
         "_statistics",
+        "_threads",
         "engine",
     )
 
     def __init__(  # noqa: PLR0913 - built in one place, from what warming found
         self,
         engine: Engine,
-        runners: Runners,
+        threads: Threads,
         statistics: Statistics,
         settings: BatchSettings,
         *,
@@ -113,7 +113,7 @@ class Batcher:
 
         Args:
             engine: runs the version.
-            runners: threads for what is too slow for the event loop.
+            threads: threads for what is too slow for the event loop.
             statistics: of the version.
             settings: bounds.
             shares_runs: requests may share a run.
@@ -121,7 +121,7 @@ class Batcher:
                 -1 for none.
         """
         self.engine = engine
-        self._runners = runners
+        self._threads = threads
         self._statistics = statistics
         self._settings = settings
         self._shares_runs = shares_runs
@@ -146,7 +146,7 @@ class Batcher:
         self._queued_rows += job.rows
         if not self._flushing and not self._busy:
             self._flushing = True
-            self._runners.loop.call_soon(self._flush)
+            self._threads.loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         """Run what is queued, until it is empty or a batch went to a thread."""
@@ -156,9 +156,9 @@ class Batcher:
             if not batch:
                 continue
             if _elements(batch) <= self._inline_elements:
-                start = self._runners.now_ns()
+                start = self._threads.now_ns()
                 result = self._run(batch)
-                self._finish(batch, result, self._runners.now_ns() - start)
+                self._finish(batch, result, self._threads.now_ns() - start)
             else:
                 self._busy = True
                 self._start(batch)
@@ -169,13 +169,13 @@ class Batcher:
             self._finish(batch, result, run_ns)
             self._flush()
 
-        self._runners.start(lambda: self._run(batch), landed)
+        self._threads.start(lambda: self._run(batch), landed)
 
     def _next_batch(self) -> list[Job]:
         """Take the oldest jobs that may share a run; answer those that are too late."""
         batch: list[Job] = []
         rows = 0
-        now = self._runners.now_ns()
+        now = self._threads.now_ns()
         shape: Shape | None = None
         while self._queue:
             job = self._queue[0]
@@ -214,7 +214,7 @@ class Batcher:
             else:
                 results = self.engine.run(_joined(batch), self._outputs)
         except GatewayError as error:
-            return error
+            return error.with_traceback(None)  # it would hold the batch, and the batch its caller
         except Exception as error:  # noqa: BLE001 - whatever an engine does costs this batch only
             failed = EngineFailed("The model failed to run on this input.")
             failed.__cause__ = error

@@ -21,8 +21,6 @@ from gateway.telemetry import (
     Series,
 )
 
-__all__ = ["MAX_SETS", "Cells", "Counter", "Gauge", "Histogram", "Series", "merge", "watch_process"]
-
 MAX_SETS: Final = 2_000
 """Attribute sets of one instrument; all further ones share a cell."""
 OVERFLOWN: Final[Attributes] = ((OVERFLOW, True),)

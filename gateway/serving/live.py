@@ -10,11 +10,12 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from gateway.core.errors import GatewayError, NotFound, NotReady, excerpt
+from gateway.core.models import Key
 from gateway.core.plans import Plan
-from gateway.core.snapshot import Snapshot, endpoint_names, named_versions, plan_of
+from gateway.core.snapshot import Snapshot, endpoint_names, named_keys, named_versions, plan_of
 from gateway.core.tensors import Signature
-from gateway.ports import EndpointReport
-from gateway.serving.pool import Key, Loaded, Pool, State
+from gateway.ports import EndpointReport, Update
+from gateway.serving.pool import Loaded, Pool, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +62,16 @@ class Live:
 
         Raises:
             NotFound: no endpoint of that name.
-            NotReady: known, and not served yet.
+            NotReady: known, and not served yet; or nothing is known yet.
         """
         served = self.endpoints.get(endpoint)
         if served is not None:
             return served
         if endpoint in self.reports:
             message = f"'{excerpt(endpoint)}' is not ready: {self.reports[endpoint].lagging}."
+            raise NotReady(message)
+        if not self.revision:
+            message = "The gateway has no Snapshot to serve yet."
             raise NotReady(message)
         message = f"There is no endpoint or model '{excerpt(endpoint)}'."
         raise NotFound(message)
@@ -76,21 +80,21 @@ class Live:
 NOTHING: Final = Live()
 
 
-def advance(live: Live, snapshot: Snapshot, pool: Pool, missing: Mapping[Key, str]) -> Live:
+def advance(live: Live, update: Update, pool: Pool) -> Live:
     """The next Live: each endpoint on its newest plan that can be served.
 
     Args:
         live: what is served now.
-        snapshot: what should be.
+        update: what should be.
         pool: the versions in this process.
-        missing: why a named version has no artifact on this host.
     """
+    snapshot = update.snapshot
     endpoints: dict[str, Served] = {}
     reports: dict[str, EndpointReport] = {}
     named = named_versions(snapshot)
     for name in endpoint_names(snapshot):
         before = live.endpoints.get(name)
-        served, lagging = _next(before, snapshot, name, pool, missing)
+        served, lagging = _next(before, update, name, pool)
         if served is not None:
             endpoints[name] = _renewed(served, named, pool)
         reports[name] = EndpointReport(
@@ -106,21 +110,16 @@ def advance(live: Live, snapshot: Snapshot, pool: Pool, missing: Mapping[Key, st
 
 def still_held(live: Live, snapshot: Snapshot) -> set[Key]:
     """Every version that the Snapshot names or a served plan holds."""
-    keys = {
-        (model, number) for model, numbers in named_versions(snapshot).items() for number in numbers
-    }
+    keys = named_keys(snapshot)
     for served in live.endpoints.values():
         keys.update(loaded.key for loaded in served.loaded.values())
     return keys
 
 
 def _next(
-    before: Served | None,
-    snapshot: Snapshot,
-    name: str,
-    pool: Pool,
-    missing: Mapping[Key, str],
+    before: Served | None, update: Update, name: str, pool: Pool
 ) -> tuple[Served | None, str | None]:
+    snapshot, missing = update.snapshot, update.missing
     try:
         plan = plan_of(snapshot, name)
     except GatewayError as error:
@@ -129,11 +128,13 @@ def _next(
     waiting: str | None = None
     broken: str | None = None
     for number in sorted(plan.versions):
-        version = pool.get((plan.model, number))
+        key = (plan.model, number)
+        version = pool.get(key)
         if version is not None and version.state is State.READY:
             loaded[number] = version
-        elif version is None and (plan.model, number) in missing:
-            broken = f"version {number}: {missing[plan.model, number].rstrip('.')}"
+        elif version is None and key in missing:
+            lacks = f"version {number}: {missing[key].rstrip('.')}"
+            broken, waiting = (broken, lacks) if key in update.pending else (lacks, waiting)
         elif version is not None and version.state is State.FAILED:
             broken = f"version {number}: {(version.reason or 'it failed').rstrip('.')}"
         else:

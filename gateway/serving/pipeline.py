@@ -18,7 +18,7 @@ from gateway.core.errors import (
     TooLarge,
     UpstreamFailed,
 )
-from gateway.core.oip.render import select_outputs
+from gateway.core.oip.render import check_outputs
 from gateway.core.plans import Assignment, Variant, assign, fall_back, force
 from gateway.core.tensors import check_inputs, rows_of
 from gateway.serving.batching import Job, Result
@@ -111,7 +111,7 @@ class _Flight:
         loaded = _version(self.served, self.assignment)
         signature = loaded.artifact.manifest.signature
         check_inputs(signature, request.tensors)
-        select_outputs(request.outputs, signature)
+        check_outputs(request.outputs, signature)
         if request.has_nonfinite and not self.served.allow_nonfinite:
             message = "The inputs hold NaN or an infinity, which this model does not allow."
             raise InvalidRequest(message)
@@ -162,10 +162,10 @@ class _Flight:
         self.pipeline.concluder.fell_back(self._run(), error)
         self._let_go()
         self.assignment = fall_back(self.served.plan, self.assignment)
-        self.job = None
         self.take_off()
 
     def _let_go(self) -> None:
+        self.job = None  # it holds this flight in turn, so neither would go without a collection
         loaded, self.loaded = self.loaded, None
         if loaded is not None:
             loaded.release()
@@ -191,6 +191,6 @@ def _version(served: Served, assignment: Assignment) -> Loaded:
 def _told(error: Exception) -> GatewayError:
     """The error that a caller is told; one that nobody foresaw is logged here."""
     if isinstance(error, GatewayError):
-        return error
+        return error.with_traceback(None)  # it would hold the request, and the request its caller
     log.error("a request failed in a way that nobody foresaw", exc_info=error)
     return GatewayError("The gateway failed; its log says more.")

@@ -17,19 +17,17 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, TypeAlias
+from typing import Final
 
 from gateway.core.errors import GatewayError, NotReady
+from gateway.core.models import Key
 from gateway.ports import Artifact, Engine, LoadEngine
-from gateway.serving.batching import Batcher, Runners
+from gateway.serving.batching import Batcher, Threads
 from gateway.serving.cells import Cells
 from gateway.serving.statistics import Statistics
 from gateway.serving.warming import Warmth, warm
 from gateway.settings import BatchSettings, PoolSettings
 from gateway.telemetry import MODEL_LOAD_DURATION, MODEL_NAME, MODEL_VERSION, RESULT
-
-Key: TypeAlias = tuple[str, int]
-"""Model name and version number."""
 
 log: Final = logging.getLogger(__name__)
 
@@ -109,7 +107,7 @@ class Pool:
         self._versions: dict[Key, Loaded] = {}
         self._retired: list[Loaded] = []
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="tiltyard-load")
-        self._runners = Runners(
+        self._threads = Threads(
             parts.loop,
             ThreadPoolExecutor(parts.pool.executor_threads, thread_name_prefix="tiltyard-run"),
             parts.now_ns,
@@ -156,7 +154,7 @@ class Pool:
         """Stop the threads once they are idle. Requires: no request is in flight."""
         self._closing = True
         self._loader.shutdown(wait=True, cancel_futures=True)
-        self._runners.close()
+        self._threads.close()
 
     def _load(self, loaded: Loaded) -> None:
         """Runs in the loader thread."""
@@ -182,7 +180,7 @@ class Pool:
         loaded.warmth = warmth
         loaded.batcher = Batcher(
             engine,
-            self._runners,
+            self._threads,
             loaded.statistics,
             self._parts.batching,
             shares_runs=warmth.rows_independent,

@@ -3,7 +3,10 @@
 Counts and nanoseconds only ever grow, so processes add up. Updated on the event loop.
 """
 
-from typing import Any
+from typing import Any, Final
+
+MAX_SIZES: Final = 1024
+"""Sizes of runs that are told apart: callers choose them, so they are bounded."""
 
 
 class Duration:
@@ -47,7 +50,11 @@ class Statistics:
         self.executions += 1
         self.rows += rows
         self.infer.add(run_ns * requests, requests)
-        self.batches.setdefault(rows, Duration()).add(run_ns)
+        size = self.batches.get(rows)
+        if size is None and len(self.batches) < MAX_SIZES:
+            size = self.batches[rows] = Duration()
+        if size is not None:
+            size.add(run_ns)
 
     def as_dict(self, name: str, version: int) -> dict[str, Any]:
         """One element of `model_stats`."""

@@ -6,10 +6,11 @@ new, moves each endpoint when its versions are ready, and lets go of what nothin
 
 from typing import Any
 
+from gateway.core.models import Key
 from gateway.core.predictions import Signer
 from gateway.ports import Secrets, Update, VersionReport, WorkerReport
 from gateway.serving.live import NOTHING, Live, advance, still_held
-from gateway.serving.pool import Key, Pool, PoolParts, State
+from gateway.serving.pool import Pool, PoolParts, State
 from gateway.serving.shadowing import Shadows
 from gateway.telemetry import (
     CONFIG_REVISION,
@@ -36,7 +37,6 @@ class Worker:
         self.secrets: Secrets | None = None
         self.signer: Signer | None = None
         self.stopping = False
-        self._was_ready = False
         self.pool = Pool(parts, self._advance)
         self.shadows = shadows
         self._update: Update | None = None
@@ -46,12 +46,8 @@ class Worker:
 
     @property
     def ready(self) -> bool:
-        """Whether new requests should come here.
-
-        Once every endpoint was served at the same time, an endpoint that comes later and is not
-        served yet, or never can be, does not take that away.
-        """
-        return self._was_ready and self.signer is not None and not self.stopping
+        """Whether new requests should come here."""
+        return self.live.ready and self.signer is not None and not self.stopping
 
     def apply(self, update: Update) -> None:
         """Move towards this Snapshot, endpoint by endpoint. Returns at once."""
@@ -105,8 +101,7 @@ class Worker:
         if update is None:
             return
         before = self.live
-        self.live = advance(before, update.snapshot, self.pool, update.missing)
-        self._was_ready = self._was_ready or self.live.ready
+        self.live = advance(before, update, self.pool)
         self._count_swaps(before)
         held = still_held(self.live, update.snapshot)
         self.pool.retire(lambda key: key not in held)

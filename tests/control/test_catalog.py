@@ -132,6 +132,35 @@ async def test_a_broken_version_is_read_again_when_it_changes(
     assert [key[:2] for key in catalog.index()] == [("m", 1), ("m", 2)]
 
 
+async def test_a_disk_that_was_full_is_tried_again(
+    catalog: Catalog,
+    registry: Registry,
+    root: Path,
+    counting: CountingModels,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the disk refused is read again with back-off, though its files stay as they are."""
+    put(root, 1)
+    await catalog.scan()
+    put(root, 2, "onnx4 two")
+    monkeypatch.setattr("gateway.control.copies.FIRST_RETRY_S", 0.05)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("gateway.adapters.folder._copy", full)
+        for _ in range(5):
+            await catalog.scan()
+    assert counting.fetched.count(("m", 2)) == 1
+    reason = "Version 2 of 'm' cannot be read: No space left on device."
+    assert catalog.refused() == [("m", 2, reason)]
+    await asyncio.sleep(0.06)
+    assert await catalog.scan()
+    assert sorted(registry.snapshot.models["m"].versions) == [1, 2]
+    assert catalog.refused() == []
+
+
 async def test_other_bytes_under_a_number_are_refused(
     catalog: Catalog, registry: Registry, root: Path
 ) -> None:

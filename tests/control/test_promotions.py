@@ -185,6 +185,19 @@ async def test_one_of_two_leads(stage: Stage) -> None:
     assert await stage.champion() == 2
 
 
+async def test_an_idle_leader_seldom_writes(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stream is looked at often; the lead is renewed in time, and not each time."""
+    leader, key = stage.leader(), stage.keys.leader
+    await leader.tick()
+    await stage.client.pexpire(key, 5_000)
+    for _ in range(3):
+        await leader.tick()
+    assert await stage.client.pttl(key) <= 5_000
+    monkeypatch.setattr("gateway.control.promotions.RENEW_S", 0.0)
+    await leader.tick()
+    assert await stage.client.pttl(key) > 5_000
+
+
 async def test_two_that_believe_to_lead_answer_once(stage: Stage) -> None:
     """Without any lock, each request is still answered exactly once."""
     await stage.ask(version="2")

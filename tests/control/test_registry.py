@@ -165,6 +165,43 @@ async def test_another_signature_is_not_promoted_unasked(
     await registry.put_endpoint("e", splitting(5_000), allowed)
 
 
+async def test_callers_keep_the_signature_that_they_know(
+    registry: Registry, store: MemoryStore
+) -> None:
+    """Another model or default behind an endpoint, a document's or a model's own, is no surprise.
+
+    A preview says so, the put is refused, and goes through when the request allows it.
+    """
+    store.manifests["m", 2] = manifest_of(number=2, signature=signature_of(5))
+    store.manifests["other", 1] = manifest_of("other", signature=signature_of(6))
+    await register(registry, store, 1, 2, 3)
+    await register(registry, store, 1, model="other")
+    await register(registry, store, 1, model="alike")
+    await registry.put_endpoint("e", Endpoint(schema=1, model="m"), ASKED)
+    revision = registry.snapshot.revision
+    other = Endpoint(schema=1, model="other")
+    second = Endpoint(schema=1, model="m", default=Target(version=2))
+    for name in ("e", "m"):
+        for document in (other, second):
+            preview = await registry.preview_endpoint(name, document)
+            assert "version 1 of 'm'" in (preview.refusal or "")
+            with pytest.raises(Conflict, match="signature"):
+                await registry.put_endpoint(name, document, ASKED)
+    assert registry.snapshot.revision == revision
+    for name in ("e", "m"):
+        for same in (
+            Endpoint(schema=1, model="alike"),
+            Endpoint(schema=1, model="m", default=Target(version=3)),
+        ):
+            assert (await registry.preview_endpoint(name, same)).refusal is None
+            await registry.put_endpoint(name, same, ASKED)
+    await registry.put_endpoint("e", other, Request(actor="ana", allow_signature_change=True))
+    await registry.put_endpoint("e", other, ASKED)
+    await registry.put_endpoint("new", other, ASKED)
+    with pytest.raises(Conflict, match="version 1 of 'other'"):
+        await registry.put_endpoint("e", Endpoint(schema=1, model="alike"), ASKED)
+
+
 async def test_a_version_without_a_manifest_is_not_promoted(
     registry: Registry, store: MemoryStore
 ) -> None:

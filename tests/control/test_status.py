@@ -3,10 +3,12 @@ import msgspec
 from gateway.control.status import Acknowledgement, Standing, read_acknowledgements, status_of
 from gateway.ports import EndpointReport, VersionReport
 
+NEWEST = 7
+
 
 def ack(
     process: str,
-    revision: int = 7,
+    revision: int = NEWEST,
     *,
     epoch: int = 1,
     leads: bool = False,
@@ -38,13 +40,14 @@ def test_a_promotion_is_complete_when_all_serve_it() -> None:
         ack("a", 3, leads=True),
         ack("f", 9, epoch=0),
     ]
-    status = status_of(Standing(process="a"), ack("a"), others, 103.0)
+    status = status_of(Standing(process="a"), ack("a"), others, newest=NEWEST, now=103.0)
     assert status["promotion"] == {
         "revision": 7,
         "complete": 3,
         "of": 6,
         "text": "promotion complete on 3 of 6",
     }
+    assert status["complete"] is False
     assert [process["name"] for process in status["processes"]] == list("abcdef")
     assert status["endpoints"]["m"]["lagging"] == {
         "c": "serves revision 6",
@@ -57,17 +60,25 @@ def test_a_promotion_is_complete_when_all_serve_it() -> None:
 
 def test_the_leader_is_named() -> None:
     """Whoever says that it leads is the leader; nobody may."""
-    own = ack("a")
-    assert status_of(Standing(process="a"), own, [ack("b", leads=True)], 0.0)["leader"] == "b"
-    assert status_of(Standing(process="a"), own, [], 0.0)["leader"] is None
+    own, standing = ack("a"), Standing(process="a")
+    led = status_of(standing, own, [ack("b", leads=True)], newest=NEWEST, now=0.0)
+    assert led["leader"] == "b"
+    assert status_of(standing, own, [], newest=NEWEST, now=0.0)["leader"] is None
 
 
 def test_a_lone_process_is_complete_by_itself() -> None:
     """Without the store, a process knows of itself only."""
-    status = status_of(Standing(process="a"), ack("a"), [], 0.0)
+    status = status_of(Standing(process="a"), ack("a"), [], newest=NEWEST, now=0.0)
     assert status["promotion"]["text"] == "promotion complete on 1 of 1"
+    assert status["complete"] is True
     assert status["rejected"] is None
     msgspec.json.encode(status)
+
+
+def test_what_is_not_served_yet_is_not_complete() -> None:
+    """Everybody serves one revision, and a higher one is known here."""
+    status = status_of(Standing(process="a"), ack("a"), [], newest=NEWEST + 1, now=0.0)
+    assert (status["revision"], status["newest"], status["complete"]) == (7, 8, False)
 
 
 def test_documents_that_cannot_be_read_are_left_out() -> None:

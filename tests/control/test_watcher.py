@@ -1,6 +1,9 @@
 import asyncio
 import os
+import shutil
+import threading
 import time
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +22,11 @@ from gateway.control.registry import Registry
 from gateway.control.watcher import REFRESH_S, Watcher, WatcherParts
 from gateway.core.errors import StoreUnavailable
 from gateway.core.snapshot import decode, encode
-from gateway.ports import Store
+from gateway.ports import Artifact, Store
 from gateway.tasks import Tasks
 from tests.control.building import ASKED, describe, put
 from tests.fakes import CountingEntropy, FakeDataPlane, ManualClock, MemoryStore
+from tests.planes import until
 
 pytestmark = pytest.mark.usefixtures("no_server_left")
 
@@ -54,13 +58,28 @@ class Host:
 
     @property
     def revisions(self) -> list[int]:
-        """The revisions that the data plane was handed."""
-        return [update.snapshot.revision for update in self.data_plane.updates]
+        """The revisions that the data plane was handed, each once for as long as it stood."""
+        every = [update.snapshot.revision for update in self.data_plane.updates]
+        return [revision for revision, _ in groupby(every)]
 
     @property
     def alarms(self) -> set[str]:
         """What is wrong."""
         return set(self.watcher.standing.alarms)
+
+    def loops(self) -> Tasks:
+        """Start bringing what is missing to this host."""
+        tasks = Tasks()
+        tasks.start("verifier", self.catalog.copies.verify)
+        tasks.start("fetcher", self.catalog.copies.fetch)
+        tasks.start("completer", self.watcher.complete)
+        return tasks
+
+    async def completed(self) -> None:
+        """Wait until all that is on its way has come, or will not."""
+        tasks = self.loops()
+        await until(lambda: not self.data_plane.updates[-1].pending)
+        await tasks.close()
 
     async def begin(self) -> None:
         """Start, look at the model store and at the store."""
@@ -129,6 +148,8 @@ async def test_without_the_store_the_last_good_serves(
     store.away = True
     await again.watcher.start()
     assert again.revisions == [2]
+    assert again.data_plane.updates[-1].pending == {("m", 1)}
+    await again.completed()
     assert sorted(again.data_plane.updates[-1].artifacts) == [("m", 1)]
     assert again.data_plane.secrets[-1] == host.data_plane.secrets[-1]
     await again.watcher.tick()
@@ -344,13 +365,124 @@ async def test_a_missing_version_is_taken_when_it_comes(
     late = Host(store, tmp_path / "late", late_root, clock)
     await late.begin()
     assert list(late.data_plane.updates[-1].missing) == [("m", 2)]
+    await late.completed()
+    await late.watcher.tick()
+    assert list(late.data_plane.updates[-1].missing) == [("m", 2)]
     assert "m/2" in msgspec.json.decode(store.processes["late"])["missing"]
     put(late_root, 2, "onnx4 two")
     await late.catalog.scan()
     await late.catalog.scan()
     await late.watcher.tick()
     assert late.data_plane.updates[-1].missing == {}
-    assert late.revisions == [3, 3]
+    assert late.revisions == [3]
+
+
+async def test_a_slow_copy_delays_nothing_else(
+    host: Host,
+    store: MemoryStore,
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While one version is copied, other endpoints move and go back, and the host reports."""
+    for number in (1, 2):
+        put(root, number, f"onnx4 other {number}", model="other")
+    (root / "other" / "model.toml").write_text("champion = 1")
+    await host.begin()
+    await host.registry.promote("other", 2, ASKED)
+    shutil.copytree(root, tmp_path / "late-models")
+    late = Host(store, tmp_path / "late", tmp_path / "late-models", ManualClock())
+    gate, real = threading.Event(), FolderStore.fetch
+
+    def slow(models: FolderStore, model: str, number: int) -> Artifact:
+        if models is late.models and (model, number) == ("m", 2):
+            assert gate.wait(20)
+        return real(models, model, number)
+
+    monkeypatch.setattr(FolderStore, "fetch", slow)
+    await late.watcher.start()
+    tasks = late.loops()
+    tasks.start("watcher", late.watcher.run)
+    tasks.start("catalog", lambda: late.catalog.run(0.05))
+    try:
+        async with asyncio.timeout(10):
+            others = {("m", 1), ("other", 1), ("other", 2)}
+            await until(lambda: bool(late.data_plane.updates))
+            await until(lambda: set(late.data_plane.updates[-1].artifacts) == others)
+            await host.registry.promote("m", 2, ASKED)
+            await until(lambda: late.data_plane.updates[-1].pending == {("m", 2)})
+            change = await host.registry.rollback("other", ASKED)
+            await until(lambda: late.revisions[-1] == change.revision)
+            said = f'"revision":{change.revision}'.encode()
+            await until(lambda: said in store.processes["late"])
+            update = late.data_plane.updates[-1]
+            assert set(update.artifacts) == {("m", 1), ("other", 1)}
+            assert update.pending == {("m", 2)}
+            assert b"It is being copied to this host." in store.processes["late"]
+            gate.set()
+            await until(lambda: not late.data_plane.updates[-1].missing)
+    finally:
+        gate.set()
+        await tasks.close()
+
+
+async def test_a_start_waits_for_no_copy(
+    host: Host, again: Host, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies that lie here are verified after the start, which does not wait for them."""
+    await host.begin()
+    store.away = True
+    gate, real = threading.Event(), FolderStore.cached
+
+    def slow(models: FolderStore, manifest: Any) -> Artifact | None:
+        assert gate.wait(20)
+        return real(models, manifest)
+
+    monkeypatch.setattr(FolderStore, "cached", slow)
+    tasks = again.loops()
+    try:
+        async with asyncio.timeout(10):
+            await again.watcher.start()
+            assert again.data_plane.updates[-1].pending == {("m", 1)}
+            gate.set()
+            await until(lambda: not again.data_plane.updates[-1].missing)
+    finally:
+        gate.set()
+        await tasks.close()
+
+
+async def test_a_copy_that_the_disk_refuses_is_tried_again(
+    host: Host, again: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk is reported as the reason, and the version comes when there is room."""
+    await host.begin()
+    cache = tmp_path / "state" / "cache"
+    for folder in cache.iterdir():
+        folder.chmod(0o700)
+    shutil.rmtree(cache)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("gateway.control.copies.FIRST_RETRY_S", 0.01)
+    await again.watcher.start()
+    with monkeypatch.context() as patched:
+        patched.setattr("gateway.adapters.folder._copy", full)
+        await again.completed()
+        reason = again.data_plane.updates[-1].missing["m", 1]
+        assert reason == "Version 1 of 'm' cannot be read: No space left on device."
+    tasks = again.loops()
+    async with asyncio.timeout(10):
+        await until(lambda: not again.data_plane.updates[-1].missing)
+    await tasks.close()
+
+
+async def test_refused_versions_are_in_the_status(host: Host, root: Path) -> None:
+    """What was not taken from the model store is told with the reason."""
+    put(root, 3, "broken")
+    await host.begin()
+    refused = [{"model": "m", "version": 3, "reason": "The file is no ONNX model."}]
+    assert (await host.watcher.status())["refused"] == refused
 
 
 async def test_reports_follow_what_is_served(

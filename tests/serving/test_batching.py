@@ -10,8 +10,8 @@ import pytest
 from gateway.core.errors import DeadlineExceeded, EngineFailed, InvalidRequest, Overloaded
 from gateway.core.tensors import Array, Signature, TensorSpec
 from gateway.ports import Engine
-from gateway.serving.batching import Batcher, Job, Result, Runners
-from gateway.serving.statistics import Statistics
+from gateway.serving.batching import Batcher, Job, Result, Threads
+from gateway.serving.statistics import MAX_SIZES, Statistics
 from gateway.settings import BatchSettings
 from tests.fakes import FailingEngine, FakeEngine, NanoClock, SlowEngine
 from tests.planes import rows_of, until
@@ -34,7 +34,7 @@ class Bench:
         self._executor = ThreadPoolExecutor(2)
         self.batcher = Batcher(
             engine,
-            Runners(asyncio.get_running_loop(), self._executor, self.clock.monotonic_ns),
+            Threads(asyncio.get_running_loop(), self._executor, self.clock.monotonic_ns),
             self.statistics,
             BatchSettings(**settings),
             shares_runs=shares,
@@ -426,3 +426,15 @@ async def test_statistics_count_rows_and_runs() -> None:
     assert [row["batch_size"] for row in told["batch_stats"]] == [3]
     assert told["inference_stats"]["compute_infer"]["count"] == 2
     bench.close()
+
+
+def test_sizes_of_runs_are_told_apart_up_to_a_bound() -> None:
+    """Callers choose how many rows they send, so what is kept of that is bounded."""
+    statistics = Statistics()
+    for rows in range(1, MAX_SIZES + 3):
+        statistics.ran(rows, 1, 10)
+    statistics.ran(1, 1, 10)
+    told = statistics.as_dict("m", 1)
+    assert len(told["batch_stats"]) == MAX_SIZES
+    assert told["batch_stats"][0]["compute_infer"] == {"count": 2, "ns": 20}
+    assert told["execution_count"] == MAX_SIZES + 3

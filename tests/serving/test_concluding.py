@@ -1,6 +1,9 @@
+import gc
 import json
 import logging
+import weakref
 
+import numpy as np
 import pytest
 
 from gateway.core.assignment import Reason
@@ -15,6 +18,7 @@ from tests.planes import (
     Plane,
     endpoint_of,
     model_of,
+    rows_of,
     snapshot_of,
     split_rule,
     until,
@@ -129,6 +133,43 @@ async def test_payloads_are_kept_where_they_were_asked_for() -> None:
         record = await recorded(plane, 3.0, endpoint="e")
         assert json.loads(record.inputs or "")["redacted"] == ["x"]
         assert json.loads(record.outputs or "")["tensors"]["y"]["data"] == [3.0]
+
+
+@pytest.mark.parametrize(
+    ("engine", "values"),
+    [
+        pytest.param(FakeEngine(), (3.0, 4.0), id="answered"),
+        pytest.param(FailingEngine(), (3.0, FailingEngine.poison), id="failed"),
+        pytest.param(FakeEngine(), (float("nan"), 4.0), id="refused"),
+    ],
+)
+async def test_a_record_retains_nothing_of_its_request(
+    engine: FakeEngine, values: tuple[float, ...]
+) -> None:
+    """B12 With records and answers kept, the request's buffer is let go at once, uncollected."""
+    recording = Recording(inputs=True, outputs=True)
+    with Plane({ONE: engine}) as plane:
+        await plane.serve(snapshot_of(endpoints={"e": endpoint_of(recording=recording)}))
+        engine.runs.clear()
+        buffer = bytearray(rows_of(*values).tobytes())
+        rows = np.frombuffer(buffer, np.float32).reshape(-1, 4)
+        gone = weakref.ref(rows)
+        gc.collect()
+        gc.disable()
+        try:
+            call = plane.call(tensors={"x": rows})
+            call.request.has_nonfinite = bool(np.isnan(rows).any())
+            answer = await plane.ask(call, "e")
+            engine.runs.clear()
+            buffer[:] = bytes(len(buffer))
+            del call, rows
+            assert gone() is None
+        finally:
+            gc.enable()
+        (record,) = plane.recorder.drain(10)
+        assert record.prediction_id == answer.prediction_id
+        shown = json.loads(record.inputs or "")["tensors"]["x"]["data"]
+        assert shown[4] == values[1]
 
 
 async def test_declared_scalars_stand_in_the_id() -> None:

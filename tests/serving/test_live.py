@@ -1,14 +1,15 @@
 import threading
 
+import msgspec
 import pytest
 
 from gateway.core.assignment import Reason
 from gateway.core.endpoints import Split, Target, Weighted
 from gateway.core.errors import EngineFailed, NotFound, NotReady
+from gateway.core.models import Key
 from gateway.core.snapshot import Snapshot
-from gateway.ports import Engine
-from gateway.serving.pool import Key
-from tests.fakes import FakeEngine
+from gateway.ports import Artifact, Engine, Update
+from tests.fakes import FakeEngine, manifest_of
 from tests.planes import (
     Plane,
     endpoint_of,
@@ -137,6 +138,26 @@ async def test_a_cold_start_waits_for_what_is_still_loading() -> None:
         assert plane.worker.ready
 
 
+async def test_a_cold_start_waits_for_what_is_on_its_way() -> None:
+    """A version that is being copied to the host is waited for; one that cannot come is not."""
+    with Plane({ONE: FakeEngine()}) as plane:
+        endpoints = {"e": endpoint_of(split_rule(HALVES))}
+        snapshot = snapshot_of(1, models={"m": model_of(1, 2)}, endpoints=endpoints)
+        update = Update(
+            snapshot=snapshot,
+            artifacts={ONE: Artifact(manifest=manifest_of("m", 1), path="unused")},
+            missing={TWO: "It is being copied."},
+            pending=frozenset({TWO}),
+        )
+        plane.worker.apply(update)
+        await plane.settled()
+        with pytest.raises(NotReady, match="version 2: It is being copied"):
+            plane.pipeline.find("e")
+        assert plane.pipeline.find("m").plan.default.version == 1
+        plane.worker.apply(msgspec.structs.replace(update, pending=frozenset()))
+        assert plane.pipeline.find("e").plan.revision == 1
+
+
 async def test_a_cold_start_with_a_broken_default_is_not_ready() -> None:
     """An endpoint without its default answers nothing, and says why."""
     with Plane({ONE: EngineFailed("It is broken.")}) as plane:
@@ -166,10 +187,10 @@ async def test_a_new_endpoint_that_is_not_there_yet_takes_no_readiness_away(brok
 
 
 async def test_nothing_is_ready_before_a_snapshot_was_read() -> None:
-    """An empty start is not ready, and knows no endpoint."""
+    """An empty start is not ready, and does not know yet which endpoints there are."""
     with Plane({}) as plane:
         assert not plane.worker.ready
-        with pytest.raises(NotFound):
+        with pytest.raises(NotReady):
             plane.pipeline.find("m")
 
 
