@@ -20,7 +20,7 @@ help: ## list the targets
 
 setup: $(VENV)/.dev ## create .venv with everything that running, testing and linting needs
 
-run: $(VENV)/.run ## serve (HTTP 8080, gRPC 8081, admin 8082); Ctrl-C stops
+run: $(VENV)/.run ## serve (inference on 8080, admin on 8082); Ctrl-C stops
 	@exec $(BIN)/tiltyard serve $(ARGS)
 
 demo: $(VENV)/.run ## serve the sample models with an experiment under way

@@ -1,24 +1,20 @@
 """The front step: builds every room, and owns start, stop, the clocks and chance.
 
-`create` is the ASGI application for any server; `serve` runs it under uvicorn with the settings
-that suit it. Nothing else in the gateway reads the environment, a clock or a random source.
+`create` is the ASGI application for any server; `gateway.running` runs it under uvicorn. Nothing
+else in the gateway reads the environment, a clock or a random source.
 """
 
 import asyncio
 import os
 import random
 import secrets
-import signal
 import socket
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-import uvloop
-
-from gateway.adapters.disk import StateFolder
+from gateway.adapters.disk import ADMIN_FILE, StateFolder
 from gateway.adapters.folder import FolderStore
 from gateway.adapters.onnx import OnnxLoader, describe, trim_memory
 from gateway.adapters.otel import OtelConfig, OtlpSender, read_config, resource_of
@@ -47,7 +43,6 @@ from gateway.settings import LOOPBACK, Settings, load
 from gateway.tasks import Tasks
 from gateway.telemetry import ACTIVE_REQUESTS, CONFIG_AGE, CONFIG_REJECTED, Attributes
 
-ANNOUNCE_LOOK_S: Final = 0.05
 FLUSH_SHARE: Final = 0.3
 """Of the time to stop in: what telemetry may take to send what is left."""
 
@@ -187,6 +182,7 @@ class Gateway:
             namespace=redis.namespace,
             timeout_s=redis.timeout_s,
             name=process_name(self.settings),
+            seal_key=redis.seal_key,
         )
 
 
@@ -228,7 +224,7 @@ class Application:
 
     async def _start(self) -> None:
         settings = self._settings
-        _check_admin(settings)
+        check_admin(settings)
         admin_socket = bind(settings.admin.host, settings.admin.port)
         self.gateway = Gateway(settings, self._otel)
         await self.gateway.start()
@@ -256,87 +252,10 @@ def create() -> Application:
     return Application(load(os.environ), os.environ)
 
 
-def serve(settings: Settings, announce: Callable[[Settings], None] | None = None) -> int:
-    """Serve until SIGINT or SIGTERM; the process's exit code.
-
-    Args:
-        settings: the whole tree.
-        announce: called once the gateway is ready, to tell people what to try.
-
-    Raises:
-        InvalidRequest: a setting is wrong, or a port is taken.
-    """
-    application = Application(settings, os.environ)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(application, settings, announce))
-
-
-def check(settings: Settings) -> list[str]:
-    """What would keep the models of the store from being served, a sentence each."""
-    with tempfile.TemporaryDirectory(prefix="tiltyard-check-") as cache:
-        models = FolderStore(
-            Path(settings.model_store), Path(cache), describe=describe, now=time.time
-        )
-        load_engine = OnnxLoader(settings.pool.intra_op_threads)
-        faults = []
-        for model, number in models.scan():
-            try:
-                load_engine(models.fetch(model, number))
-            except GatewayError as error:
-                faults.append(f"{model}/{number}: {error}")
-    return faults
-
-
 def process_name(settings: Settings) -> str:
     """How this process is known to the others: its host and port, stable over restarts."""
     place = settings.http.port or f"pid-{os.getpid()}"
     return f"{socket.gethostname()}:{place}"
-
-
-async def _serve(
-    application: Application,
-    settings: Settings,
-    announce: Callable[[Settings], None] | None,
-) -> int:
-    listening = bind(settings.http.host, settings.http.port)
-    tls = (settings.http.tls_cert, settings.http.tls_key)
-    server = Listener(configure(application, settings, tls, lifespan="on"))
-    loop = asyncio.get_running_loop()
-    stopping = asyncio.Event()
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(signum, stopping.set)
-    helpers = [asyncio.create_task(_stop_gently(application, server, settings, stopping))]
-    if announce is not None:
-        helpers.append(asyncio.create_task(_announce(application, settings, announce)))
-    try:
-        await server.serve(sockets=[listening])
-    except SystemExit:
-        if application.failure is None:
-            raise
-        raise application.failure from None
-    finally:
-        for helper in helpers:
-            helper.cancel()
-    return 0
-
-
-async def _stop_gently(
-    application: Application, server: Listener, settings: Settings, stopping: asyncio.Event
-) -> None:
-    """On a signal: say so in readiness, let balancers see it, then close."""
-    await stopping.wait()
-    if application.gateway is not None:
-        application.gateway.worker.stopping = True
-    await asyncio.sleep(settings.drain_delay_s)
-    server.should_exit = True
-
-
-async def _announce(
-    application: Application, settings: Settings, announce: Callable[[Settings], None]
-) -> None:
-    while application.gateway is None or not application.gateway.worker.ready:  # noqa: ASYNC110 - threads make it so
-        await asyncio.sleep(ANNOUNCE_LOOK_S)
-    announce(settings)
 
 
 def _embedded(settings: Settings, state: Path) -> EmbeddedValkey | None:
@@ -365,11 +284,11 @@ def _exporter(otel: OtelConfig, recorder: Recorder, resource: Attributes) -> Exp
     )
 
 
-def _check_admin(settings: Settings) -> None:
+def check_admin(settings: Settings) -> None:
     """Refuse an admin listener that others can reach but nobody was given a token for."""
     if settings.admin.host in LOOPBACK or settings.admin.token is not None:
         return
-    if not (Path(settings.state_dir) / "admin.token").exists():
+    if not (Path(settings.state_dir) / ADMIN_FILE).exists():
         message = (
             f"The admin listener on {settings.admin.host} is not on loopback: "
             "set TILTYARD_ADMIN_TOKEN first."

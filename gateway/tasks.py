@@ -9,7 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeAlias
 
-logger = logging.getLogger(__name__)
+log: Final = logging.getLogger(__name__)
 
 Loop: TypeAlias = Callable[[], Awaitable[None]]
 
@@ -28,9 +28,9 @@ async def forever(name: str, loop: Loop, *, first_pause_s: float = FIRST_PAUSE_S
         try:
             await loop()
         except Exception:
-            logger.exception("The loop '%s' failed; it starts again.", name)
+            log.exception("The loop '%s' failed; it starts again.", name)
         else:
-            logger.error("The loop '%s' ended by itself; it starts again.", name)
+            log.error("The loop '%s' ended by itself; it starts again.", name)
         if clock() - started >= SETTLED_S:
             pause_s = first_pause_s
         await asyncio.sleep(pause_s)

@@ -13,6 +13,7 @@ from typing import Final, Literal, TypeAlias
 
 from msgspec import Struct
 
+from gateway.core import errors
 from gateway.core.assignment import Reason
 
 Attributes: TypeAlias = tuple[tuple[str, str | int | bool], ...]
@@ -120,7 +121,6 @@ HTTP_METHOD: Final = "http.request.method"
 HTTP_ROUTE: Final = "http.route"
 HTTP_STATUS: Final = "http.response.status_code"
 URL_SCHEME: Final = "url.scheme"
-PROTOCOL_VERSION: Final = "network.protocol.version"
 MODEL_NAME: Final = "tiltyard.model.name"
 MODEL_VERSION: Final = "tiltyard.model.version"
 MODEL_DIGEST: Final = "tiltyard.model.digest"
@@ -148,7 +148,7 @@ RESULT: Final = "tiltyard.result"
 ATTRIBUTES: Final = frozenset(
     {
         ENDPOINT, VARIANT, REASON, REVISION, UNIT, PROVIDER, ERROR_TYPE, OVERFLOW, HTTP_METHOD,
-        HTTP_ROUTE, HTTP_STATUS, URL_SCHEME, PROTOCOL_VERSION, MODEL_NAME, MODEL_VERSION,
+        HTTP_ROUTE, HTTP_STATUS, URL_SCHEME, MODEL_NAME, MODEL_VERSION,
         MODEL_DIGEST, MODEL_STATE_NAME, ASSIGNMENT_RULE, ASSIGNMENT_INTENDED, ASSIGNMENT_SALT,
         ASSIGNMENT_HASH_VERSION, ASSIGNMENT_PROPENSITY, ASSIGNMENT_STICKY, ASSIGNMENT_REASON,
         PREDICTION_ID,
@@ -171,6 +171,22 @@ STANDARD_REASONS: Final[Mapping[Reason, str]] = {
     Reason.FALLBACK: "error",
 }
 """Our reasons in the words of `feature_flag.result.reason`."""
+
+CALLER_ERRORS: Final = frozenset(
+    error.kind
+    for error in (
+        errors.InvalidRequest,
+        errors.TooLarge,
+        errors.UnsupportedMedia,
+        errors.Unauthenticated,
+        errors.Forbidden,
+        errors.NotFound,
+        errors.Conflict,
+        errors.Unsupported,
+        errors.Throttled,
+    )
+)
+"""Values of `error.type` for what the caller did wrong; all others are ours or the model's."""
 
 # Events and spans.
 PREDICTION_EVENT: Final = "tiltyard.prediction"

@@ -11,7 +11,7 @@ import numpy as np
 from gateway.core.access import Token, digest_of
 from gateway.core.assignment import HASH_VERSION, SplitState
 from gateway.core.endpoints import Endpoint, EndpointRecord, Rule, Split, Target, weights_of
-from gateway.core.models import Manifest
+from gateway.core.models import Key, Manifest
 from gateway.core.oip.messages import InferRequest, RequestedOutput
 from gateway.core.predictions import SigningKeys
 from gateway.core.snapshot import ModelRecord, Snapshot, named_versions
@@ -22,7 +22,7 @@ from gateway.serving.calls import Answer, Call
 from gateway.serving.cells import Cells
 from gateway.serving.concluding import Concluder
 from gateway.serving.pipeline import Pipeline
-from gateway.serving.pool import Key, PoolParts, State
+from gateway.serving.pool import PoolParts, State
 from gateway.serving.recording import Recorder
 from gateway.serving.shadowing import Shadows
 from gateway.serving.worker import Worker

@@ -1,4 +1,4 @@
-"""StateFolder: what this host remembers by itself, in files that only its owner may read.
+"""The state folder: what this host remembers by itself, in files that only its owner may read.
 
 Each file is replaced whole (written beside, synced, renamed), so that a full disk or a crash leaves
 the old one, and the last good Snapshot carries a checksum, so that damage is seen.
@@ -22,7 +22,7 @@ from gateway.core.predictions import SigningKeys
 from gateway.core.snapshot import decode, encode
 from gateway.ports import LastKnown
 
-logger = logging.getLogger(__name__)
+log: Final = logging.getLogger(__name__)
 
 LAST_GOOD_FILE: Final = "last-good.json"
 KEYS_FILE: Final = "signing-keys.json"
@@ -97,7 +97,7 @@ class StateFolder:
         try:
             return msgspec.json.decode(content, type=SigningKeys)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            logger.warning("The cached signing keys cannot be read; they are ignored.")
+            log.warning("The cached signing keys cannot be read; they are ignored.")
             return None
 
     def save_signing_keys(self, keys: SigningKeys) -> None:
@@ -118,11 +118,7 @@ class StateFolder:
         content = _read_private(self._folder / TOKENS_FILE)
         if content is None:
             return (admin,)
-        try:
-            further = msgspec.json.decode(content, type=tuple[Token, ...])
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            message = f"{TOKENS_FILE} in the state folder cannot be read: {error}."
-            raise InvalidRequest(message) from error
+        further = _decode_tokens(content)
         unknown = sorted({scope for token in further for scope in token.scopes} - SCOPES)
         if unknown:
             message = f"{TOKENS_FILE} names the scope '{unknown[0]}', which does not exist."
@@ -140,6 +136,55 @@ class StateFolder:
             content = path.read_bytes()
         self._admin_token = content.decode(errors="replace").strip()
         return self._admin_token
+
+
+class StoredTokens:
+    """The tokens of a state folder as the command line keeps them; makes none by itself."""
+
+    __slots__ = ("_entropy", "_folder")
+
+    def __init__(self, folder: Path, *, entropy: Callable[[int], bytes]) -> None:
+        """Nothing is read or made yet; `entropy` gives fresh random bytes."""
+        self._folder = folder
+        self._entropy = entropy
+
+    def fresh(self) -> str:
+        """A token that nobody holds."""
+        return fresh_token(self._entropy)
+
+    def read(self) -> tuple[Token, ...]:
+        """Those of `tokens.json`; none if there is no such file.
+
+        Raises:
+            InvalidRequest: it cannot be read.
+        """
+        content = self._content(TOKENS_FILE)
+        return () if content is None else _decode_tokens(content)
+
+    def write(self, tokens: tuple[Token, ...]) -> None:
+        """Replace `tokens.json` whole.
+
+        Raises:
+            InvalidRequest: it cannot be written.
+        """
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_whole(self._folder / TOKENS_FILE, msgspec.json.encode(tokens))
+        except OSError as error:
+            message = f"{TOKENS_FILE} in the state folder cannot be written: {error.strerror}."
+            raise InvalidRequest(message) from error
+
+    def admin_token(self) -> str | None:
+        """The admin's own, None if there is none yet."""
+        content = self._content(ADMIN_FILE)
+        return None if content is None else content.decode(errors="replace").strip() or None
+
+    def _content(self, name: str) -> bytes | None:
+        try:
+            return _read_private(self._folder / name)
+        except OSError as error:
+            message = f"{name} in the state folder cannot be read: {error.strerror}."
+            raise InvalidRequest(message) from error
 
 
 def fresh_token(entropy: Callable[[int], bytes]) -> str:
@@ -161,11 +206,16 @@ def write_whole(path: Path, content: bytes, mode: int = 0o600) -> None:
         with contextlib.suppress(OSError):
             work.unlink()
         raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make what was renamed in a folder outlive a power cut."""
+    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(folder)
+        os.fsync(held)
     finally:
-        os.close(folder)
+        os.close(held)
 
 
 def _read_private(path: Path) -> bytes | None:
@@ -177,8 +227,16 @@ def _read_private(path: Path) -> bytes | None:
     with os.fdopen(held, "rb") as file:
         if stat.S_IMODE(os.fstat(held).st_mode) & 0o077:
             os.fchmod(held, 0o600)
-            logger.warning("%s could be read by others; it is now its owner's only.", path.name)
+            log.warning("%s could be read by others; it is now its owner's only.", path.name)
         return file.read()
+
+
+def _decode_tokens(content: bytes) -> tuple[Token, ...]:
+    try:
+        return msgspec.json.decode(content, type=tuple[Token, ...])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        message = f"{TOKENS_FILE} in the state folder cannot be read: {error}."
+        raise InvalidRequest(message) from error
 
 
 def _base62(entropy: Callable[[int], bytes], length: int) -> str:

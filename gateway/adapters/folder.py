@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Final
 
 import msgspec
 
+from gateway.adapters.disk import sync_folder
 from gateway.core.errors import InvalidRequest, TooLarge, excerpt
 from gateway.core.models import Manifest, StoredFile, bundle_digest, is_name, parse_version
 from gateway.core.tensors import Signature
@@ -91,7 +92,8 @@ class FolderStore:
         """Copy a version into the cache, hashing on the way, and describe it.
 
         Raises:
-            InvalidRequest: what lies there is no loadable version, with a sentence.
+            InvalidRequest: what lies there is no loadable version, with a sentence; its cause is an
+                OSError if the disk failed, which may pass.
         """
         where = f"Version {number} of '{model}'"
         try:
@@ -102,19 +104,10 @@ class FolderStore:
 
     def cached(self, manifest: Manifest) -> Artifact | None:
         """The verified copy of a known version; a damaged one is dropped."""
-        folder = self._cache / manifest.digest
-        known = manifest.digest in self._verified
         try:
-            if all(_is_intact(folder, file, hashed=not known) for file in manifest.files):
-                self._verified.add(manifest.digest)
-                return Artifact(manifest=manifest, path=str(folder / MODEL_FILE))
-        except FileNotFoundError:
-            pass
+            return self._standing(manifest)
         except OSError:
             return None
-        self._verified.discard(manifest.digest)
-        _discard(folder)
-        return None
 
     def seed(self, model: str) -> Mapping[str, Any]:
         """The model's seed settings, empty if there are none or they cannot be read."""
@@ -125,6 +118,23 @@ class FolderStore:
                 return _toml(file)
         except (OSError, InvalidRequest):
             return {}
+
+    def _standing(self, manifest: Manifest) -> Artifact | None:
+        """As `cached`; raises OSError where the disk does not let it be seen."""
+        folder = self._cache / manifest.digest
+        known = manifest.digest in self._verified
+        # A copy takes its place whole, so one that is not there yet is not damaged.
+        if not known and not folder.exists():
+            return None
+        try:
+            if all(_is_intact(folder, file, hashed=not known) for file in manifest.files):
+                self._verified.add(manifest.digest)
+                return Artifact(manifest=manifest, path=str(folder / MODEL_FILE))
+        except FileNotFoundError:
+            pass
+        self._verified.discard(manifest.digest)
+        _discard(folder)
+        return None
 
     def _folder(self, model: str, number: int) -> Path:
         if not is_name(model) or number < 1:
@@ -138,7 +148,7 @@ class FolderStore:
         before = self.stamp(model, number)
         # Hash in place first: a version that is in the cache is not copied again.
         known = self._manifest(model, number, tuple(_hash(source / name) for name in names))
-        standing = self.cached(known)
+        standing = self._standing(known)
         if standing is None:
             standing = self._keep(model, number, source, names)
         folder = Path(standing.path).parent
@@ -196,16 +206,16 @@ class FolderStore:
             manifest = self._manifest(model, number, tuple(files))
             folder = self._cache / manifest.digest
             work.chmod(0o500)
-            _sync_folder(work)
+            sync_folder(work)
             try:
                 work.rename(folder)
             except OSError as error:
                 if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                     raise
-            _sync_folder(self._cache)
+            sync_folder(self._cache)
         finally:
             _discard(work)
-        artifact = self.cached(manifest)
+        artifact = self._standing(manifest)
         if artifact is None:
             message = f"Version {number} of '{model}' could not be kept in the cache."
             raise InvalidRequest(message)
@@ -321,14 +331,6 @@ def _toml(file: BinaryIO) -> dict[str, Any]:
     # As JSON keeps it: dates become text, what is not finite becomes null.
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(told))
     return plain
-
-
-def _sync_folder(folder: Path) -> None:
-    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(held)
-    finally:
-        os.close(held)
 
 
 def _discard(folder: Path) -> None:

@@ -18,11 +18,13 @@ os.environ.pop("ORT_LOAD_CONFIG_FROM_MODEL", None)  # a model file must not conf
 import numpy as np
 import onnxruntime as ort
 
-from gateway.core.errors import EngineFailed, InvalidRequest, excerpt
+from gateway.core.errors import EngineFailed, InvalidRequest, TooLarge, excerpt
 from gateway.core.tensors import BYTES, DTYPES, Array, Signature, Tensors, TensorSpec
 from gateway.ports import Artifact
 
 FOLDING_CAP_BYTES: Final = 1024 * 1024
+MAX_OUTPUT_BYTES: Final = 128 * 1024 * 1024
+"""Of one run; more could not be written as JSON without keeping everybody else waiting."""
 _DATATYPES: Final[Mapping[str, str]] = {
     "tensor(bool)": "BOOL",
     "tensor(uint8)": "UINT8",
@@ -38,6 +40,7 @@ _DATATYPES: Final[Mapping[str, str]] = {
     "tensor(double)": "FP64",
     "tensor(string)": BYTES,
 }
+_NO_MEMORY: Final = "Failed to allocate memory"
 _SETTINGS: Final[Mapping[str, str]] = {
     "session.intra_op.allow_spinning": "0",
     "session.inter_op.allow_spinning": "0",
@@ -62,6 +65,7 @@ class OnnxEngine:
 
         Raises:
             InvalidRequest: a BYTES element that is not UTF-8; onnxruntime holds strings.
+            TooLarge: the run needs more memory than there is, or answers too much.
             EngineFailed: the model raised.
         """
         feed = dict(tensors)
@@ -70,8 +74,16 @@ class OnnxEngine:
         try:
             results = self._session.run(list(outputs), feed)
         except Exception as error:  # onnxruntime raises types of its own below Exception
+            if _NO_MEMORY in str(error):
+                message = "The model needs more memory for this input than there is."
+                raise TooLarge(message) from error
             message = "The model failed to run on this input."
             raise EngineFailed(message) from error
+        size = sum(result.nbytes for result in results)
+        if size > MAX_OUTPUT_BYTES:
+            results.clear()  # an error's traceback holds this frame
+            message = f"The answer holds {size} bytes; at most {MAX_OUTPUT_BYTES} are given."
+            raise TooLarge(message)
         if self._text_outputs:
             return [
                 _to_bytes(result) if name in self._text_outputs else result

@@ -184,7 +184,7 @@ def clean(text: str, limit: int = MAX_TEXT) -> str:
 
 def _template(record: Record) -> LogRecord:
     """What every prediction of this kind says, after room for what differs in all of them."""
-    failed = record.error_type is not None
+    failed = _failed(record)
     severity = (
         SeverityNumber.SEVERITY_NUMBER_ERROR if failed else SeverityNumber.SEVERITY_NUMBER_INFO
     )
@@ -215,6 +215,11 @@ def _template(record: Record) -> LogRecord:
             )
         ),
     )
+
+
+def _failed(record: Record) -> bool:
+    """Whether the gateway or the model failed; what a caller did wrong is no alarm."""
+    return record.error_type is not None and record.error_type not in names.CALLER_ERRORS
 
 
 def _evaluation(record: Record) -> tuple[tuple[str, Value | None], ...]:
@@ -272,7 +277,7 @@ def _spans(record: Record, trace: Trace) -> list[Span]:
             )
         )
     )
-    if record.error_type is not None:
+    if _failed(record):
         root.status.code = Status.STATUS_CODE_ERROR
     if not record.batch_rows:
         return [root]

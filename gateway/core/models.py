@@ -2,13 +2,16 @@
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeAlias
 
 import msgspec
 from msgspec import Struct
 
 from gateway.core.errors import Conflict, InvalidRequest, excerpt
 from gateway.core.tensors import Signature, TensorSpec
+
+Key: TypeAlias = tuple[str, int]
+"""Model name and version number."""
 
 CHAMPION: Final = "champion"
 MAX_NAME: Final = 64

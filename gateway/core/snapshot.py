@@ -22,7 +22,7 @@ from gateway.core.endpoints import (
     weights_of,
 )
 from gateway.core.errors import InvalidRequest, NotFound, TooLarge, excerpt
-from gateway.core.models import CHAMPION, MAX_VERSION, check_name, is_hex256
+from gateway.core.models import CHAMPION, MAX_VERSION, Key, check_name, is_hex256
 from gateway.core.plans import Plan, compile_plan
 
 SCHEMA: Final = 1
@@ -94,6 +94,16 @@ def decode(document: bytes) -> Snapshot:
     return snapshot
 
 
+def stated_revision(document: bytes) -> int | None:
+    """The revision that a document states, whatever else is wrong with it; None if it has none."""
+    if len(document) > MAX_SNAPSHOT_BYTES:
+        return None
+    try:
+        return _NUMBERED.decode(document).revision
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
 def document_digest(document: object) -> str:
     """SHA-256 over the canonical JSON of any of the documents here: a document's ETag."""
     return hashlib.sha256(canonical(document)).hexdigest()
@@ -147,6 +157,17 @@ def named_versions(snapshot: Snapshot) -> Mapping[str, frozenset[int]]:
             version = target.version or aliases[target.alias or ""]
             named[record.document.model].add(version)
     return {name: frozenset(versions) for name, versions in named.items()}
+
+
+def named_keys(snapshot: Snapshot) -> set[Key]:
+    """The same versions, each with its model."""
+    named = named_versions(snapshot)
+    return {(model, number) for model, numbers in named.items() for number in numbers}
+
+
+def order_of(snapshot: Snapshot) -> tuple[int, int]:
+    """Of two Snapshots the one with the greater order is newer."""
+    return snapshot.epoch, snapshot.revision
 
 
 def check(snapshot: Snapshot) -> None:
@@ -259,4 +280,9 @@ def _check_size(document: bytes) -> None:
         raise TooLarge(message)
 
 
+class _Numbered(Struct):
+    revision: int
+
+
+_NUMBERED: Final = msgspec.json.Decoder(_Numbered)
 _DECODER: Final = msgspec.json.Decoder(Snapshot)

@@ -4,8 +4,8 @@ A shape's first dimension is the batch when a model is batched; `-1` stands for 
 Source of the datatype names: Open Inference Protocol v2, "Tensor Data Types".
 """
 
-from collections.abc import Mapping
-from typing import Any, Final, TypeAlias
+from collections.abc import Collection, Mapping
+from typing import Any, Final, NoReturn, TypeAlias
 
 import numpy as np
 from msgspec import Struct
@@ -72,7 +72,7 @@ def check_inputs(signature: Signature, tensors: Tensors) -> None:
     """
     specs = signature.inputs
     if len(tensors) != len(specs) or any(spec.name not in tensors for spec in specs):
-        _refuse_names(signature, tensors)
+        refuse_names(signature, tensors)
     symbols: dict[str, int] = {}
     for spec in specs:
         _check_input(spec, tensors[spec.name], symbols)
@@ -87,13 +87,18 @@ def rows_of(signature: Signature, tensors: Tensors) -> int:
     return int(tensors[signature.inputs[0].name].shape[0])
 
 
-def _refuse_names(signature: Signature, tensors: Tensors) -> None:
+def refuse_names(signature: Signature, names: Collection[str]) -> NoReturn:
+    """Say which input is missing, or else which is none, where the names are not the model's.
+
+    Raises:
+        InvalidRequest: always.
+    """
     wanted = [spec.name for spec in signature.inputs]
-    missing = [name for name in wanted if name not in tensors]
+    missing = [name for name in wanted if name not in names]
     if missing:
         message = f"Input '{excerpt(missing[0])}' is missing; the model needs {len(wanted)} inputs."
         raise InvalidRequest(message)
-    surplus = next(name for name in tensors if name not in wanted)
+    surplus = next(name for name in names if name not in wanted)
     message = f"Input '{excerpt(surplus)}' is not an input of this model."
     raise InvalidRequest(message)
 

@@ -230,11 +230,9 @@ def _moved(
     if old_state.salt != new_state.salt:
         return _moved_by_resalting(old, new)
     common = min(old.exposure, new.exposure)
+    before, after = weights_of(old), weights_of(new)
     changed = sum(
-        abs(weight - weights_of(old).get(name, 0)) for name, weight in weights_of(new).items()
-    )
-    changed += sum(
-        weight for name, weight in weights_of(old).items() if name not in weights_of(new)
+        abs(after.get(name, 0) - before.get(name, 0)) for name in before.keys() | after.keys()
     )
     return (common * changed / 2 / SCALE + abs(old.exposure - new.exposure)) / SCALE
 
@@ -242,9 +240,10 @@ def _moved(
 def _moved_by_resalting(old: Split, new: Split) -> float:
     """Two independent draws: the share of units that do not land where they were."""
     before, after = old.exposure / SCALE, new.exposure / SCALE
+    weights = weights_of(old)
     stay = (1 - before) * (1 - after)
     for name, weight in weights_of(new).items():
-        stay += before * after * (weights_of(old).get(name, 0) / SCALE) * (weight / SCALE)
+        stay += before * after * (weights.get(name, 0) / SCALE) * (weight / SCALE)
     return 1 - stay
 
 

@@ -28,6 +28,7 @@ HTTP_STATUS: Final[Mapping[type[errors.GatewayError], int]] = {
     errors.EngineFailed: 500,
     errors.UpstreamFailed: 502,
     errors.StoreUnavailable: 503,
+    errors.Unsealed: 503,
 }
 RETRY_AFTER_S: Final[Mapping[type[errors.GatewayError], int]] = {
     errors.Overloaded: 1,
@@ -35,6 +36,7 @@ RETRY_AFTER_S: Final[Mapping[type[errors.GatewayError], int]] = {
     errors.NotReady: 1,
     errors.DeadlineExceeded: 1,
     errors.StoreUnavailable: 2,
+    errors.Unsealed: 2,
 }
 
 
@@ -57,7 +59,8 @@ def headers_of(error: Exception) -> list[tuple[bytes, bytes]]:
     """Headers that go with an error."""
     if isinstance(error, errors.Unauthenticated):
         return [(b"www-authenticate", b"Bearer")]
-    if isinstance(error, errors.UnsupportedMedia):
+    # Which codings are read answers who sent another coding, not who sent another media type.
+    if isinstance(error, errors.UnsupportedMedia) and str(error).startswith("Content-Encoding"):
         return [(b"accept-encoding", b"gzip, deflate")]
     wait = RETRY_AFTER_S.get(type(error)) if isinstance(error, errors.GatewayError) else None
     return [] if wait is None else [(b"retry-after", b"%d" % wait)]

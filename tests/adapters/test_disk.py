@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.adapters.disk import StateFolder, fresh_token, write_whole
+from gateway.adapters.disk import StateFolder, StoredTokens, fresh_token, write_whole
 from gateway.core.access import READ, WRITE, Token, digest_of, principal_of
 from gateway.core.errors import InvalidRequest
 from gateway.core.predictions import SigningKeys
@@ -184,3 +184,30 @@ def test_a_link_is_not_written_through(tmp_path: Path) -> None:
     for _ in itertools.repeat(None, 2):
         write_whole(tmp_path / "file", b"again")
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["file", "victim"]
+
+
+def test_tokens_are_kept_in_the_state_folder(tmp_path: Path) -> None:
+    """The file that the gateway reads is written for its owner only, and read back."""
+    folder = StoredTokens(tmp_path / "state", entropy=CountingEntropy())
+    assert folder.read() == ()
+    assert folder.admin_token() is None
+    tokens = (Token(name="ci", sha256="0" * 64, scopes=("read",)),)
+    folder.write(tokens)
+    assert folder.read() == tokens
+    assert (tmp_path / "state" / "tokens.json").stat().st_mode & 0o077 == 0
+    assert folder.fresh() != folder.fresh()
+    (tmp_path / "state" / "admin.token").write_text("secret\n")
+    assert folder.admin_token() == "secret"
+
+
+def test_a_state_folder_that_is_no_use_is_told(tmp_path: Path) -> None:
+    """What cannot be read or written there is an error of ours, not a traceback."""
+    (tmp_path / "tokens.json").write_text("{")
+    (tmp_path / "admin.token").mkdir()
+    folder = StoredTokens(tmp_path, entropy=CountingEntropy())
+    with pytest.raises(InvalidRequest, match=r"tokens.json .* cannot be read"):
+        folder.read()
+    with pytest.raises(InvalidRequest, match=r"admin.token .* cannot be read"):
+        folder.admin_token()
+    with pytest.raises(InvalidRequest, match="cannot be written"):
+        StoredTokens(tmp_path / "tokens.json", entropy=CountingEntropy()).write(())

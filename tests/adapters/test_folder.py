@@ -213,6 +213,37 @@ def test_a_name_never_leads_out_of_the_store(model: str, root: Path, tmp_path: P
     assert store.seed(model) == {}
 
 
+def test_what_the_disk_is_to_blame_for_can_be_told(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refusal whose cause is the disk may pass; that of the files themselves may not."""
+    folder = put(root)
+    store = store_in(tmp_path)
+
+    def exhausted(*_: object, **__: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    for place in ("_hash", "_copy"):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"gateway.adapters.folder.{place}", exhausted)
+            with pytest.raises(InvalidRequest, match="Too many open files") as caught:
+                store.fetch("m", 1)
+            assert isinstance(caught.value.__cause__, OSError)
+    artifact = store.fetch("m", 1)
+    again = store_in(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr("gateway.adapters.folder._is_intact", exhausted)
+        assert again.cached(artifact.manifest) is None
+        with pytest.raises(InvalidRequest) as caught:
+            again.fetch("m", 1)
+        assert isinstance(caught.value.__cause__, OSError)
+    assert again.cached(artifact.manifest) is not None
+    (folder / "model.onnx").write_bytes(b"broken")
+    with pytest.raises(InvalidRequest) as caught:
+        store.fetch("m", 1)
+    assert caught.value.__cause__ is None
+
+
 def test_files_that_change_while_they_are_read_are_refused(root: Path, tmp_path: Path) -> None:
     """A version that is still being written is not taken for a whole one."""
     folder = put(root)

@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 import time
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from onnx import ModelProto
 
 from gateway.adapters.onnx import OnnxEngine, OnnxLoader, describe, trim_memory
-from gateway.core.errors import EngineFailed, GatewayError, InvalidRequest
+from gateway.core.errors import EngineFailed, GatewayError, InvalidRequest, TooLarge
 from gateway.core.tensors import DTYPES, Array, TensorSpec
 from gateway.ports import Artifact
 from gateway.serving.warming import warm
@@ -121,6 +122,25 @@ def test_a_failed_run_tells_nothing_of_the_inside(tmp_path: Path) -> None:
     assert str(caught.value) == "The model failed to run on this input."
     assert caught.value.__cause__ is not None
     assert one(engine, x=np.array([2], np.int64)).tolist() == [[4.0, 5.0]]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        pytest.param(2**13, 2**12 + 1, id="B13 an answer above 128 MiB"),
+        pytest.param(2**21, 2**21, id="B13 16 TiB"),
+    ],
+)
+def test_an_answer_that_is_too_large_is_the_callers_fault(
+    first: int, second: int, tmp_path: Path
+) -> None:
+    """B13 What a small input makes huge is refused, and the error keeps nothing of it."""
+    engine = loaded(models.swelling(), tmp_path)
+    with pytest.raises(TooLarge) as caught:
+        one(engine, x=np.array([first, second]))
+    frames = [frame for frame, _ in traceback.walk_tb(caught.value.__traceback__)]
+    assert not any(frame.f_locals.get("results") for frame in frames)
+    assert one(engine, x=np.array([2, 3])).shape == (2, 3)
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def random_record(random: Random) -> Record:
         sticky=random.random() < 0.5,
         unit_hash=maybe(random.randbytes(16)),
         request_id=maybe(text()),
-        error_type=maybe("model_error"),
+        error_type=random.choice((None, "model_error", "invalid_request")),
         trace=maybe(
             Trace(random.randbytes(16), random.randbytes(8), None, random.random() < 0.5, text())
         ),
@@ -177,7 +177,7 @@ def by_the_sdk(record: Record) -> Encoded:
             trace_flags=TraceFlags(int(record.trace.sampled)),
         )
         context = set_span_in_context(NonRecordingSpan(place))
-    failed = record.error_type is not None
+    failed = record.error_type == "model_error"
     event = LogRecord(
         timestamp=record.at_ns,
         observed_timestamp=record.at_ns + record.latency_ns,
@@ -339,6 +339,33 @@ def test_a_failure_is_an_error_of_its_span() -> None:
     (root,) = spans(record(trace=TRACE, error_type="overloaded", batch_rows=0))
     assert root.status.code == 2
     assert plain(root.attributes)["error.type"] == "overloaded"
+
+
+@pytest.mark.parametrize(
+    ("error_type", "severity"),
+    [
+        pytest.param("invalid_request", "INFO", id="bad-request"),
+        pytest.param("body_too_large", "INFO", id="too-large"),
+        pytest.param("unsupported_media", "INFO", id="media"),
+        pytest.param("unsupported", "INFO", id="not-offered"),
+        pytest.param("not_found", "INFO", id="not-found"),
+        pytest.param("forbidden", "INFO", id="forbidden"),
+        pytest.param("overloaded", "ERROR", id="overloaded"),
+        pytest.param("model_not_ready", "ERROR", id="not-ready"),
+        pytest.param("deadline_exceeded", "ERROR", id="deadline"),
+        pytest.param("model_error", "ERROR", id="model"),
+        pytest.param("internal", "ERROR", id="internal"),
+    ],
+)
+def test_only_our_own_failures_are_errors(error_type: str, severity: str) -> None:
+    """What a caller did wrong says so in `error.type` and raises no alarm."""
+    failed = record(trace=TRACE, error_type=error_type, batch_rows=0)
+    (entry,) = logs(failed)
+    (root,) = spans(failed)
+    assert plain(entry.attributes)["error.type"] == error_type
+    assert entry.severity_text == severity
+    assert entry.severity_number == (17 if severity == "ERROR" else 9)
+    assert root.status.code == (2 if severity == "ERROR" else 0)
 
 
 def test_children_stay_within_their_parent() -> None:

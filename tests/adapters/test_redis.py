@@ -193,6 +193,9 @@ async def test_a_password_is_never_shown() -> None:
         pytest.param("redis+sentinel://a/main/zero", id="database"),
         pytest.param("redis+cluster://", id="no-node"),
         pytest.param("redis+cluster://a:99999", id="high-port"),
+        pytest.param("redis://a:1?x=y", id="option"),
+        pytest.param("redis://a:1?socket_timeout=y", id="no-number"),
+        pytest.param("redis+sentinel://a:26379/main?x=y", id="sentinel-option"),
     ],
 )
 def test_a_url_that_cannot_be_used_is_refused(url: str) -> None:

@@ -22,6 +22,7 @@ from gateway.core.snapshot import (
     endpoint_record,
     named_versions,
     plan_of,
+    stated_revision,
 )
 
 DIGESTS = {str(number): f"{number:064x}" for number in (1, 2, 3, 10)}
@@ -488,6 +489,22 @@ def test_damaged_bytes_are_read_or_refused_and_nothing_else(
         decode(RAW[:place] + patch + RAW[place + width :])
     except InvalidRequest:
         return
+
+
+@pytest.mark.parametrize(
+    ("raw", "revision"),
+    [
+        pytest.param(b'{"revision":7,"schema":9}', 7, id="another-schema"),
+        pytest.param(b'{"revision":7.0}', None, id="float"),
+        pytest.param(b'{"revision":7', None, id="cut"),
+        pytest.param(b"[" * 100_000, None, id="deep"),
+        pytest.param(b'{"revision":7,"a":"\xff"}', 7, id="not-utf-8"),
+        pytest.param(b'{"revision":7}' + b" " * 8 * 1024 * 1024, None, id="too-large"),
+    ],
+)
+def test_a_refused_document_may_still_state_its_revision(raw: bytes, revision: int | None) -> None:
+    """The revision is told wherever it can be read, whatever else is wrong."""
+    assert stated_revision(raw) == revision
 
 
 def test_a_model_is_an_endpoint_that_follows_its_champion() -> None:

@@ -69,9 +69,10 @@ def test_who_is_not_known_is_told_how_to_be() -> None:
 
 
 def test_an_unknown_coding_is_told_the_known_ones() -> None:
-    """A 415 says which codings are read."""
-    told = headers_of(errors.UnsupportedMedia("br?"))
+    """A 415 for its coding says which codings are read; one for its media type does not."""
+    told = headers_of(errors.UnsupportedMedia("Content-Encoding 'br' is not spoken here."))
     assert told == [(b"accept-encoding", b"gzip, deflate")]
+    assert headers_of(errors.UnsupportedMedia("Send JSON.")) == []
 
 
 def test_an_unforeseen_error_is_logged_and_not_told(caplog: pytest.LogCaptureFixture) -> None:

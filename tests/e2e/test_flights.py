@@ -7,6 +7,7 @@ from math import sqrt
 from typing import Any
 
 import aiohttp
+import httpx
 import pytest
 
 from gateway.core.assignment import positions
@@ -162,6 +163,28 @@ def test_requests_without_a_unit_are_drawn_one_by_one(make_gateway: MakeGateway)
 
     treated = sum(answer.variant == "treatment" for answer in answers)
     assert abs(treated - 300) <= 4 * sqrt(3_000 * 0.1 * 0.9)
+
+
+def test_v1_rows_of_a_real_model_are_answered(make_gateway: MakeGateway) -> None:
+    """V1 clients ask the sample model row by row and get a label and probabilities for each."""
+    flights = list(read_flights(TRAFFIC, 5))
+    rows = [
+        {
+            "carrier": [flight.carrier],
+            "origin": [flight.origin],
+            "dest": [flight.dest],
+            "features": [0.0 if value != value else value for value in flight.features],  # noqa: PLR0124 - NaN
+        }
+        for flight in flights
+    ]
+    gateway = make_gateway()
+
+    for path in ("flight-delay:predict", "flight-delay/labels/champion:predict"):
+        answer = httpx.post(f"{gateway.url}/v1/models/{path}", json={"instances": rows})
+        assert answer.status_code == 200, answer.text
+        predictions = answer.json()["predictions"]
+        assert {type(row["label"]) for row in predictions} == {int}
+        assert [len(row["probabilities"]) for row in predictions] == [2] * 5
 
 
 def test_a_ramp_moves_no_enrolled_unit(make_gateway: MakeGateway) -> None:

@@ -1,9 +1,9 @@
 """Start and stop, under the names and servers that people use."""
 
 import asyncio
+import json
 import signal
 import ssl
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,10 +15,12 @@ from gateway.doors.cli.traffic import infer_body, read_flights
 from tests.e2e.conftest import MakeGateway
 from tests.e2e.gateways import ROOT, Gateway, eventually
 from tests.e2e.test_flights import PATH, TRAFFIC
+from tests.onnx_models import save, slow
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 REQUEST = ROOT / "models" / "flight-delay" / "request.json"
+EXAMPLE = ROOT / "docs" / "examples" / "ab.json"
 
 
 def is_gone(pid: int) -> bool:
@@ -81,6 +83,31 @@ def test_sigterm_under_load_fails_no_request(make_gateway: MakeGateway) -> None:
 
     assert answered >= 200
     assert (told, code) == (8, 0)
+
+
+def test_a_model_that_hangs_cannot_keep_the_process(
+    make_gateway: MakeGateway, tmp_path: Path
+) -> None:
+    """With a run that does not end, SIGTERM still ends the process within its time to stop in."""
+    version = tmp_path / "models" / "endless" / "1"
+    version.mkdir(parents=True)
+    save(slow(turns=2_000_000_000), version)
+    gateway = make_gateway(models=tmp_path / "models", env={"TILTYARD_STOP_S": "3"}, start=False)
+    gateway.start(wait=False)
+
+    def is_loading() -> bool:
+        index = httpx.post(f"{gateway.url}/v2/repository/index", timeout=5)
+        return [entry["state"] for entry in index.json()] == ["LOADING"]
+
+    def listens() -> bool:
+        try:
+            return is_loading()
+        except httpx.TransportError:
+            return False
+
+    eventually(listens)
+
+    assert gateway.stop(signal.SIGTERM) == 1
 
 
 def test_uvicorn_runs_the_factory(make_gateway: MakeGateway) -> None:
@@ -181,19 +208,19 @@ def test_nothing_phones_home(make_gateway: MakeGateway, tmp_path: Path) -> None:
 def test_the_demo_tells_its_story(make_gateway: MakeGateway) -> None:
     """The demo replays flights through a split, a promotion and a rollback, and puts all back."""
     gateway = make_gateway()
+    endpoint, model = "/admin/v1/endpoints/flight-delay", "/admin/v1/models/flight-delay"
+    gateway.told("PUT", endpoint, json.loads(EXAMPLE.read_text()))
+    before, champion = gateway.told("GET", endpoint), gateway.told("GET", model)["aliases"]
 
-    told = subprocess.run(
-        [sys.executable, "-m", "gateway", "demo", "--requests", "1500"],
-        cwd=ROOT,
-        env={**gateway.environ(), "COLUMNS": "140"},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    told = gateway.run_cli("demo", "--requests", "1500")
+    again = gateway.cli_json("demo", "--requests", "500")
 
-    assert told.returncode == 0, told.stdout + told.stderr
-    for word in ("90:10", "promoted", "rolled back", "control", "treatment", "shadow-2"):
-        assert word in told.stdout
-    assert "errors: none" in told.stdout
-    assert gateway.told("GET", "/admin/v1/models/flight-delay")["aliases"] == {"champion": 1}
+    for word in ("90:10", "promoted", "rolled back", "control v1", "control v2", "shadow-2 v2"):
+        assert word in told
+    assert "errors: none" in told
+    assert {row["chapter"] for row in again["rows"]} == {"90:10", "promoted", "rolled back"}
+    assert (again["answers"], again["errors"]) == (500, {})
+    for part in ("document", "splits", "etag"):
+        assert gateway.told("GET", endpoint)[part] == before[part]
+    assert gateway.told("GET", model)["aliases"] == {**champion, "demo-champion": 1}
+    assert gateway.ask("GET", f"{endpoint}-demo").status_code == 404

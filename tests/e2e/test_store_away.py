@@ -109,6 +109,7 @@ def test_a_first_start_without_the_store_lives_and_is_not_ready(
 
     assert eventually(live)
     assert httpx.get(f"{gateway.url}/v2/health/ready").status_code == 503
+    assert httpx.post(f"{gateway.url}{PATH}", content=b"{}").status_code == 503
 
 
 def test_the_embedded_store_is_started_again_when_it_is_killed(

@@ -61,7 +61,7 @@ def spell(name: str, tensor: Array, nonfinite: Nonfinite) -> object:
         EngineFailed: the policy is "error" and there is one.
     """
     plain = np.array(tensor, order="C", copy=None)
-    values = plain if plain.ndim else plain[()]
+    values = plain if plain.ndim else _scalar(plain)
     if tensor.dtype.kind != "f" or nonfinite == "null" or not has_nonfinite(tensor):
         return values
     if nonfinite == "error":
@@ -74,6 +74,14 @@ def spell(name: str, tensor: Array, nonfinite: Nonfinite) -> object:
     odd = plain[~np.isfinite(plain)].tolist()  # row-major, as the text
     parts = (_literal(value) + piece for value, piece in zip(odd, pieces, strict=True))
     return orjson.Fragment(first + b"".join(parts))
+
+
+def _scalar(tensor: Array) -> object:
+    """A single number as JSON writers know it: floats of NumPy's own kinds, all else Python's.
+
+    NumPy has integer types that differ in name only, and not all of them are known to writers.
+    """
+    return tensor[()] if tensor.dtype.kind == "f" else tensor.item()
 
 
 def text_of(name: str, element: object) -> str:

@@ -28,6 +28,17 @@ _STEPS[list(b"[{")] = 1
 _STEPS[list(b"]}")] = -1
 
 
+def check_size(body: bytes, limits: Limits) -> None:
+    """Refuse a decompressed body that is too long.
+
+    Raises:
+        TooLarge: more than `body_bytes`.
+    """
+    if len(body) > limits.body_bytes:
+        message = f"The body holds {len(body)} bytes; at most {limits.body_bytes} are read."
+        raise TooLarge(message)
+
+
 def read_document(text: bytes, decoder: Decoder[T], loose: type[T], limits: Limits) -> T:
     """Decode a JSON document to its type.
 

@@ -12,9 +12,9 @@ from typing import Any, Final, Generic, TypeVar
 from msgspec import UNSET, Raw, Struct, UnsetType
 from msgspec.json import Decoder
 
-from gateway.core.errors import InvalidRequest, TooLarge, Unsupported, excerpt
+from gateway.core.errors import InvalidRequest, Unsupported, excerpt
 from gateway.core.oip.binary import Span, read_span
-from gateway.core.oip.documents import read_document
+from gateway.core.oip.documents import check_size, read_document
 from gateway.core.oip.elements import bytes_array, check_element, read_tensor
 from gateway.core.oip.messages import InferRequest, Limits, RequestedOutput
 from gateway.core.targeting import Scalar
@@ -100,9 +100,7 @@ def parse_infer(
         InvalidRequest: the bytes are no such request; TooLarge: beyond the limits;
             Unsupported: shared memory.
     """
-    if len(body) > limits.body_bytes:
-        message = f"The body holds {len(body)} bytes; at most {limits.body_bytes} are read."
-        raise TooLarge(message)
+    check_size(body, limits)
     if json_bytes is None:
         head = body
     elif json_bytes == 0:

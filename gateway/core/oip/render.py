@@ -30,15 +30,14 @@ Labels: TypeAlias = Mapping[str, Sequence[str]]
 _NO_LABELS: Final[Labels] = {}
 
 
-def select_outputs(requested: tuple[RequestedOutput, ...], signature: Signature) -> tuple[str, ...]:
-    """Name the outputs to compute, in the order asked for; all of them when none is.
+def check_outputs(requested: tuple[RequestedOutput, ...], signature: Signature) -> None:
+    """Refuse what a model cannot give, before it runs.
 
     Raises:
         InvalidRequest: the model has no such output, or no classes can be read from it.
     """
-    specs = {spec.name: spec for spec in signature.outputs}
     for output in requested:
-        spec = specs.get(output.name)
+        spec = next((spec for spec in signature.outputs if spec.name == output.name), None)
         if spec is None:
             raise _missing(output.name)
         if output.classification and (
@@ -46,7 +45,6 @@ def select_outputs(requested: tuple[RequestedOutput, ...], signature: Signature)
         ):
             message = f"Output '{excerpt(output.name)}' has no classes to choose from."
             raise InvalidRequest(message)
-    return tuple(output.name for output in requested) or tuple(specs)
 
 
 def render_infer(

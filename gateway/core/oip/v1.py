@@ -14,7 +14,7 @@ from typing import Any, Final, Generic, TypeVar
 from msgspec import UNSET, MsgspecError, Raw, Struct, UnsetType, convert
 from msgspec.json import Decoder
 
-from gateway.core.errors import InvalidRequest, TooLarge, excerpt
+from gateway.core.errors import InvalidRequest
 from gateway.core.oip.answers import (
     Nonfinite,
     datatype_of,
@@ -23,10 +23,10 @@ from gateway.core.oip.answers import (
     spell,
 )
 from gateway.core.oip.binary import bytes_of
-from gateway.core.oip.documents import read_document, refusal
+from gateway.core.oip.documents import check_size, read_document, refusal
 from gateway.core.oip.elements import read_nested
 from gateway.core.oip.messages import InferRequest, InferResponse, Limits
-from gateway.core.tensors import BYTES, Array, Signature, TensorSpec
+from gateway.core.tensors import BYTES, Array, Signature, TensorSpec, refuse_names
 
 D = TypeVar("D")
 T = TypeVar("T")
@@ -59,9 +59,7 @@ def parse_predict(
         InvalidRequest: not such a request, or a value that the signature does not allow;
             TooLarge: beyond the limits.
     """
-    if len(body) > limits.body_bytes:
-        message = f"The body holds {len(body)} bytes; at most {limits.body_bytes} are read."
-        raise TooLarge(message)
+    check_size(body, limits)
     stated = read_document(body, _DECODER, _Predict[Any], limits)
     if stated.signature_name not in (None, SIGNATURE_NAME):
         message = f"The only 'signature_name' is '{SIGNATURE_NAME}'."
@@ -159,16 +157,8 @@ def _decode(source: object, decoder: Decoder[T], loose: type[T]) -> T:
 
 
 def _check_names(values: Mapping[str, object], signature: Signature) -> None:
-    wanted = {spec.name for spec in signature.inputs}
-    if values.keys() == wanted:
-        return
-    missing = sorted(wanted - values.keys())
-    if missing:
-        message = f"Input '{excerpt(missing[0])}' is missing; the model needs {len(wanted)} inputs."
-        raise InvalidRequest(message)
-    surplus = sorted(values.keys() - wanted)
-    message = f"Input '{excerpt(surplus[0])}' is not an input of this model."
-    raise InvalidRequest(message)
+    if values.keys() != {spec.name for spec in signature.inputs}:
+        refuse_names(signature, values)
 
 
 def _stack(source: object, cells: list[object]) -> object:

@@ -11,7 +11,6 @@ import typer
 
 from gateway.core import errors
 from gateway.doors.cli.front import FrontStep, front_of
-from gateway.settings import LOOPBACK
 
 ROOT: Final = "/admin/v1"
 TIMEOUT_S: Final = 30.0
@@ -31,29 +30,17 @@ _KINDS: Final[Mapping[int, type[errors.GatewayError]]] = {
 class AdminClient:
     """One conversation with the admin API. Requires: used as a context manager."""
 
-    def __init__(self, context: typer.Context, url: str, token_file: Path | None) -> None:
-        """Find the token; nothing is asked yet.
+    def __init__(self, context: typer.Context, given: str | None, token_file: Path | None) -> None:
+        """Find the address and the token; nothing is asked yet.
 
         Raises:
             Unauthenticated: no token was found.
-            InvalidRequest: the URL is none, or the token's file cannot be read.
+            InvalidRequest: the URL is none, or a setting or the token's file is wrong.
         """
         front = front_of(context)
+        url = front.admin_url(given)
         headers = {"authorization": f"Bearer {find_token(front, token_file)}"}
-        try:
-            base = httpx.URL(url)
-        except httpx.InvalidURL as error:
-            raise errors.InvalidRequest(_no_url(url)) from error
-        if base.scheme not in ("http", "https") or not base.host:
-            raise errors.InvalidRequest(_no_url(url))
-        self._client = httpx.Client(
-            base_url=base,
-            headers=headers,
-            timeout=TIMEOUT_S,
-            transport=front.transport,
-            # A proxy that the environment names is not for this host, nor is the token for it.
-            trust_env=base.host not in LOOPBACK,
-        )
+        self._client = front.client(url, timeout_s=TIMEOUT_S, headers=headers)
 
     def __enter__(self) -> Self:
         """Begin."""
@@ -137,7 +124,3 @@ def _document(response: httpx.Response) -> Any:  # noqa: ANN401
     sentence = document.get("error") if isinstance(document, dict) else None
     kind = _KINDS.get(response.status_code, errors.UpstreamFailed)
     raise kind(errors.excerpt(sentence or f"status {response.status_code}", MAX_SENTENCE))
-
-
-def _no_url(url: str) -> str:
-    return f"'{errors.excerpt(url)}' is no address of an admin API; write http://host:port."

@@ -16,9 +16,21 @@ from rich.console import Console
 
 from gateway.core.errors import NotFound, NotReady
 from gateway.doors.cli.client import find_token
-from gateway.doors.cli.front import FAILED, AdminUrl, FrontStep, TokenFile, complain, front_of
-from gateway.doors.cli.output import say
-from gateway.doors.cli.story import MODEL, DemoOptions, run_demo
+from gateway.doors.cli.front import (
+    FAILED,
+    AdminUrl,
+    AsJson,
+    FrontStep,
+    ModelStore,
+    TokenFile,
+    check_url,
+    complain,
+    distrust_of,
+    front_of,
+    nearby_url_of,
+)
+from gateway.doors.cli.output import say, show_json
+from gateway.doors.cli.story import TRAFFIC, DemoOptions, document_of, run_demo, show
 from gateway.settings import PREFIX, Settings
 
 START_S: Final = 60.0
@@ -26,37 +38,47 @@ LOOK_S: Final = 0.1
 PROBE_S: Final = 2.0
 
 
-def demo(
+def demo(  # noqa: PLR0913 - an argument for each option
     ctx: typer.Context,
     *,
-    admin: AdminUrl,
+    admin: AdminUrl = None,
     url: Annotated[str | None, typer.Option("--url", help="Where inference is.")] = None,
     token_file: TokenFile = None,
     requests: Annotated[
         int, typer.Option(help="Flights to send, 39,985 at most.", min=100)
     ] = 10_000,
+    model_store: ModelStore = None,
+    as_json: AsJson = False,
 ) -> None:
     """Replay real flights through a split, a shadow, a promotion and a rollback.
 
     Uses the gateway that runs here; without one, it starts one of its own and stops it again.
+    What it changes there is its own: an endpoint, deleted at the end, and an alias.
     """
     front = front_of(ctx)
-    settings = front.settings()
-    traffic = Path(settings.model_store) / MODEL / "traffic.csv.gz"
+    settings = front.settings(model_store=model_store)
+    traffic = Path(settings.model_store) / TRAFFIC
     if not traffic.is_file():
         message = "The demo needs the sample models: run it in a checkout, or set the model store."
         raise NotFound(message)
-    if _answers(f"{admin}/health"):
-        places = (url or _inference_url(settings), admin, find_token(front, token_file))
-        _tell(front, places, traffic, requests)
+    admin_url = front.admin_url(admin)
+    if _answers(front, f"{admin_url}/health"):
+        inference_url = check_url(url or nearby_url_of(settings.http))
+        places = (inference_url, admin_url, find_token(front, token_file))
+        _tell(front, DemoOptions(*places, traffic, requests), as_json=as_json)
         return
-    say("No gateway runs here; starting one of the demo's own.")
+    if not as_json:
+        say("No gateway runs here; starting one of the demo's own.")
     with _own_gateway(front, settings) as places:
-        _tell(front, places, traffic, requests)
+        _tell(front, DemoOptions(*places, traffic, requests), as_json=as_json)
 
 
-def _tell(front: FrontStep, places: tuple[str, str, str], traffic: Path, requests: int) -> None:
-    story = run_demo(DemoOptions(*places, traffic, requests, front.now), Console())
+def _tell(front: FrontStep, options: DemoOptions, *, as_json: bool) -> None:
+    console = Console(quiet=as_json)
+    story = run_demo(options, front, console)
+    show(story, console)
+    if as_json:
+        show_json(document_of(story))
     if story.errors:
         complain("Some requests failed.")
         raise typer.Exit(FAILED)
@@ -89,23 +111,22 @@ def _own_gateway(front: FrontStep, settings: Settings) -> Iterator[tuple[str, st
 
 def _await(front: FrontStep, process: subprocess.Popen[bytes], url: str) -> None:
     deadline = front.now() + START_S
-    while not _answers(url):
+    while not _answers(front, url):
         if process.poll() is not None or front.now() > deadline:
             message = "The demo's own gateway did not start."
             raise NotReady(message)
         front.sleep(LOOK_S)
 
 
-def _answers(url: str) -> bool:
+def _answers(front: FrontStep, url: str) -> bool:
+    """Whether a gateway runs there; one whose certificate is not trusted does, and that is told."""
     try:
-        return httpx.get(url, timeout=PROBE_S, trust_env=False).is_success
-    except httpx.TransportError:
+        with front.client(url, timeout_s=PROBE_S) as client:
+            return client.get(url).is_success
+    except httpx.TransportError as error:
+        if distrust_of(error) is not None:
+            raise
         return False
-
-
-def _inference_url(settings: Settings) -> str:
-    scheme = "https" if settings.http.tls_cert else "http"
-    return f"{scheme}://{settings.http.host}:{settings.http.port}"
 
 
 def _free_port() -> int:

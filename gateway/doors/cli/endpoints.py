@@ -8,7 +8,6 @@ import typer
 from gateway.core.errors import InvalidRequest
 from gateway.doors.cli.client import AdminClient
 from gateway.doors.cli.front import (
-    DEFAULT_ADMIN_URL,
     AdminUrl,
     AsJson,
     IfMatch,
@@ -27,7 +26,7 @@ def list_endpoints(
     ctx: typer.Context,
     *,
     as_json: AsJson = False,
-    admin: AdminUrl = DEFAULT_ADMIN_URL,
+    admin: AdminUrl = None,
     token_file: TokenFile = None,
 ) -> None:
     """List every name that clients may call."""
@@ -63,7 +62,7 @@ def show_endpoint(  # noqa: PLR0913 - an argument for each option
         bool, typer.Option("--document", help="The document alone, fit for `endpoints set`.")
     ] = False,
     as_json: AsJson = False,
-    admin: AdminUrl = DEFAULT_ADMIN_URL,
+    admin: AdminUrl = None,
     token_file: TokenFile = None,
 ) -> None:
     """Show an endpoint's document and its compiled plan."""
@@ -93,7 +92,7 @@ def set_endpoint(  # noqa: PLR0913 - an argument for each option
     ] = False,
     reason: Reason = "",
     as_json: AsJson = False,
-    admin: AdminUrl = DEFAULT_ADMIN_URL,
+    admin: AdminUrl = None,
     token_file: TokenFile = None,
 ) -> None:
     """Replace an endpoint's document."""
@@ -118,7 +117,7 @@ def delete_endpoint(  # noqa: PLR0913 - an argument for each option
     if_match: IfMatch = None,
     reason: Reason = "",
     as_json: AsJson = False,
-    admin: AdminUrl = DEFAULT_ADMIN_URL,
+    admin: AdminUrl = None,
     token_file: TokenFile = None,
 ) -> None:
     """Drop an endpoint's document; a model of that name is then followed by its champion."""
@@ -141,7 +140,7 @@ def explain(  # noqa: PLR0913 - an argument for each option
     header: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, for rules.")] = None,
     parameter: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, for rules.")] = None,
     as_json: AsJson = False,
-    admin: AdminUrl = DEFAULT_ADMIN_URL,
+    admin: AdminUrl = None,
     token_file: TokenFile = None,
 ) -> None:
     """Say which variant a unit gets and why, now or at an earlier revision."""
@@ -176,7 +175,7 @@ def show_shadows(
     name: Name,
     *,
     as_json: AsJson = False,
-    admin: AdminUrl = DEFAULT_ADMIN_URL,
+    admin: AdminUrl = None,
     token_file: TokenFile = None,
 ) -> None:
     """Show what an endpoint's shadows found."""

@@ -1,5 +1,6 @@
 """What the front step hands to the command line, and how failures leave it."""
 
+import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,17 +13,31 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from gateway.core.access import Token
-from gateway.core.errors import Conflict, Forbidden, GatewayError, Unauthenticated
-from gateway.settings import Settings, load
+from gateway.core.errors import (
+    Conflict,
+    Forbidden,
+    GatewayError,
+    InvalidRequest,
+    Unauthenticated,
+    excerpt,
+)
+from gateway.settings import LOOPBACK, AdminSettings, HttpSettings, Settings, load
 
 FAILED: Final = 1
 UNREACHABLE: Final = 3
 UNAUTHORISED: Final = 4
 CONFLICT: Final = 5
-DEFAULT_ADMIN_URL: Final = "http://127.0.0.1:8082"
+MAX_PLACE: Final = 200
+_NEARBY: Final[Mapping[str, str]] = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - only read
+"""Where a listener on every address is found from this host."""
 
 AdminUrl = Annotated[
-    str, typer.Option("--admin", envvar="TILTYARD_ADMIN_URL", help="Where the admin API is.")
+    str | None,
+    typer.Option(
+        "--admin",
+        envvar="TILTYARD_ADMIN_URL",
+        help="Where the admin API is; by default as the settings here say.",
+    ),
 ]
 TokenFile = Annotated[
     Path | None, typer.Option("--token-file", help="A file that holds the bearer token.")
@@ -30,6 +45,9 @@ TokenFile = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON, for scripts.")]
 Config = Annotated[
     Path | None, typer.Option("--config", help="A settings file; TILTYARD_CONFIG names one too.")
+]
+ModelStore = Annotated[
+    Path | None, typer.Option("--model-store", help="Where the models are, a folder each.")
 ]
 Reason = Annotated[str, typer.Option("--reason", help="Why, for the audit log.")]
 IfMatch = Annotated[
@@ -66,11 +84,12 @@ class TokenFolder(Protocol):
 class FrontStep:
     """What commands may use of the rooms above, and of the process.
 
+    `check` says which versions of the model store load, and what is wrong, a sentence each.
     `transport` carries requests to the admin API; None is the network.
     """
 
     serve: Serve
-    check: Callable[[Settings], list[str]]
+    check: Callable[[Settings], tuple[list[str], list[str]]]
     token_folder: Callable[[Settings], TokenFolder]
     environ: Mapping[str, str]
     transport: httpx.BaseTransport | None = None
@@ -90,6 +109,49 @@ class FrontStep:
         }
         return load({**self.environ, **given}, config)
 
+    def admin_url(self, given: str | None) -> str:
+        """Where the admin API is: as given, else as a gateway with the settings here has it.
+
+        Raises:
+            InvalidRequest: what was given is no URL, or a setting is wrong.
+        """
+        return check_url(given or nearby_url_of(self.settings().admin))
+
+    def client(
+        self, url: str, *, timeout_s: float, headers: Mapping[str, str] | None = None
+    ) -> httpx.Client:
+        """A client of the listener at a URL.
+
+        Raises:
+            InvalidRequest: SSL_CERT_FILE cannot be used.
+        """
+        return httpx.Client(
+            base_url=url,
+            headers=headers,
+            timeout=timeout_s,
+            transport=self.transport,
+            verify=self.trusted(),
+            trust_env=not is_here(url),
+        )
+
+    def trusted(self) -> ssl.SSLContext | bool:
+        """Whom TLS trusts: the certificates of SSL_CERT_FILE, True for the usual ones.
+
+        Raises:
+            InvalidRequest: that file cannot be used.
+        """
+        file = self.environ.get("SSL_CERT_FILE")
+        if not file:
+            return True
+        try:
+            context = ssl.create_default_context(cafile=file)
+        except OSError as error:
+            message = "SSL_CERT_FILE names no file of certificates that can be read."
+            raise InvalidRequest(message) from error
+        # A listener's own certificate will do; later Pythons have it so by themselves.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        return context
+
 
 class Commands(TyperGroup):
     """Runs a command; a failure is one line on stderr and an exit code."""
@@ -102,7 +164,7 @@ class Commands(TyperGroup):
             complain(str(error))
             raise typer.Exit(code_of(error)) from error
         except httpx.TransportError as error:
-            complain(f"The gateway's admin API cannot be reached: {type(error).__name__}.")
+            complain(_unreached(error))
             raise typer.Exit(UNREACHABLE) from error
 
 
@@ -116,6 +178,62 @@ def code_of(error: GatewayError) -> int:
 def complain(sentence: str) -> None:
     """Say on stderr what went wrong."""
     Console(stderr=True, highlight=False, soft_wrap=True).print(sentence, style="red", markup=False)
+
+
+def url_of(listener: HttpSettings | AdminSettings, host: str | None = None) -> str:
+    """Where a listener answers."""
+    name = host or listener.host
+    place = f"[{name}]" if ":" in name else name
+    return f"{'https' if listener.tls_cert else 'http'}://{place}:{listener.port}"
+
+
+def nearby_url_of(listener: HttpSettings | AdminSettings) -> str:
+    """Where a listener of this host answers those who ask from here."""
+    return url_of(listener, _NEARBY.get(listener.host))
+
+
+def check_url(url: str) -> str:
+    """Pass on what can be the address of a listener.
+
+    Raises:
+        InvalidRequest: it cannot.
+    """
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        parsed = httpx.URL()
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        message = f"'{excerpt(url)}' is no address of a gateway; write http://host:port."
+        raise InvalidRequest(message)
+    return url
+
+
+def is_here(url: str) -> bool:
+    """Whether a URL names this host: a proxy of the environment is not for it, nor a token."""
+    return httpx.URL(url).host in LOOPBACK
+
+
+def distrust_of(error: BaseException | None) -> str | None:
+    """Why a certificate was not trusted, None if it was not that."""
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__cause__ or error.__context__
+    return None if error is None else error.verify_message
+
+
+def _unreached(error: httpx.TransportError) -> str:
+    """What was tried, and what to do."""
+    url = error.request.url
+    place = excerpt(f"{url.scheme}://{url.netloc.decode('ascii')}", MAX_PLACE)
+    distrusted = distrust_of(error)
+    if distrusted is not None:
+        return (
+            f"The certificate of {place} is not trusted: {distrusted}. "
+            "Set SSL_CERT_FILE to a file with that certificate or its CA's."
+        )
+    return (
+        f"The gateway cannot be reached at {place} ({type(error).__name__}). Is `tiltyard serve` "
+        "running? If it is elsewhere, say where with --admin or TILTYARD_ADMIN_URL."
+    )
 
 
 def front_of(context: typer.Context) -> FrontStep:

@@ -4,11 +4,10 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from gateway.core.errors import NotReady
+from gateway.core.errors import Forbidden, NotReady
 from gateway.core.models import CHAMPION
 from gateway.doors.cli.client import AdminClient
 from gateway.doors.cli.front import (
-    DEFAULT_ADMIN_URL,
     AdminUrl,
     AsJson,
     FrontStep,
@@ -32,7 +31,7 @@ def models(
     ctx: typer.Context,
     *,
     as_json: AsJson = False,
-    admin: AdminUrl = DEFAULT_ADMIN_URL,
+    admin: AdminUrl = None,
     token_file: TokenFile = None,
 ) -> None:
     """List every registered model."""
@@ -45,7 +44,7 @@ def list_models(
     ctx: typer.Context,
     *,
     as_json: AsJson = False,
-    admin: AdminUrl = DEFAULT_ADMIN_URL,
+    admin: AdminUrl = None,
     token_file: TokenFile = None,
 ) -> None:
     """List every registered model."""
@@ -68,7 +67,7 @@ def show_model(
     model: Model,
     *,
     as_json: AsJson = False,
-    admin: AdminUrl = DEFAULT_ADMIN_URL,
+    admin: AdminUrl = None,
     token_file: TokenFile = None,
 ) -> None:
     """Show a model, its aliases and its versions."""
@@ -108,7 +107,7 @@ def promote(  # noqa: PLR0913 - an argument for each option
     wait: Wait = True,
     timeout_s: Timeout = 60.0,
     as_json: AsJson = False,
-    admin: AdminUrl = DEFAULT_ADMIN_URL,
+    admin: AdminUrl = None,
     token_file: TokenFile = None,
 ) -> None:
     """Move an alias to another version, and wait until every process serves it."""
@@ -132,14 +131,24 @@ def rollback(  # noqa: PLR0913 - an argument for each option
     wait: Wait = True,
     timeout_s: Timeout = 60.0,
     as_json: AsJson = False,
-    admin: AdminUrl = DEFAULT_ADMIN_URL,
+    admin: AdminUrl = None,
     token_file: TokenFile = None,
 ) -> None:
     """Move an alias back to the version it named before."""
     document = {"alias": alias, "reason": reason}
     with AdminClient(ctx, admin, token_file) as client:
         answer = client.post("models", model, "rollback", document=document)
+        answer["version"] = _version_of(client, model, alias)
         _conclude(front_of(ctx), client, answer, timeout_s if wait else None, as_json=as_json)
+
+
+def _version_of(client: AdminClient, model: str, alias: str) -> int | None:
+    """The version that an alias names now, None for who may write but not read."""
+    try:
+        version: int = client.get("models", model)["aliases"][alias]
+    except Forbidden:
+        return None
+    return version
 
 
 def lagging(status: dict[str, Any]) -> list[str]:
@@ -163,17 +172,22 @@ def _conclude(
 ) -> None:
     """Say what a change came to, after waiting for it if that is asked for."""
     if timeout_s is None:
-        text = f"Revision {answer['revision']} is committed."
+        text = f"Revision {answer['revision']} is committed{_back_to(answer)}."
         _tell(answer, text, as_json=as_json)
         return
     status = _await_complete(front, client, answer["revision"], timeout_s)
     promotion = status["promotion"]
-    text = f"Revision {answer['revision']}: {promotion['text']}."
+    text = f"Revision {answer['revision']}{_back_to(answer)}: {promotion['text']}."
     if not status["complete"]:
         reasons = "; ".join(lagging(status)) or "the reason is not known yet"
         message = f"{text} It lags: {reasons}."
         raise NotReady(message)
     _tell({**answer, "promotion": promotion}, text, as_json=as_json)
+
+
+def _back_to(answer: dict[str, Any]) -> str:
+    version = answer.get("version")
+    return "" if version is None else f", back to version {version}"
 
 
 def _await_complete(

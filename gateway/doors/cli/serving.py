@@ -1,22 +1,35 @@
 """Commands on this host: serve, check."""
 
+import os
+import shlex
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 import typer
 
-from gateway.core.endpoints import Endpoint, check_endpoint
+from gateway.core.endpoints import Endpoint, check_endpoint, targets_of
 from gateway.core.errors import GatewayError, InvalidRequest
+from gateway.core.models import CHAMPION
 from gateway.doors.cli.endpoints import read_file
-from gateway.doors.cli.front import FAILED, AsJson, Config, complain, front_of
+from gateway.doors.cli.front import (
+    FAILED,
+    AsJson,
+    Config,
+    ModelStore,
+    complain,
+    front_of,
+    nearby_url_of,
+    url_of,
+)
 from gateway.doors.cli.output import say, show_json
+from gateway.doors.cli.story import TRAFFIC
 from gateway.doors.documents import read_strictly
 from gateway.settings import Settings, shown
 
-ModelStore = Annotated[
-    Path | None, typer.Option("--model-store", help="Where the models are, a folder each.")
-]
+ADMIN_TOKEN: Final = "admin.token"  # noqa: S105 - a file's name
 StateDir = Annotated[
     Path | None, typer.Option("--state-dir", help="What this host remembers by itself.")
 ]
@@ -47,16 +60,47 @@ def serve(  # noqa: PLR0913 - an argument for each option
 
 def announce(settings: Settings) -> None:
     """Say where the gateway answers, and what to try next."""
-    http, admin = settings.http, settings.admin
-    url = f"{'https' if http.tls_cert else 'http'}://{http.host}:{http.port}"
-    admin_url = f"{'https' if admin.tls_cert else 'http'}://{admin.host}:{admin.port}"
-    say(f"Ready: inference on {url}, admin on {admin_url}.")
+    say(f"Ready: inference on {url_of(settings.http)}, admin on {url_of(settings.admin)}.")
+    url = nearby_url_of(settings.http)
+    curl = "curl -sk" if settings.http.tls_cert else "curl -s"
     for request in sorted(Path(settings.model_store).glob("*/request.json")):
-        say(f"  curl -s {url}/v2/models/{request.parent.name}/infer -d @{request}")
-    place = "TILTYARD_ADMIN_TOKEN" if admin.token else str(Path(settings.state_dir) / "admin.token")
-    say(f"  tiltyard status      the admin token is in {place}")
-    say("  tiltyard demo        ten thousand real flights through this gateway")
+        body = shlex.quote(f"@{request}")
+        say(f"  {curl} {url}/v2/models/{request.parent.name}/infer -d {body}")
+    kept = str(Path(settings.state_dir) / ADMIN_TOKEN)
+    place = "TILTYARD_ADMIN_TOKEN" if settings.admin.token else kept
+    say(f"  {_command('status', settings)}  # the admin token is in {place}")
+    if (Path(settings.model_store) / TRAFFIC).is_file():
+        words = _command("demo", settings, url, settings.model_store)
+        say(f"  {words}  # ten thousand real flights through this gateway")
     say("Ctrl-C stops it.")
+
+
+def _command(
+    name: str, settings: Settings, url: str | None = None, model_store: str | None = None
+) -> str:
+    """A command that finds this gateway from this folder: what is no default stands in it."""
+    usual = Settings()
+    kept = None if settings.admin.token else f"{settings.state_dir}/{ADMIN_TOKEN}"
+    options = {
+        "--admin": (nearby_url_of(settings.admin), nearby_url_of(usual.admin)),
+        "--token-file": (kept, f"{usual.state_dir}/{ADMIN_TOKEN}"),
+        "--url": (url, nearby_url_of(usual.http)),
+        "--model-store": (model_store, usual.model_store),
+    }
+    words = [_program(), name]
+    for option, (value, default) in options.items():
+        if value is not None and value != default:
+            words += [option, value]
+    certificate = settings.admin.tls_cert or (url and settings.http.tls_cert)
+    trust = f"SSL_CERT_FILE={shlex.quote(certificate)} " if certificate else ""
+    return trust + shlex.join(words)
+
+
+def _program() -> str:
+    """This program as it was started, where that works from this folder."""
+    started = sys.argv[0]
+    nearby = "/" in started and not started.startswith("/")
+    return started if nearby and os.access(started, os.X_OK) else "tiltyard"
 
 
 def check(
@@ -70,17 +114,22 @@ def check(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the effective settings, and check the models and, if given, the rules."""
+    """Print the effective settings; check them, the models and, if given, the rules.
+
+    What `serve` would refuse at its start is found here, without a port or a connection.
+    """
     front = front_of(ctx)
     settings = front.settings(config, model_store=model_store)
-    problems = front.check(settings)
+    loaded, problems = front.check(settings)
     if rules is not None:
-        problems += check_rules(read_file(rules))
-    document: dict[str, Any] = {"settings": shown(settings), "problems": problems}
+        problems += check_rules(read_file(rules), Path(settings.model_store))
+    document = {"settings": shown(settings), "loaded": loaded, "problems": problems}
     if as_json:
         show_json(document)
     else:
         show_json(document["settings"])
+        for version in loaded:
+            say(f"{version} loads.")
         for problem in problems:
             complain(problem)
         if not problems:
@@ -88,11 +137,11 @@ def check(
     raise typer.Exit(FAILED if problems else 0)
 
 
-def check_rules(text: bytes) -> list[str]:
+def check_rules(text: bytes, store: Path) -> list[str]:
     """What is wrong with endpoint documents, a sentence each.
 
-    Whether the versions and aliases that they name exist is for the gateway to say
-    (`endpoints set --dry-run`).
+    What they name is looked for in the model store; what a running gateway has beyond it, an alias
+    for one, is for that gateway to say (`endpoints set --dry-run`).
     """
     try:
         tree = read_strictly(text, dict[str, Any])
@@ -104,6 +153,23 @@ def check_rules(text: bytes) -> list[str]:
         try:
             endpoint = read_strictly(msgspec.json.encode(document), Endpoint)
             check_endpoint(name, endpoint)
+            problems += [f"Rules of '{name}': {lack}" for lack in _lacks(endpoint, store)]
         except InvalidRequest as error:
             problems.append(f"Rules of '{name}': {error}")
     return problems
+
+
+def _lacks(endpoint: Endpoint, store: Path) -> Iterator[str]:
+    """What an endpoint names and the model store does not have, a sentence each."""
+    model, folder = endpoint.model, store / endpoint.model
+    if not folder.is_dir():
+        yield f"the model store has no model '{model}'."
+        return
+    for target in dict.fromkeys(targets_of(endpoint)):
+        if target.version is not None and not (folder / str(target.version)).is_dir():
+            yield f"the model store has no version {target.version} of '{model}'."
+        if target.alias not in (None, CHAMPION):
+            yield (
+                f"the model store gives '{model}' no alias '{target.alias}'; "
+                "whether a gateway has it, `endpoints set --dry-run` says."
+            )

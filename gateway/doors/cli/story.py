@@ -1,7 +1,8 @@
-"""The demo's story: real flights through a gateway while its rules and its champion change.
+"""The demo's story: real flights through a gateway while its rules and an alias change.
 
-Chapters: a 90:10 split by aircraft with a shadow; version 2 is promoted; it is rolled back. What
-was found (the endpoint's document and the champion) is put back at the end.
+Chapters: a 90:10 split by aircraft with a shadow; version 2 is promoted; it is rolled back. All of
+it happens on an endpoint and an alias of the demo's own, so that nobody's rules, units or champion
+move. The endpoint is deleted at the end; the alias stays, at version 1, where nothing follows it.
 """
 
 import asyncio
@@ -21,9 +22,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from gateway.core.errors import Conflict, UpstreamFailed
+from gateway.doors.cli.front import FrontStep, is_here
 from gateway.doors.cli.traffic import Flight, infer_body, read_flights
 
 MODEL: Final = "flight-delay"
+ENDPOINT: Final = "flight-delay-demo"
+ALIAS: Final = "demo-champion"
+TRAFFIC: Final = f"{MODEL}/traffic.csv.gz"
+"""Where the flights are, below the model store."""
 IN_FLIGHT: Final = 4
 PROMOTE_AT: Final = 0.4
 ROLL_BACK_AT: Final = 0.7
@@ -31,7 +37,8 @@ SETTLE_S: Final = 30.0
 LOOK_S: Final = 0.05
 CHAPTERS: Final = ("90:10", "promoted", "rolled back")
 _OK: Final = 200
-_NOT_FOUND: Final = 404
+_ENDPOINT_PATH: Final = f"/admin/v1/endpoints/{ENDPOINT}"
+_MODEL_PATH: Final = f"/admin/v1/models/{MODEL}"
 
 RULES: Final[dict[str, Any]] = {
     "schema": 1,
@@ -43,25 +50,25 @@ RULES: Final[dict[str, Any]] = {
                 "exposure": 10_000,
                 "unit": {"header": "X-Unit-Id"},
                 "variants": [
-                    {"name": "control", "alias": "champion", "weight": 9_000},
+                    {"name": "control", "alias": ALIAS, "weight": 9_000},
                     {"name": "treatment", "version": 2, "weight": 1_000},
                 ],
             },
         }
     ],
+    "default": {"alias": ALIAS},
     "shadows": [{"name": "shadow-2", "version": 2, "share": 5_000}],
 }
 
 
 class DemoOptions(Struct, frozen=True):
-    """Where the gateway is and how much to send. `now` is in monotonic seconds."""
+    """Where the gateway is and how much to send."""
 
     inference_url: str
     admin_url: str
     token: str
     traffic: Path
     requests: int
-    now: Callable[[], float]
 
 
 @dataclass(slots=True)
@@ -96,56 +103,89 @@ class Story:
     seconds: float = 0.0
     shadows: list[dict[str, Any]] = field(default_factory=list)
 
+    @property
+    def answered(self) -> int:
+        """How many requests were answered."""
+        return sum(len(seen.latencies_ms) for seen in self.seen.values())
 
-def run_demo(options: DemoOptions, console: Console) -> Story:
-    """Tell the story against a running gateway, with a progress bar and tables at the end."""
+
+def run_demo(options: DemoOptions, front: FrontStep, console: Console) -> Story:
+    """Tell the story against a running gateway, with a progress bar on the way."""
     flights = list(read_flights(options.traffic, options.requests))
-    story = asyncio.run(_tell(options, flights, console))
-    show(story, console)
-    return story
+    return asyncio.run(_tell(options, front, flights, console))
 
 
 def show(story: Story, console: Console) -> None:
-    """Print what clients saw per variant, and what the shadow found."""
-    table = Table(title="What clients saw")
-    for column in ("chapter", "variant", "version"):
-        table.add_column(column)
-    for column in ("answers", "aircraft", "p50 ms", "p99 ms", "accuracy", "log loss"):
-        table.add_column(column, justify="right")
-    for (chapter, variant, version), seen in story.seen.items():
-        table.add_row(chapter, variant, version, *_numbers(seen))
-    console.print(table)
-    shadows = Table(title="What the shadow found")
-    for column in ("shadow", "compared", "same label", "within tolerance", "mean |Δ|", "max |Δ|"):
-        shadows.add_column(column, justify="right")
+    """Print what clients saw per variant, and what the shadow found; 80 columns suffice."""
+    seen = _table(
+        "What clients saw",
+        ("chapter", "variant"),
+        ("answers", "aircraft", "p50 ms", "p99 ms", "acc", "logloss"),
+    )
+    for (chapter, variant, version), what in story.seen.items():
+        numbers = _numbers(what)
+        times = (f"{numbers['p50_ms']:.2f}", f"{numbers['p99_ms']:.2f}")
+        rates = (f"{numbers['accuracy']:.3f}", f"{numbers['log_loss']:.3f}")
+        counts = (str(numbers["answers"]), str(numbers["aircraft"]))
+        seen.add_row(chapter, f"{variant} v{version}", *counts, *times, *rates)
+    console.print(seen)
+    shadows = _table(
+        "What the shadow found",
+        ("shadow",),
+        ("compared", "same label", "in tolerance", "mean |Δ|", "max |Δ|"),
+    )
     for shadow in story.shadows:
         shadows.add_row(*_agreement(shadow))
+    console.print()
     console.print(shadows)
-    answered = sum(len(seen.latencies_ms) for seen in story.seen.values())
-    rate = answered / story.seconds if story.seconds else 0.0
-    console.print(f"{answered} answers in {story.seconds:.1f} s ({rate:.0f}/s), errors: ", end="")
-    console.print(dict(story.errors) or "none")
+    rate = story.answered / story.seconds if story.seconds else 0.0
+    console.print(f"\n{story.answered} answers in {story.seconds:.1f} s ({rate:.0f}/s), ", end="")
+    console.print("errors:", dict(story.errors) or "none")
 
 
-async def _tell(options: DemoOptions, flights: list[Flight], console: Console) -> Story:
+def document_of(story: Story) -> dict[str, Any]:
+    """The story for scripts."""
+    rows = [
+        {"chapter": chapter, "variant": variant, "version": version, **_numbers(seen)}
+        for (chapter, variant, version), seen in story.seen.items()
+    ]
+    return {
+        "rows": rows,
+        "shadows": story.shadows,
+        "answers": story.answered,
+        "seconds": story.seconds,
+        "errors": dict(story.errors),
+    }
+
+
+async def _tell(
+    options: DemoOptions, front: FrontStep, flights: list[Flight], console: Console
+) -> Story:
     story = Story()
-    admin_headers = {"Authorization": f"Bearer {options.token}"}
     async with (
-        httpx.AsyncClient(base_url=options.admin_url, headers=admin_headers, timeout=30) as admin,
-        httpx.AsyncClient(base_url=options.inference_url, timeout=30) as client,
+        _client(front, options.admin_url) as admin,
+        _client(front, options.inference_url) as client,
     ):
-        before = await _remember(admin)
+        admin.headers["Authorization"] = f"Bearer {options.token}"
+        await _point_at_first(admin)
+        await _ask(admin, "PUT", _ENDPOINT_PATH, RULES)
         try:
-            await _change(admin, "PUT", f"/admin/v1/endpoints/{MODEL}", RULES)
-            start = options.now()
+            await _settle(admin)
+            start = front.now()
             with _progress(console) as progress:
-                await _replay(_Stage(admin, client, story, progress, options.now), flights)
-            story.seconds = options.now() - start
-            found = await _ask(admin, "GET", f"/admin/v1/endpoints/{MODEL}/shadows")
+                await _replay(_Stage(admin, client, story, progress, front.now), flights)
+            story.seconds = front.now() - start
+            found = await _ask(admin, "GET", f"{_ENDPOINT_PATH}/shadows")
             story.shadows = found["shadows"]
         finally:
-            await _put_back(admin, before)
+            await _ask(admin, "DELETE", _ENDPOINT_PATH)
     return story
+
+
+def _client(front: FrontStep, url: str) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        base_url=url, timeout=30, verify=front.trusted(), trust_env=not is_here(url)
+    )
 
 
 @dataclass(slots=True)
@@ -175,10 +215,11 @@ async def _replay(stage: _Stage, flights: list[Flight]) -> None:
 
 
 def _change_before(chapter: str) -> tuple[str, dict[str, Any]] | None:
+    document = {"alias": ALIAS, "reason": "demo"}
     if chapter == "promoted":
-        return f"/admin/v1/models/{MODEL}/promote", {"version": 2, "reason": "demo"}
+        return f"{_MODEL_PATH}/promote", {"version": 2, **document}
     if chapter == "rolled back":
-        return f"/admin/v1/models/{MODEL}/rollback", {"reason": "demo"}
+        return f"{_MODEL_PATH}/rollback", document
     return None
 
 
@@ -186,12 +227,13 @@ async def _make(stage: _Stage, change: tuple[str, dict[str, Any]] | None, chapte
     """Make a change while requests are under way: that is the point of it."""
     if change is not None:
         path, document = change
-        await _change(stage.admin, "POST", path, document)
+        await _ask(stage.admin, "POST", path, document)
+        await _settle(stage.admin)
     stage.story.chapter = chapter
 
 
 async def _send_all(stage: _Stage, queue: Iterable[Flight], advance: Callable[[], None]) -> None:
-    path = f"/v2/models/{MODEL}/infer"
+    path = f"/v2/models/{ENDPOINT}/infer"
     for flight in queue:
         headers = {"X-Unit-Id": flight.tail_number, "Content-Type": "application/json"}
         start = stage.now()
@@ -210,34 +252,16 @@ async def _send_all(stage: _Stage, queue: Iterable[Flight], advance: Callable[[]
         stage.story.seen.setdefault(key, Seen()).add(flight, latency_ms, late)
 
 
-async def _remember(admin: httpx.AsyncClient) -> tuple[dict[str, Any] | None, int]:
-    """The endpoint's own document, None if it has none, and the champion."""
-    listed = await _ask(admin, "GET", "/admin/v1/endpoints")
-    own = {entry["name"]: entry for entry in listed["endpoints"]}
-    document = None
-    if not own[MODEL]["implicit"]:
-        document = (await _ask(admin, "GET", f"/admin/v1/endpoints/{MODEL}"))["document"]
-    model = await _ask(admin, "GET", f"/admin/v1/models/{MODEL}")
-    return document, int(model["aliases"]["champion"])
+async def _point_at_first(admin: httpx.AsyncClient) -> None:
+    """Let the demo's own alias name version 1, wherever an earlier demo left it."""
+    model = await _ask(admin, "GET", _MODEL_PATH)
+    if model["aliases"].get(ALIAS) != 1:
+        document = {"version": 1, "alias": ALIAS, "reason": "demo"}
+        await _ask(admin, "POST", f"{_MODEL_PATH}/promote", document)
 
 
-async def _put_back(admin: httpx.AsyncClient, before: tuple[dict[str, Any] | None, int]) -> None:
-    document, champion = before
-    model = await _ask(admin, "GET", f"/admin/v1/models/{MODEL}")
-    if model["aliases"]["champion"] != champion:
-        back = {"version": champion, "reason": "put back after the demo"}
-        await _ask(admin, "POST", f"/admin/v1/models/{MODEL}/promote", back)
-    if document is None:
-        await _ask(admin, "DELETE", f"/admin/v1/endpoints/{MODEL}")
-    else:
-        await _ask(admin, "PUT", f"/admin/v1/endpoints/{MODEL}", document)
-
-
-async def _change(
-    admin: httpx.AsyncClient, method: str, path: str, document: dict[str, Any]
-) -> None:
-    """Make a change and wait until every process serves it."""
-    await _ask(admin, method, path, document)
+async def _settle(admin: httpx.AsyncClient) -> None:
+    """Wait until every process serves the newest revision."""
     try:
         async with asyncio.timeout(SETTLE_S):
             while not (await _ask(admin, "GET", "/admin/v1/status"))["complete"]:  # noqa: ASYNC110
@@ -268,18 +292,27 @@ def _progress(console: Console) -> Progress:
     )
 
 
-def _numbers(seen: Seen) -> tuple[str, ...]:
+def _table(title: str, words: tuple[str, ...], numbers: tuple[str, ...]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for column in words:
+        table.add_column(column)
+    for column in numbers:
+        table.add_column(column, justify="right")
+    return table
+
+
+def _numbers(seen: Seen) -> dict[str, float]:
     latencies = seen.latencies_ms
     cuts = quantiles(latencies, n=100) if len(latencies) > 1 else [latencies[0]] * 99
     labelled = seen.labelled or 1
-    return (
-        str(len(latencies)),
-        str(len(seen.units)),
-        f"{cuts[49]:.2f}",
-        f"{cuts[98]:.2f}",
-        f"{seen.right / labelled:.3f}",
-        f"{seen.log_loss / labelled:.3f}",
-    )
+    return {
+        "answers": len(latencies),
+        "aircraft": len(seen.units),
+        "p50_ms": cuts[49],
+        "p99_ms": cuts[98],
+        "accuracy": seen.right / labelled,
+        "log_loss": seen.log_loss / labelled,
+    }
 
 
 def _agreement(shadow: dict[str, Any]) -> tuple[str, ...]:
@@ -288,7 +321,7 @@ def _agreement(shadow: dict[str, Any]) -> tuple[str, ...]:
     labels = tally["label_agreed"] / (tally["label_rows"] or 1)
     mean = tally["sum_absolute"] / (tally["measured"] or 1)
     return (
-        f"{shadow['shadow']} (version {shadow['version']})",
+        f"{shadow['shadow']} v{shadow['version']}",
         str(tally["compared"]),
         f"{labels:.1%}",
         f"{tally['agreed'] / compared:.1%}",

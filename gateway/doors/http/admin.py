@@ -14,9 +14,10 @@ from gateway.core.errors import NotFound, UnsupportedMedia
 from gateway.doors.documents import read_strictly
 from gateway.doors.http.admin_calls import OPEN, AdminParts, Call, Operation, read_query
 from gateway.doors.http.admin_guard import Guard
-from gateway.doors.http.admin_replays import Replays
+from gateway.doors.http.admin_repeats import Repeats
 from gateway.doors.http.admin_routes import OPERATIONS
 from gateway.doors.http.messages import (
+    CLOSE,
     JSON,
     Disconnected,
     Headers,
@@ -38,11 +39,11 @@ SHIELDS: Final = ((b"cache-control", b"no-store"), (b"x-content-type-options", b
 
 def create_admin(parts: AdminParts) -> ASGIApp:
     """The ASGI application of the admin port."""
-    replays = Replays(parts.clock)
+    repeats = Repeats(parts.clock)
     paths: dict[str, dict[str, Operation]] = {}
     for row in OPERATIONS:
         paths.setdefault(row.path, {})[row.method] = row
-    routes = [Route(path, _Path(parts, rows, replays)) for path, rows in paths.items()]
+    routes = [Route(path, _Path(parts, rows, repeats)) for path, rows in paths.items()]
     router = Router(routes, redirect_slashes=False, default=_nowhere)
     opened = frozenset(row.path for row in OPERATIONS if row.scope == OPEN)
     return _Door(Guard(parts, opened), router)
@@ -73,10 +74,10 @@ class _Door:
 class _Path:
     """Every operation on one path."""
 
-    def __init__(self, parts: AdminParts, rows: Mapping[str, Operation], replays: Replays) -> None:
+    def __init__(self, parts: AdminParts, rows: Mapping[str, Operation], repeats: Repeats) -> None:
         self._parts = parts
         self._rows = rows
-        self._replays = replays
+        self._repeats = repeats
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         method = scope["method"]
@@ -95,20 +96,24 @@ class _Path:
             document=None if row.body is None else read_strictly(body or b"{}", row.body),
         )
         if row.method == "POST":
-            response = await self._replays.once(call, (scope["path"], body), row.handle)
+            response = await self._repeats.once(call, (scope["path"], body), row.handle)
         else:
             response = await row.handle(call)
         await _send(scope, send, response)
 
 
 async def _read(receive: Receive, headers: Headers) -> bytes:
-    """A JSON body; a browser cannot send one to us without asking first."""
+    """A JSON body; a browser cannot send one to us without asking first.
+
+    No body is as good as an empty object, whatever media type an empty one is said to have.
+    """
+    body = await read_body(receive, headers, MAX_BODY_BYTES)
     stated = header_values(headers, b"content-type")
     media = stated[0].lower().replace(b" ", b"") if len(stated) == 1 else b""
-    if media not in (JSON[1], JSON[1] + b";charset=utf-8"):
+    if body and media not in (JSON[1], JSON[1] + b";charset=utf-8"):
         message = "Send JSON with 'Content-Type: application/json'."
         raise UnsupportedMedia(message)
-    return await read_body(receive, headers, MAX_BODY_BYTES)
+    return body
 
 
 async def _nowhere(_scope: Message, _receive: Receive, _send: Send) -> None:
@@ -126,8 +131,8 @@ def _wrong_method(rows: Mapping[str, Operation]) -> Response:
 async def _send(scope: Message, send: Send, response: Response) -> None:
     response = Response(response.status, response.body, [*response.headers, *SHIELDS])
     refused_unread = response.status >= _REFUSED and scope["method"] not in ("GET", "HEAD")
-    if refused_unread and (b"connection", b"close") not in response.headers:
-        response.headers.append((b"connection", b"close"))
+    if refused_unread and CLOSE not in response.headers:
+        response.headers.append(CLOSE)
     await send_response(send, response, with_body=scope["method"] != "HEAD")
 
 

@@ -7,11 +7,18 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from gateway.control.registry import ANY_DOCUMENT, NO_DOCUMENT, Registry
+from gateway.control.registry import ANY_DOCUMENT, NO_DOCUMENT, Change, Registry
 from gateway.control.registry import Request as Asked
 from gateway.core.access import Principal, Token
-from gateway.core.errors import InvalidRequest, excerpt
-from gateway.doors.http.messages import JSON, Headers, Response, header_values
+from gateway.core.errors import Conflict, InvalidRequest, excerpt
+from gateway.doors.http.admin_documents import Changed
+from gateway.doors.http.messages import (
+    JSON,
+    Headers,
+    Response,
+    error_response,
+    header_values,
+)
 from gateway.ports import DataPlane, Store
 from gateway.settings import AdminSettings
 
@@ -132,13 +139,22 @@ def answer(document: object, *, revision: int | None = None, etag: str | None = 
     if revision is not None:
         headers.append((b"x-revision", b"%d" % revision))
     if etag is not None:
-        headers.append(etag_header(etag))
+        headers.append(_etag_header(etag))
     return Response(200, msgspec.json.encode(document), headers)
 
 
-def etag_header(etag: str) -> tuple[bytes, bytes]:
-    """An ETag as HTTP wants it."""
-    return (b"etag", b'"%s"' % etag.encode())
+async def changed(call: Call, target: str, doing: Awaitable[Change]) -> Response:
+    """The answer to a write; one that came too late is told the ETag that stands."""
+    try:
+        change = await doing
+    except Conflict as error:
+        refused = error_response(error)
+        etag = call.parts.registry.etag(target)
+        if etag is not None:
+            refused.headers.append(_etag_header(etag))
+        return refused
+    document = Changed(change.revision, change.etag, change.entry is not None)
+    return answer(document, revision=change.revision, etag=change.etag)
 
 
 def read_query(raw: bytes, known: tuple[Query, ...]) -> dict[str, list[str]]:
@@ -173,6 +189,11 @@ def read_query(raw: bytes, known: tuple[Query, ...]) -> dict[str, list[str]]:
             message = f"The query parameter '{query.name}' is missing."
             raise InvalidRequest(message)
     return found
+
+
+def _etag_header(etag: str) -> tuple[bytes, bytes]:
+    """An ETag as HTTP wants it."""
+    return (b"etag", b'"%s"' % etag.encode())
 
 
 def _condition(headers: Headers) -> str | None:

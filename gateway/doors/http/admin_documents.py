@@ -82,11 +82,20 @@ class ModelEntry(Struct, frozen=True):
     warm: tuple[int, ...]
 
 
+class RefusedVersion(Struct, frozen=True):
+    """A version that lies in this host's model store and is not taken as it is."""
+
+    model: str
+    version: int
+    reason: str
+
+
 class ModelList(Struct, frozen=True):
-    """Every registered model."""
+    """Every registered model, and what the model store holds that was refused."""
 
     revision: int
     models: tuple[ModelEntry, ...]
+    refused: tuple[RefusedVersion, ...]
 
 
 class VersionDocument(Struct, frozen=True):
@@ -106,7 +115,10 @@ class VersionDocument(Struct, frozen=True):
 
 
 class ModelDocument(Struct, frozen=True):
-    """A model: its aliases, what each named before (latest last), and its versions."""
+    """A model: its aliases, what each named before (latest last), and its versions.
+
+    `refused` tells of versions that lie in this host's model store and are not taken as they are.
+    """
 
     name: str
     revision: int
@@ -117,6 +129,7 @@ class ModelDocument(Struct, frozen=True):
     allow_nonfinite: bool
     labels: tuple[str, ...]
     versions: tuple[VersionDocument, ...]
+    refused: tuple[RefusedVersion, ...]
 
 
 class Promote(Struct, frozen=True, forbid_unknown_fields=True):

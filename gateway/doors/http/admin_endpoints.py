@@ -1,15 +1,15 @@
 """Operations on endpoints. Each reads as: what was asked, who knows, what is answered."""
 
-from collections.abc import Awaitable, Iterable
+import asyncio
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 from msgspec.structs import replace
 
 from gateway.control.previews import Preview, preview_of
-from gateway.control.registry import Change
 from gateway.core.endpoints import Endpoint
-from gateway.core.errors import Conflict, InvalidRequest, NotFound, excerpt
+from gateway.core.errors import InvalidRequest, NotFound, excerpt
 from gateway.core.explaining import Situation, explain, rebuilt
 from gateway.core.snapshot import (
     MAX_REVISION,
@@ -19,15 +19,14 @@ from gateway.core.snapshot import (
     plan_of,
 )
 from gateway.core.targeting import ATTRIBUTE_HEADER, Scalar
-from gateway.doors.http.admin_calls import Call, answer, etag_header
+from gateway.doors.http.admin_calls import Call, answer, changed
 from gateway.doors.http.admin_documents import (
-    Changed,
     EndpointDocument,
     EndpointEntry,
     EndpointList,
     ShadowReport,
 )
-from gateway.doors.http.messages import Response, error_response
+from gateway.doors.http.messages import Response
 
 
 async def list_endpoints(call: Call) -> Response:
@@ -97,20 +96,6 @@ async def explain_assignment(call: Call) -> Response:
     return answer(explanation, revision=explanation.revision)
 
 
-async def changed(call: Call, target: str, doing: Awaitable[Change]) -> Response:
-    """The answer to a write; one that came too late is told the ETag that stands."""
-    try:
-        change = await doing
-    except Conflict as error:
-        refused = error_response(error)
-        etag = call.parts.registry.etag(target)
-        if etag is not None:
-            refused.headers.append(etag_header(etag))
-        return refused
-    document = Changed(change.revision, change.etag, change.entry is not None)
-    return answer(document, revision=change.revision, etag=change.etag)
-
-
 def _entry(snapshot: Snapshot, name: str, call: Call) -> EndpointEntry:
     document = endpoint_record(snapshot, name).document
     return EndpointEntry(
@@ -136,7 +121,8 @@ async def _earlier(call: Call, revision: int) -> Snapshot:
     if revision > known:
         message = f"Revision {revision} is not known; the newest is {known}."
         raise NotFound(message)
-    return rebuilt(await call.parts.store.audit(), revision)
+    entries = await call.parts.store.audit()
+    return await asyncio.to_thread(rebuilt, entries, revision)
 
 
 def _headers(call: Call) -> dict[str, str]:

@@ -36,7 +36,7 @@ SECRET_FIELDS: Final = frozenset(
 
 
 class Failures:
-    """Counts the unknown tokens of each peer; after too many it is not heard for a while.
+    """Counts the unknown tokens of each peer; after too many, further ones are put off.
 
     A window begins with a peer's first failure. The oldest peers are forgotten first, so that
     memory and work stay small whoever asks.
@@ -50,7 +50,7 @@ class Failures:
         self._counts: OrderedDict[str, tuple[float, int]] = OrderedDict()
 
     def check(self, peer: str) -> None:
-        """Refuse a peer that failed too often, whatever it brings now.
+        """Put off a peer that failed too often.
 
         Raises:
             Throttled: it may come back when its window is over.
@@ -111,17 +111,26 @@ class Guard:
         return principal
 
     def _recognise(self, scope: Message, headers: Headers) -> Principal:
-        peer = (scope.get("client") or ("",))[0]
-        self._failures.check(peer)
+        """The holder of the token; nobody else's failures keep a known token out.
+
+        Many callers share an address, so one that guesses must not lock out one that knows. A
+        token has too many digits to be guessed; what is throttled is the noise.
+        """
         shown = header_values(headers, b"authorization")
         try:
             return principal_of(shown[0] if len(shown) == 1 else None, self._parts.tokens())
         except Unauthenticated as error:
             if shown:
-                self._failures.note(peer)
-                facts = (excerpt(scope["method"]), excerpt(scope["path"]), excerpt(peer))
-                log.warning("%s %s from '%s' was refused: %s", *facts, error)
+                self._count(scope, error)
             raise
+
+    def _count(self, scope: Message, error: Unauthenticated) -> None:
+        """Note and log an unknown token, unless too many came from there already."""
+        peer = (scope.get("client") or ("",))[0]
+        self._failures.check(peer)
+        self._failures.note(peer)
+        facts = (excerpt(scope["method"]), excerpt(scope["path"]), excerpt(peer))
+        log.warning("%s %s from '%s' was refused: %s", *facts, error)
 
     def _check_host(self, headers: Headers) -> None:
         """Names that a browser may be led to by someone else's DNS are not ours."""

@@ -1,13 +1,17 @@
 """Operations on models, and those that read the whole: status, audit log, statistics, metrics."""
 
+from collections.abc import Awaitable
 from typing import Final
 
+import msgspec
+
+from gateway.control.registry import Change
 from gateway.core.audit import entry_hash
 from gateway.core.errors import NotFound, StoreUnavailable
 from gateway.core.models import MAX_VERSION, Manifest
 from gateway.core.snapshot import MAX_REVISION, named_versions
 from gateway.core.transitions import model_of
-from gateway.doors.http.admin_calls import Call, answer
+from gateway.doors.http.admin_calls import Call, answer, changed
 from gateway.doors.http.admin_documents import (
     Alive,
     AuditItem,
@@ -17,17 +21,17 @@ from gateway.doors.http.admin_documents import (
     ModelEntry,
     ModelList,
     Promote,
+    RefusedVersion,
     Rollback,
     Statistics,
     VersionDocument,
 )
-from gateway.doors.http.admin_endpoints import changed
 from gateway.doors.http.messages import Response
+from gateway.doors.http.metrics import PROMETHEUS
 from gateway.ports import VersionReport
 
 AUDIT_PAGE: Final = 100
 MAX_AUDIT_PAGE: Final = 1000
-PROMETHEUS: Final = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
 
 
 async def list_models(call: Call) -> Response:
@@ -43,14 +47,21 @@ async def list_models(call: Call) -> Response:
         )
         for name, model in sorted(snapshot.models.items())
     )
-    return answer(ModelList(snapshot.revision, entries), revision=snapshot.revision)
+    document = ModelList(snapshot.revision, entries, await _refused(call))
+    return answer(document, revision=snapshot.revision)
 
 
 async def show_model(call: Call) -> Response:
     """One model with all that is known of its versions."""
     name, registry = call.path["model"], call.parts.registry
     snapshot = registry.snapshot
-    model = model_of(snapshot, name)
+    refused = tuple(one for one in await _refused(call) if one.model == name)
+    try:
+        model = model_of(snapshot, name)
+    except NotFound as error:
+        if refused:
+            raise _explained(error, refused[0]) from error
+        raise
     warm = named_versions(snapshot)[name]
     here = {
         version.number: version
@@ -72,6 +83,7 @@ async def show_model(call: Call) -> Response:
         allow_nonfinite=model.allow_nonfinite,
         labels=model.labels,
         versions=tuple(versions),
+        refused=refused,
     )
     return answer(document, revision=snapshot.revision, etag=etag)
 
@@ -82,7 +94,7 @@ async def promote(call: Call) -> Response:
     asked: Promote = call.document
     request = call.asked(asked.reason, allow_signature_change=asked.allow_signature_change)
     doing = call.parts.registry.promote(name, asked.version, request, alias=asked.alias)
-    return await changed(call, f"models/{name}", doing)
+    return await _changed(call, name, asked.version, doing)
 
 
 async def rollback(call: Call) -> Response:
@@ -99,7 +111,7 @@ async def load(call: Call) -> Response:
     name = call.path["model"]
     asked: Keep = call.document
     doing = call.parts.registry.load(name, asked.version, call.asked(asked.reason))
-    return await changed(call, f"models/{name}", doing)
+    return await _changed(call, name, asked.version, doing)
 
 
 async def unload(call: Call) -> Response:
@@ -121,14 +133,9 @@ async def read_audit(call: Call) -> Response:
 
 
 async def read_status(call: Call) -> Response:
-    """Who serves what. `complete` says whether every process serves the newest revision whole."""
-    document = dict(await call.parts.status())
-    newest = call.parts.registry.snapshot.revision
-    told = document.get("promotion", {})
-    everyone = told.get("complete") == told.get("of")
-    document["newest"] = newest
-    document["complete"] = everyone and told.get("revision", -1) >= newest
-    return answer(document, revision=newest)
+    """Who serves what, and whether every process serves the newest revision whole."""
+    document = await call.parts.status()
+    return answer(document, revision=document["newest"])
 
 
 async def read_statistics(call: Call) -> Response:
@@ -139,12 +146,36 @@ async def read_statistics(call: Call) -> Response:
 
 async def read_metrics(call: Call) -> Response:
     """All metrics for Prometheus."""
-    return Response(200, call.parts.metrics(), [PROMETHEUS])
+    return Response(200, call.parts.metrics(), [(b"content-type", PROMETHEUS)])
 
 
 async def be_alive(_: Call) -> Response:
     """This process answers; whether it is ready to serve is the inference port's to say."""
     return answer(Alive())
+
+
+async def _changed(
+    call: Call, model: str, number: int | None, doing: Awaitable[Change]
+) -> Response:
+    """The answer to a change; one that names a version which was refused is told why."""
+    try:
+        return await changed(call, f"models/{model}", doing)
+    except NotFound as error:
+        for one in await _refused(call):
+            if (one.model, one.version) == (model, number):
+                raise _explained(error, one) from error
+        raise
+
+
+async def _refused(call: Call) -> tuple[RefusedVersion, ...]:
+    """What lies in the model store of this host and is not taken as it is."""
+    document = await call.parts.status()
+    return msgspec.convert(document.get("refused", ()), tuple[RefusedVersion, ...])
+
+
+def _explained(error: NotFound, one: RefusedVersion) -> NotFound:
+    """The same error, with what speaks against the version that is missing."""
+    return NotFound(f"{error} Version {one.version} in the model store is refused: {one.reason}")
 
 
 async def _manifest(call: Call, model: str, number: int) -> Manifest | None:

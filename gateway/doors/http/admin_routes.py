@@ -110,7 +110,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
             Query("dry_run", "change nothing and answer the plan", kind="flag"),
             Query(
                 "allow_signature_change",
-                "serve versions that differ in their tensors",
+                "serve versions that differ in their tensors from each other or from before",
                 kind="flag",
             ),
             REASON,

@@ -7,7 +7,7 @@ small documents. It decides nothing: names, versions and rights are someone else
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
 import msgspec
 
@@ -21,15 +21,14 @@ from gateway.core.errors import (
     Unsupported,
 )
 from gateway.core.models import parse_version
-from gateway.core.oip.messages import InferRequest, InferResponse, Limits
+from gateway.core.oip.answers import Nonfinite
+from gateway.core.oip.messages import InferRequest, Limits
 from gateway.core.oip.parse import parse_header_length, parse_infer
-from gateway.core.oip.render import render_infer
-from gateway.core.oip.v1 import parse_predict, render_predict
+from gateway.core.oip.v1 import parse_predict
+from gateway.doors.http.answers import HEADER_LENGTH, infer_response, predict_response
 from gateway.doors.http.documents import model_config, model_metadata, server_metadata
 from gateway.doors.http.messages import (
-    BINARY,
     CLOSE,
-    JSON,
     Disconnected,
     Headers,
     Message,
@@ -44,12 +43,12 @@ from gateway.doors.http.messages import (
     send_response,
 )
 from gateway.doors.http.routes import METHOD, TEMPLATES, Route, route_of
+from gateway.doors.tracing import DRAW_BYTES, parse_traceparent
 from gateway.ports import Repository
 from gateway.serving.calls import Answer, Call, Clock
-from gateway.serving.cells import Cells
+from gateway.serving.cells import Cells, Histogram
 from gateway.serving.live import Served
 from gateway.serving.pipeline import Pipeline
-from gateway.serving.recording import DRAW_BYTES, parse_traceparent
 from gateway.telemetry import (
     HTTP_METHOD,
     HTTP_ROUTE,
@@ -58,8 +57,6 @@ from gateway.telemetry import (
     URL_SCHEME,
 )
 
-NonFinite: TypeAlias = Literal["literal", "null", "error"]
-HEADER_LENGTH: Final = b"inference-header-content-length"
 KNOWN_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
 
@@ -74,13 +71,13 @@ class DoorParts:
     randbytes: Callable[[int], bytes]
     limits: Limits
     max_batch_rows: int
-    nonfinite: NonFinite
+    nonfinite: Nonfinite
     trace_ratio: float
 
 
 @dataclass(slots=True)
 class _Request:
-    """One HTTP request, as far as handlers need it."""
+    """One HTTP request, as far as an answer needs it."""
 
     headers: Headers
     receive: Receive
@@ -94,7 +91,8 @@ class InferenceDoor:
     def __init__(self, parts: DoorParts) -> None:
         """Answer for one process."""
         self._parts = parts
-        self._handlers: Mapping[str, Callable[[_Request], Awaitable[Response]]] = {
+        self._durations: dict[tuple[str, str, int, str], Histogram] = {}
+        self._actions: Mapping[str, Callable[[_Request], Awaitable[Response]]] = {
             "alive": self._alive,
             "server": self._server,
             "live": self._live,
@@ -124,7 +122,7 @@ class InferenceDoor:
             response = _wrong_method(route, method)
             if response is None:
                 request = _Request(scope["headers"], receive, route, arrived_ns)
-                response = await self._handlers[route.action](request)
+                response = await self._actions[route.action](request)
         except Disconnected:
             return
         except Exception as error:  # noqa: BLE001 - every failure has one way out
@@ -132,18 +130,24 @@ class InferenceDoor:
         if self._parts.pipeline.worker.stopping and CLOSE not in response.headers:
             response.headers.append(CLOSE)
         await send_response(send, response, with_body=method != "HEAD")
-        self._measure(scope, route, response.status, arrived_ns)
-
-    def _measure(self, scope: Message, route: Route, status: int, arrived_ns: int) -> None:
-        method = scope["method"]
-        labels = (
-            (HTTP_METHOD, method if method in KNOWN_METHODS else "_OTHER"),
-            (HTTP_ROUTE, TEMPLATES.get(route.action, route.action)),
-            (HTTP_STATUS, status),
-            (URL_SCHEME, scope.get("scheme", "http")),
+        duration = self._duration(
+            method, route.action, response.status, scope.get("scheme", "http")
         )
-        seconds = (self._parts.clock.monotonic_ns() - arrived_ns) / 1e9
-        self._parts.cells.histogram(REQUEST_DURATION, labels).observe(seconds)
+        duration.observe((self._parts.clock.monotonic_ns() - arrived_ns) / 1e9)
+
+    def _duration(self, method: str, action: str, status: int, scheme: str) -> Histogram:
+        """The cell of requests of this kind; there are few kinds, whatever callers send."""
+        kind = (method if method in KNOWN_METHODS else "_OTHER", action, status, scheme)
+        cell = self._durations.get(kind)
+        if cell is None:
+            labels = (
+                (HTTP_METHOD, kind[0]),
+                (HTTP_ROUTE, TEMPLATES.get(action, action)),
+                (HTTP_STATUS, status),
+                (URL_SCHEME, scheme),
+            )
+            cell = self._durations[kind] = self._parts.cells.histogram(REQUEST_DURATION, labels)
+        return cell
 
     async def _alive(self, _: _Request) -> Response:
         return json_response({"status": "alive"})
@@ -200,10 +204,7 @@ class InferenceDoor:
         signature = served.signature_of(route.version)
         asked = parse_infer(body, json_bytes, signature, parts.limits)
         answer = await self._submit(served, self._call(request, asked, route.version))
-        try:
-            response = _rendered(route.name, asked, answer, served.labels, parts.nonfinite)
-        except Exception as error:  # noqa: BLE001 - who answered is told all the same
-            return _refused(answer, error)
+        response = infer_response(route.name, asked, answer, served.labels, parts.nonfinite)
         return compressed(response, request.headers)
 
     async def _predict(self, request: _Request) -> Response:
@@ -213,12 +214,7 @@ class InferenceDoor:
         served, version = self._find_v1(route)  # it may have moved meanwhile
         asked, columnar = parse_predict(body, served.signature_of(version), parts.limits)
         answer = await self._submit(served, self._call(request, asked, version))
-        try:
-            response = _response_of(route.name, asked, answer)
-            text = render_predict(response, columnar=columnar, nonfinite=parts.nonfinite)
-        except Exception as error:  # noqa: BLE001 - who answered is told all the same
-            return _refused(answer, error)
-        return Response(_OK, text, [JSON, *_identity(answer)])
+        return predict_response(route.name, asked, answer, parts.nonfinite, columnar=columnar)
 
     def _find_v1(self, route: Route) -> tuple[Served, int | None]:
         """What serves a V1 path, and the version that it pins by number or by alias."""
@@ -329,51 +325,6 @@ def _wrong_method(route: Route, method: str) -> Response | None:
     return response
 
 
-def _rendered(
-    name: str,
-    asked: InferRequest,
-    answer: Answer,
-    labels: tuple[str, ...],
-    nonfinite: NonFinite,
-) -> Response:
-    response = _response_of(name, asked, answer)
-    named = dict.fromkeys(response.outputs, labels) if labels else {}
-    rendered = render_infer(response, asked.outputs, asked.binary_default, nonfinite, named)
-    if rendered.json_bytes is None:
-        return Response(_OK, rendered.body, [JSON, *_identity(answer)])
-    split = (HEADER_LENGTH, b"%d" % rendered.json_bytes)
-    return Response(_OK, rendered.body, [BINARY, split, *_identity(answer)])
-
-
-def _response_of(name: str, asked: InferRequest, answer: Answer) -> InferResponse:
-    """The answer as a message; raises the error that it is instead."""
-    if answer.error is not None or answer.variant is None:
-        raise answer.error or NotReady(f"'{name}' did not answer.")
-    return InferResponse(
-        model_name=name,
-        model_version=str(answer.variant.version),
-        outputs=dict(answer.outputs),
-        id=asked.id,
-    )
-
-
-def _refused(answer: Answer, error: Exception) -> Response:
-    """An error that still says who failed, as far as it got."""
-    response = error_response(error)
-    response.headers.extend(_identity(answer))
-    return response
-
-
-def _identity(answer: Answer) -> Headers:
-    headers = [(b"x-revision", b"%d" % answer.revision)]
-    if answer.variant is not None:
-        headers.append((b"x-model-version", b"%d" % answer.variant.version))
-        headers.append((b"x-variant", answer.variant.name.encode("latin-1")))
-    if answer.prediction_id is not None:
-        headers.append((b"x-prediction-id", answer.prediction_id.encode("ascii")))
-    return headers
-
-
 def _version_of_alias(served: Served, alias: str) -> int:
     version = served.aliases.get(alias)
     if version is None:
@@ -395,6 +346,3 @@ def _parameters_of(body: bytes, key: str) -> Any:  # noqa: ANN401 - whatever the
         message = "The body is not a JSON object."
         raise InvalidRequest(message)
     return document.get(key)
-
-
-_OK: Final = 200

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 import uvicorn
 
-from gateway.core.errors import Conflict
+from gateway.core.errors import Conflict, InvalidRequest
 from gateway.doors.http.messages import ASGIApplication
 from gateway.settings import Settings
 
@@ -43,8 +43,12 @@ def configure(
     tls: tuple[str | None, str | None],
     lifespan: Literal["on", "off"],
 ) -> uvicorn.Config:
-    """Uvicorn as it suits us: no proxies trusted, no contexts shared between requests."""
-    return uvicorn.Config(
+    """Uvicorn as it suits us: no proxies trusted, no contexts shared between requests.
+
+    Raises:
+        InvalidRequest: the certificate or its key cannot be used.
+    """
+    config = uvicorn.Config(
         app,
         http="httptools",
         ws="none",
@@ -60,3 +64,9 @@ def configure(
         ssl_certfile=tls[0],
         ssl_keyfile=tls[1],
     )
+    try:
+        config.load()
+    except OSError as error:
+        message = "A listener's certificate or key cannot be used; see tls_cert and tls_key."
+        raise InvalidRequest(message) from error
+    return config

@@ -47,6 +47,7 @@ def json_response(document: object, status: int = 200) -> Response:
 def error_response(error: Exception) -> Response:
     """The one shape of every error: `{"error": "<sentence>"}`."""
     body = orjson.dumps({"error": sentence_of(error)})
+    error.__traceback__ = None  # it may hold the frame that holds the body and this very error
     response = Response(status_of(error), body, [JSON, *headers_of(error)])
     if response.status == _TOO_LARGE:
         response.headers.append(CLOSE)

@@ -11,7 +11,8 @@ from typing import Final
 
 from gateway.telemetry import Attributes, Instrument, Series
 
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+PROMETHEUS: Final = b"text/plain; version=0.0.4; charset=utf-8"
+"""Media type of the page."""
 _SUFFIXES: Final = {"s": "_seconds", "By": "_bytes"}
 _TYPES: Final = {
     "counter": "counter",

@@ -80,7 +80,8 @@ def _operation(row: Operation, shapes: dict[str, Any]) -> dict[str, Any]:
         described["parameters"].append(_condition("Idempotency-Key"))
     if row.body is not None:
         content = {"application/json": {"schema": shapes[str(row.body)]}}
-        described["requestBody"] = {"required": row.method == "PUT", "content": content}
+        needed = any(field.required for field in msgspec.structs.fields(row.body))
+        described["requestBody"] = {"required": needed, "content": content}
     return described
 
 

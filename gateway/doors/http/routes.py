@@ -38,10 +38,26 @@ METHOD: Final = {
 }
 """What is not asked for with GET."""
 TEMPLATES: Final = {
+    "alive": "/",
+    "server": "/v2",
+    "live": "/v2/health/live",
+    "ready": "/v2/health/ready",
+    "models": "/v2/models",
+    "stats": "/v2/models/stats",
+    "model": "/v2/models/{model_name}",
+    "model_ready": "/v2/models/{model_name}/ready",
     "infer": "/v2/models/{model_name}/infer",
+    "config": "/v2/models/{model_name}/config",
+    "model_stats": "/v2/models/{model_name}/stats",
+    "index": "/v2/repository/index",
+    "load": "/v2/repository/models/{model_name}/load",
+    "unload": "/v2/repository/models/{model_name}/unload",
+    "v1_models": "/v1/models",
+    "v1_model": "/v1/models/{model_name}",
     "predict": "/v1/models/{model_name}:predict",
+    "unknown": "_OTHER",
 }
-"""`http.route` of the routes that carry predictions; the others go by their action."""
+"""`http.route` of each action; a pinned version or alias is left out."""
 
 
 @dataclass(frozen=True, slots=True)

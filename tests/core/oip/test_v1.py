@@ -236,3 +236,15 @@ def test_tensors_survive_the_way_there_and_back(datatype: str, data: Any) -> Non
     answer = json.loads(rendered(True, y=sent))
     spec = TensorSpec("y", datatype, (-1,) * sent.ndim)
     assert same(predict({"inputs": answer["outputs"]}, spec).tensors["y"], sent)
+
+
+@pytest.mark.parametrize("code", "?bBhHiIlLqQefd")
+def test_every_numeric_kind_that_numpy_knows_is_said_row_by_row(code: str) -> None:
+    """Engines return types that differ in name only; rows of each of them are plain numbers."""
+    label = np.array([1, 0], code)
+    response = InferResponse("m", "1", {"label": label, "score": np.array([0.5, 1.5], "f")})
+
+    text = render_predict(response, columnar=False, nonfinite="error")
+
+    rows = json.loads(text)["predictions"]
+    assert rows == [{"label": 1, "score": 0.5}, {"label": 0, "score": 1.5}]

@@ -1,112 +1,23 @@
 """The command line against a real admin door; what scripts see: output and exit codes."""
 
-import asyncio
 import socket
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import msgspec
 import pytest
-import uvicorn
-from typer.testing import CliRunner, Result
+import trustme
+from typer.testing import Result
 
 import gateway.__main__ as front_door
 from gateway import __version__
+from gateway.adapters.disk import StoredTokens
 from gateway.core.access import Token, digest_of
-from gateway.core.errors import Conflict, InvalidRequest
-from gateway.doors.cli.app import create_cli
-from gateway.doors.cli.front import FrontStep
-from gateway.settings import Settings
-from tests.doors.http.admin_world import MODEL, READER, SPLIT, WRITER, Waiting, World
-from tests.fakes import ManualClock, manifest_of, signature_of
-
-
-class Tokens:
-    """The tokens of a state folder, in memory."""
-
-    def __init__(self) -> None:
-        self.kept: tuple[Token, ...] = ()
-        self.admin: str | None = None
-
-    def fresh(self) -> str:
-        return "tilt_new_secret"
-
-    def read(self) -> tuple[Token, ...]:
-        return self.kept
-
-    def write(self, tokens: tuple[Token, ...]) -> None:
-        self.kept = tokens
-
-    def admin_token(self) -> str | None:
-        return self.admin
-
-
-class Desk:
-    """A command line with everything behind it."""
-
-    def __init__(self) -> None:
-        self.world = World()
-        asyncio.run(self.world.seed())
-        self.tokens = Tokens()
-        self.served: list[Settings] = []
-        self.problems: list[str] = []
-        self.clock = ManualClock()
-        self.on_sleep: Callable[[], None] = lambda: None
-        self.environ = {"TILTYARD_TOKEN": WRITER}
-        self.transport: httpx.BaseTransport | None = Waiting(self.world.app)
-
-    def run(self, *arguments: str) -> Result:
-        front = FrontStep(
-            serve=self.serve,
-            check=lambda _: list(self.problems),
-            token_folder=lambda _: self.tokens,
-            environ=self.environ,
-            transport=self.transport,
-            sleep=self.sleep,
-            now=self.clock,
-        )
-        env = {"COLUMNS": "200", "TILTYARD_ADMIN_URL": None, "NO_COLOR": "1"}
-        return CliRunner().invoke(create_cli(front), arguments, env=env)
-
-    def json(self, *arguments: str) -> Any:
-        result = self.run(*arguments, "--json")
-        assert result.exit_code == 0, result.output
-        return msgspec.json.decode(result.stdout)
-
-    def serve(self, settings: Settings, announce: Callable[[Settings], None] | None = None) -> int:
-        self.served.append(settings)
-        assert announce is not None
-        announce(settings)
-        return 0
-
-    def sleep(self, seconds: float) -> None:
-        self.clock.at += seconds
-        self.on_sleep()
-
-
-@pytest.fixture
-def desk() -> Desk:
-    """A fresh command line over a fresh world."""
-    return Desk()
-
-
-@pytest.fixture
-def rules(tmp_path: Path) -> Path:
-    """A file with an endpoint's document."""
-    file = tmp_path / "rules.json"
-    file.write_bytes(msgspec.json.encode(SPLIT))
-    return file
-
-
-def refused(result: Result, code: int, told: str) -> None:
-    """A failure: its exit code, one line on stderr, nothing on stdout, no traceback."""
-    assert result.exit_code == code, result.output
-    assert told in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
-    assert result.stdout == ""
+from tests.doors.cli.desk import Desk, listening, refused
+from tests.doors.http.admin_world import MODEL, READER, SPLIT, WRITER
+from tests.fakes import CountingEntropy, manifest_of, signature_of
 
 
 @pytest.mark.parametrize(
@@ -220,19 +131,59 @@ def test_a_process_that_stays_behind_is_named(desk: Desk) -> None:
     refused(desk.run("promote", MODEL, "2", "--timeout", "1"), 1, "one: serves revision 3")
 
 
+def status_with(desk: Desk, **fields: Any) -> Result:
+    """What `status` prints when the gateway answers its status with these fields changed."""
+    document = {**desk.json("status"), **fields}
+    desk.transport = httpx.MockTransport(lambda _: httpx.Response(200, json=document))
+    return desk.run("status")
+
+
+def test_a_rejected_snapshot_is_told_first(desk: Desk) -> None:
+    """While the store's Snapshot is rejected, `status` says since when and why, not "complete"."""
+    rejected = {"sha256": "ab" * 32, "reason": "It is torn.", "at": 0.0, "revision": None}
+    shown = status_with(desk, rejected=rejected).stdout
+    assert shown.startswith("Revision 3 serves on; the Snapshot in the store is rejected.")
+    assert "Snapshot abababababab, since 1970-01-01 00:00:00 UTC: It is torn." in shown
+    assert "promotion complete" not in shown
+
+
+def test_nothing_served_is_not_called_complete(desk: Desk) -> None:
+    """Before the first Snapshot, `status` says that nothing is served."""
+    shown = status_with(desk, revision=0, newest=0).stdout
+    assert shown.startswith("No Snapshot yet, so nothing is served.")
+    assert "promotion complete" not in shown
+
+
+def test_an_alarm_of_any_process_is_told(desk: Desk) -> None:
+    """An alarm of another process is told with its name, and the headline speaks of it."""
+    other = {**desk.json("status")["processes"][0], "name": "two", "alarms": {"secrets": "Gone."}}
+    shown = status_with(desk, processes=[other]).stdout
+    assert shown.startswith("Revision 3 serves, with alarms.")
+    assert "Alarm secrets of two: Gone." in shown
+
+
 def test_nobody_has_to_wait(desk: Desk) -> None:
     """With `--no-wait` a commit is enough."""
     desk.world.behind = 1
     result = desk.run("promote", MODEL, "2", "--no-wait")
     assert result.stdout.strip() == "Revision 4 is committed."
-    assert desk.json("rollback", MODEL, "--no-wait")["revision"] == 5
+    result = desk.run("rollback", MODEL, "--no-wait")
+    assert result.stdout.strip() == "Revision 5 is committed, back to version 1."
+
+
+def test_a_rollback_says_where_it_went(desk: Desk) -> None:
+    """`rollback` names the version that serves again."""
+    desk.run("promote", MODEL, "3")
+    told = desk.run("rollback", MODEL).stdout
+    assert told.strip() == "Revision 5, back to version 1: promotion complete on 1 of 1."
 
 
 def test_a_rollback_is_told_in_json(desk: Desk) -> None:
     """Scripts read the revision and how far it is served."""
     desk.run("promote", MODEL, "2")
     answer = desk.json("rollback", MODEL)
-    assert (answer["revision"], answer["promotion"]["complete"]) == (5, 1)
+    assert (answer["revision"], answer["version"]) == (5, 1)
+    assert answer["promotion"]["complete"] == 1
 
 
 @pytest.mark.parametrize(
@@ -295,11 +246,62 @@ def test_the_token_is_looked_for_in_order(desk: Desk, tmp_path: Path) -> None:
 
 
 def test_a_gateway_that_is_not_there_is_exit_code_3(desk: Desk) -> None:
-    """Who cannot be reached is exit code 3."""
+    """Who cannot be reached is exit code 3; the sentence says what was tried and what to do."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     desk.transport = None
-    refused(desk.run("status", "--admin", f"http://127.0.0.1:{port}"), 3, "cannot be reached")
+    result = desk.run("status", "--admin", f"http://me:secret@127.0.0.1:{port}")
+    refused(result, 3, f"cannot be reached at http://127.0.0.1:{port} (ConnectError)")
+    for word in ("tiltyard serve", "--admin", "TILTYARD_ADMIN_URL"):
+        assert word in result.stderr
+    assert "secret" not in result.stderr
+
+
+def test_a_certificate_is_trusted_by_file(desk: Desk, tmp_path: Path) -> None:
+    """An unknown CA is exit code 3; SSL_CERT_FILE names it or the certificate, also on loopback."""
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    chain, key, ca = (str(tmp_path / name) for name in ("chain.pem", "key.pem", "ca.pem"))
+    issued.cert_chain_pems[0].write_to_path(chain)
+    issued.private_key_pem.write_to_path(key)
+    authority.cert_pem.write_to_path(ca)
+    with listening(desk, chain=chain, key=key) as port:
+        place = f"https://127.0.0.1:{port}"
+        refused(desk.run("status", "--admin", place), 3, f"certificate of {place} is not trusted")
+        for trusted in (ca, chain):
+            desk.environ["SSL_CERT_FILE"] = trusted
+            assert desk.run("status", "--admin", place).exit_code == 0
+        desk.environ["SSL_CERT_FILE"] = str(tmp_path / "none")
+        refused(desk.run("status", "--admin", place), 1, "SSL_CERT_FILE")
+
+
+@pytest.mark.parametrize(
+    ("environ", "place"),
+    [
+        pytest.param({}, "http://127.0.0.1:8082", id="defaults"),
+        pytest.param({"TILTYARD_ADMIN_PORT": "9"}, "http://127.0.0.1:9", id="port"),
+        pytest.param({"TILTYARD_ADMIN_HOST": "::"}, "http://[::1]:8082", id="every-address"),
+        pytest.param(
+            {"TILTYARD_ADMIN_TLS_CERT": "c", "TILTYARD_ADMIN_TLS_KEY": "k"},
+            "https://127.0.0.1:8082",
+            id="tls",
+        ),
+    ],
+)
+def test_the_admin_api_is_looked_for_where_the_settings_put_it(
+    desk: Desk, environ: dict[str, str], place: str
+) -> None:
+    """Without `--admin`, commands ask the gateway that the same environment would start."""
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(str(request.url))
+        return httpx.Response(404, json={"error": "No."})
+
+    desk.environ |= environ
+    desk.transport = httpx.MockTransport(answer)
+    desk.run("status")
+    assert asked == [f"{place}/admin/v1/status"]
 
 
 @pytest.mark.parametrize(
@@ -339,101 +341,6 @@ def test_tokens_are_added_once_shown_once_and_removed(desk: Desk) -> None:
     assert desk.json("token", "add", "ro")["scopes"] == ["read"]
 
 
-def test_tokens_are_kept_in_the_state_folder(tmp_path: Path) -> None:
-    """The file that the gateway reads is written for its owner only, and read back."""
-    folder = front_door.StoredTokens(tmp_path / "state")
-    assert folder.read() == ()
-    assert folder.admin_token() is None
-    tokens = (Token(name="ci", sha256="0" * 64, scopes=("read",)),)
-    folder.write(tokens)
-    assert folder.read() == tokens
-    assert (tmp_path / "state" / "tokens.json").stat().st_mode & 0o077 == 0
-    assert folder.fresh() != folder.fresh()
-    (tmp_path / "state" / "admin.token").write_text("secret\n")
-    assert folder.admin_token() == "secret"
-
-
-def test_a_state_folder_that_is_no_use_is_told(tmp_path: Path) -> None:
-    """What cannot be read or written there is an error of ours, not a traceback."""
-    (tmp_path / "tokens.json").write_text("{")
-    (tmp_path / "admin.token").mkdir()
-    folder = front_door.StoredTokens(tmp_path)
-    with pytest.raises(InvalidRequest, match=r"tokens.json .* cannot be read"):
-        folder.read()
-    with pytest.raises(InvalidRequest, match=r"admin.token .* cannot be read"):
-        folder.admin_token()
-    with pytest.raises(InvalidRequest, match="cannot be written"):
-        front_door.StoredTokens(tmp_path / "tokens.json").write(())
-
-
-def test_settings_are_shown_without_secrets(desk: Desk) -> None:
-    """`check` prints the effective settings; a secret among them is masked."""
-    desk.environ = {"TILTYARD_ADMIN_TOKEN": "hush-hush", "TILTYARD_HTTP_PORT": "9"}
-    result = desk.run("check")
-    assert result.exit_code == 0
-    assert "hush-hush" not in result.output
-    assert desk.json("check")["settings"]["http"]["port"] == 9
-
-
-def test_a_wrong_setting_is_one_line(desk: Desk) -> None:
-    """An unknown variable is refused before anything runs."""
-    desk.environ = {"TILTYARD_NONSENSE": "1"}
-    refused(desk.run("check"), 1, "TILTYARD_NONSENSE")
-
-
-def test_trouble_with_models_or_rules_fails_the_check(desk: Desk, tmp_path: Path) -> None:
-    """`check` is exit code 1 for a model that cannot be loaded and for rules that are wrong."""
-    desk.problems = ["flights/2: it cannot be loaded."]
-    file = tmp_path / "rules.json"
-    file.write_bytes(msgspec.json.encode({"a": SPLIT, "b": {"schema": 1, "model": "../x"}}))
-    result = desk.run("check", "--rules", str(file))
-    assert result.exit_code == 1
-    assert "flights/2" in result.stderr
-    assert "Rules of 'b'" in result.stderr
-    assert "Rules of 'a'" not in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("text", "code"),
-    [
-        pytest.param(msgspec.json.encode(SPLIT), 0, id="one-document"),
-        pytest.param(msgspec.json.encode({"a": SPLIT}), 0, id="by-name"),
-        pytest.param(b'{"schema":1,"model":"m","extra":"m"}', 1, id="unknown-field"),
-        pytest.param(b'{"a":{"schema":1,"model":"m"},"a":{}}', 1, id="duplicate"),
-        pytest.param(b"[]", 1, id="array"),
-        pytest.param(b"", 1, id="empty"),
-    ],
-)
-def test_rules_are_checked_strictly(desk: Desk, tmp_path: Path, text: bytes, code: int) -> None:
-    """A rules file holds one endpoint's document, or several by name."""
-    file = tmp_path / "rules.json"
-    file.write_bytes(text)
-    assert desk.run("check", "--rules", str(file)).exit_code == code
-
-
-def test_serve_hands_the_settings_on(desk: Desk, tmp_path: Path) -> None:
-    """Options come before the environment, and that before the file."""
-    file = tmp_path / "tiltyard.toml"
-    file.write_text('[http]\nport = 1\nhost = "a"\n[admin]\nport = 7\n')
-    desk.environ = {"TILTYARD_HTTP_HOST": "b"}
-    result = desk.run("serve", "--config", str(file), "--port", "2", "--state-dir", "s")
-    assert result.exit_code == 0, result.output
-    (settings,) = desk.served
-    assert (settings.http.host, settings.http.port, settings.admin.port) == ("b", 2, 7)
-    assert settings.state_dir == "s"
-    assert "Ready: inference on http://b:2, admin on http://127.0.0.1:7." in result.stdout
-
-
-def test_what_cannot_be_served_is_told(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error of the gateway's start is one line."""
-
-    def fail(*_: object) -> int:
-        raise Conflict("Cannot listen on 127.0.0.1, port 8080.")
-
-    monkeypatch.setattr(desk, "serve", fail)
-    refused(desk.run("serve"), 5, "Cannot listen")
-
-
 def test_the_version_is_printed(desk: Desk) -> None:
     """`--version` says which one this is."""
     assert desk.run("--version").stdout.strip() == __version__
@@ -450,7 +357,7 @@ def test_every_command_explains_itself(desk: Desk) -> None:
 
 def commands() -> Iterator[tuple[str, ...]]:
     """Every command as it is written."""
-    for name in ("serve", "check", "status", "promote", "rollback"):
+    for name in ("serve", "check", "status", "promote", "rollback", "demo"):
         yield (name,)
     for name in ("list", "show"):
         yield ("models", name)
@@ -471,27 +378,15 @@ def test_the_front_door_hands_everything_in(
     assert left.value.code == 0
     secret = capsys.readouterr().out.strip()
     assert secret.startswith("tilt_")
-    (token,) = front_door.StoredTokens(tmp_path).read()
+    (token,) = StoredTokens(tmp_path, entropy=CountingEntropy()).read()
     assert token.sha256 == digest_of(secret.encode())
 
 
 def test_commands_speak_to_a_real_server(desk: Desk, rules: Path) -> None:
     """Over a socket and uvicorn's parser it is the same."""
-    config = uvicorn.Config(
-        desk.world.app, lifespan="off", ws="none", log_config=None, access_log=False
-    )
-    server = uvicorn.Server(config)
-    listening = socket.create_server(("127.0.0.1", 0))
-    thread = threading.Thread(target=server.run, args=([listening],))
-    thread.start()
-    desk.transport = None
-    admin = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    try:
+    with listening(desk) as port:
+        admin = f"http://127.0.0.1:{port}"
         assert desk.run("status", "--admin", admin).exit_code == 0
         changed = desk.run("endpoints", "set", MODEL, str(rules), "--admin", admin)
         assert changed.exit_code == 0, changed.output
-    finally:
-        server.should_exit = True
-        thread.join()
-        listening.close()
     assert desk.world.registry.snapshot.revision == 4

@@ -77,6 +77,7 @@ class World:
         self.lagging: dict[str, str] = {}
         self.alarms: dict[str, str] = {}
         self.behind = 0
+        self.refused: list[dict[str, Any]] = []
         self.registry = Registry(self.store, now=self.clock, entropy=CountingEntropy())
         self.parts = AdminParts(
             registry=self.registry,
@@ -117,7 +118,9 @@ class World:
         )
         standing = Standing(process="one", source="redis", reachable=not self.memory.away)
         standing.alarms = self.alarms
-        return status_of(standing, own, [], self.clock())
+        newest = self.registry.snapshot.revision
+        document = status_of(standing, own, [], newest=newest, now=self.clock())
+        return {**document, "refused": self.refused}
 
     def client(self, token: str | None = WRITER, host: str = "127.0.0.1:8082") -> httpx.AsyncClient:
         """A client of the door."""

@@ -281,6 +281,24 @@ async def test_promotion_and_rollback_move_the_champion() -> None:
     assert second["action"] == "model.rollback"
 
 
+@pytest.mark.parametrize("media", [None, "application/json", "application/x-www-form-urlencoded"])
+async def test_what_is_optional_needs_no_body(media: str | None) -> None:
+    """A rollback without a body takes the champion back; a promotion must name its version."""
+    world = await World().seed()
+    headers = {} if media is None else {"content-type": media}
+    await world.ask("POST", f"{MODEL_PATH}/promote", {"version": 2})
+    async with world.client() as client:
+        back = await client.post(f"{MODEL_PATH}/rollback", headers=headers)
+        refused = await client.post(f"{MODEL_PATH}/promote", headers=headers)
+        coded = {"content-type": "application/json", "content-encoding": "br"}
+        unread = await client.post(f"{MODEL_PATH}/rollback", content=b"{}", headers=coded)
+    assert (back.status_code, refused.status_code) == (200, 400)
+    assert "version" in refused.json()["error"]
+    assert world.registry.snapshot.models[MODEL].aliases == {"champion": 1}
+    assert unread.status_code == 415
+    assert unread.headers["accept-encoding"] == "gzip, deflate"
+
+
 async def test_another_alias_can_be_moved() -> None:
     """The alias is the caller's to name."""
     world = await World().seed()
@@ -343,6 +361,27 @@ async def test_a_model_shows_its_versions() -> None:
     assert (await world.ask("GET", "/admin/v1/models/nobody")).status_code == 404
 
 
+async def test_what_the_model_store_holds_in_vain_is_told() -> None:
+    """A version that was refused is shown with the reason, and asking for it tells the reason."""
+    world = await World().seed()
+    why = "The file is no ONNX model."
+    bad = {"model": MODEL, "version": 4, "reason": why}
+    worse = {"model": "worse", "version": 1, "reason": why}
+    world.refused = [bad, worse]
+    assert (await world.ask("GET", "/admin/v1/models")).json()["refused"] == [bad, worse]
+    assert (await world.ask("GET", MODEL_PATH)).json()["refused"] == [bad]
+    for answered in (
+        await world.ask("POST", f"{MODEL_PATH}/promote", {"version": 4}),
+        await world.ask("POST", f"{MODEL_PATH}/load", {"version": 4}),
+        await world.ask("GET", "/admin/v1/models/worse"),
+    ):
+        assert answered.status_code == 404
+        assert why in answered.json()["error"]
+    other = await world.ask("POST", f"{MODEL_PATH}/promote", {"version": 5})
+    assert other.status_code == 404
+    assert why not in other.json()["error"]
+
+
 async def test_a_replayed_promotion_is_done_once() -> None:
     """The same promotion under one Idempotency-Key is answered alike and made once (A7)."""
     world = await World().seed()
@@ -393,7 +432,7 @@ async def test_a_key_is_bounded(key: bytes) -> None:
 
 async def test_keys_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the newest keys are remembered."""
-    monkeypatch.setattr("gateway.doors.http.admin_replays.MAX_KEPT", 4)
+    monkeypatch.setattr("gateway.doors.http.admin_repeats.MAX_KEPT", 4)
     world = await World().seed()
     for number in range(5):
         key = {"idempotency-key": f"key {number}"}

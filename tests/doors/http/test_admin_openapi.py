@@ -62,6 +62,16 @@ def test_an_operation_says_its_scope(row: Any) -> None:
     assert "200" in described["responses"]
 
 
+def test_a_body_is_required_where_a_field_of_it_is() -> None:
+    """What is optional in all its fields may be left out."""
+    required = {
+        described["operationId"]
+        for _, _, described in operations()
+        if described.get("requestBody", {}).get("required")
+    }
+    assert required == {"putEndpoint", "promote"}
+
+
 def test_every_reference_leads_somewhere() -> None:
     """No reference is left hanging."""
     for reference in references(DOCUMENT):

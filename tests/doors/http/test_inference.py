@@ -14,12 +14,13 @@ import pytest
 from gateway.core.assignment import Reason
 from gateway.core.endpoints import Split, Weighted
 from gateway.core.errors import Conflict, EngineFailed, StoreUnavailable
+from gateway.core.models import Key
+from gateway.core.oip.answers import Nonfinite
 from gateway.core.oip.messages import Limits
 from gateway.core.tensors import Array, Signature, TensorSpec
-from gateway.doors.http.inference import DoorParts, InferenceDoor, NonFinite
+from gateway.doors.http.inference import DoorParts, InferenceDoor
 from gateway.doors.http.messages import Message
 from gateway.ports import Engine
-from gateway.serving.pool import Key
 from gateway.telemetry import REQUEST_DURATION
 from tests.fakes import CountingEntropy, FailingEngine, FakeEngine, FakeRepository, SlowEngine
 from tests.planes import (
@@ -75,7 +76,7 @@ def house(
     engines: Mapping[Key, Engine | Exception] | None = None,
     *,
     limits: Limits | None = None,
-    nonfinite: NonFinite = "literal",
+    nonfinite: Nonfinite = "literal",
     **plane: Any,
 ) -> Iterator[House]:
     """Build a house; by default model `m` has a version 1 that adds 100."""
@@ -338,7 +339,7 @@ class NanEngine(FakeEngine):
     ],
 )
 async def test_not_a_number_is_written_as_the_settings_say(
-    nonfinite: NonFinite, path: str, body: dict[str, Any], text: bytes
+    nonfinite: Nonfinite, path: str, body: dict[str, Any], text: bytes
 ) -> None:
     """JSON has no NaN; the setting decides how it is spelled."""
     with house({ONE: NanEngine()}, nonfinite=nonfinite) as home:
@@ -900,8 +901,8 @@ async def test_each_request_is_measured_by_its_route() -> None:
         }
         assert seen == {
             ("/v2/models/{model_name}/infer", 200, 2),
-            ("model", 404, 1),
-            ("unknown", 404, 1),
+            ("/v2/models/{model_name}", 404, 1),
+            ("_OTHER", 404, 1),
         }
 
 

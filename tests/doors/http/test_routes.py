@@ -101,6 +101,13 @@ def test_every_route_has_somebody_who_answers() -> None:
     """Routes, their methods and their templates name actions that the door knows."""
     door = InferenceDoor.__new__(InferenceDoor)
     InferenceDoor.__init__(door, None)  # type: ignore[arg-type]
-    known = set(door._handlers)
+    known = set(door._actions)
     assert set(METHOD) <= known
-    assert set(TEMPLATES) <= known
+    assert set(TEMPLATES) == known | {"unknown"}
+
+
+@pytest.mark.parametrize("action", sorted(TEMPLATES.keys() - {"unknown"}))
+def test_a_template_is_a_path_of_its_route(action: str) -> None:
+    """A template with a name in its place asks for the action that it stands for."""
+    path = TEMPLATES[action].replace("{model_name}", "m")
+    assert route_of(path.encode()).action == action

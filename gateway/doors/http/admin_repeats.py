@@ -1,7 +1,7 @@
-"""Replays: a promotion that is sent twice under one Idempotency-Key is done once.
+"""Repeats: a promotion that is sent twice under one Idempotency-Key is done once.
 
 A caller who never saw the answer sends the request again and gets it. Answers are remembered by
-this process for ten minutes; over a restart or another process, `If-Match` tells a replay.
+this process for ten minutes; over a restart or another process, `If-Match` tells a repeat.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ class _Kept:
     response: Response | None = None
 
 
-class Replays:
+class Repeats:
     """Remembers answers by caller and key, the newest 1,024."""
 
     __slots__ = ("_clock", "_kept")

@@ -1,0 +1,141 @@
+"""Running: a process from its first signal handler to its exit code, and a dry check of it."""
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import uvloop
+
+from gateway.adapters.folder import FolderStore
+from gateway.adapters.onnx import OnnxLoader, describe
+from gateway.adapters.otel import read_config
+from gateway.adapters.redis import RedisStore
+from gateway.app import Application, check_admin
+from gateway.core.errors import GatewayError
+from gateway.doors.http.listening import Listener, bind, configure
+from gateway.settings import Settings
+
+ANNOUNCE_LOOK_S: Final = 0.05
+FAILED_TO_STOP: Final = 1
+
+
+def serve(settings: Settings, announce: Callable[[Settings], None] | None = None) -> int:
+    """Serve until SIGINT or SIGTERM; the process's exit code.
+
+    Args:
+        settings: the whole tree.
+        announce: called once the gateway is ready, to tell people what to try.
+
+    Raises:
+        InvalidRequest: a setting is wrong, or a port is taken.
+    """
+    application = Application(settings, os.environ)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(application, settings, announce))
+
+
+def check(settings: Settings) -> tuple[list[str], list[str]]:
+    """Which versions of the model store load, and what is wrong, a sentence each."""
+    loaded, faults, root = [], _check_start(settings), Path(settings.model_store)
+    with TemporaryDirectory(prefix="tiltyard-check-") as cache:
+        models = FolderStore(root, Path(cache), describe=describe, now=time.time)
+        load_engine = OnnxLoader(settings.pool.intra_op_threads)
+        found = models.scan()
+        for model, number in found:
+            try:
+                load_engine(models.fetch(model, number))
+            except GatewayError as error:
+                faults.append(f"{model}/{number}: {error}")
+            else:
+                loaded.append(f"{model}/{number}")
+    if not found:
+        what = "holds no version" if root.is_dir() else "is no folder"
+        faults.append(f"The model store {what}; see model_store.")
+    return loaded, faults
+
+
+async def _serve(
+    application: Application,
+    settings: Settings,
+    announce: Callable[[Settings], None] | None,
+) -> int:
+    listening = bind(settings.http.host, settings.http.port)
+    tls = (settings.http.tls_cert, settings.http.tls_key)
+    server = Listener(configure(application, settings, tls, lifespan="on"))
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signum, stopping.set)
+    beside = [asyncio.create_task(_stop_gently(application, server, settings, stopping))]
+    if announce is not None:
+        beside.append(asyncio.create_task(_announce(application, settings, announce)))
+    try:
+        await server.serve(sockets=[listening])
+    except SystemExit:
+        if application.failure is None:
+            raise
+        raise application.failure from None
+    finally:
+        for task in beside:
+            task.cancel()
+    return 0
+
+
+async def _stop_gently(
+    application: Application, server: Listener, settings: Settings, stopping: asyncio.Event
+) -> None:
+    """On a signal: say so in readiness, let balancers see it, then close.
+
+    A model that hangs cannot keep the process: when the time to stop in is over, it ends as it is.
+    The embedded store then stays, and the next start takes it over.
+    """
+    await stopping.wait()
+    deadline = threading.Timer(settings.stop_s, os._exit, args=(FAILED_TO_STOP,))
+    deadline.daemon = True
+    deadline.start()
+    if application.gateway is not None:
+        application.gateway.worker.stopping = True
+    await asyncio.sleep(settings.drain_delay_s)
+    server.should_exit = True
+
+
+async def _announce(
+    application: Application, settings: Settings, announce: Callable[[Settings], None]
+) -> None:
+    while application.gateway is None or not application.gateway.worker.ready:  # noqa: ASYNC110 - threads make it so
+        await asyncio.sleep(ANNOUNCE_LOOK_S)
+    announce(settings)
+
+
+def _check_start(settings: Settings) -> list[str]:
+    """What would keep `serve` from starting, a sentence each; nothing is connected or bound."""
+    application, redis, faults = Application(settings, {}), settings.redis, []
+
+    def listen(tls: tuple[str | None, str | None]) -> None:
+        configure(application, settings, tls, lifespan="off")
+
+    steps: dict[str, Callable[[], object]] = {
+        "http": lambda: listen((settings.http.tls_cert, settings.http.tls_key)),
+        "admin": lambda: listen((settings.admin.tls_cert, settings.admin.tls_key)),
+        "access": lambda: check_admin(settings),
+        "telemetry": lambda: read_config(os.environ),
+    }
+    if redis.url is not None:
+        url = redis.url
+        steps["redis"] = lambda: RedisStore(
+            url, namespace=redis.namespace, timeout_s=redis.timeout_s, name="check"
+        )
+    elif not redis.embedded:
+        faults.append("redis: Set TILTYARD_REDIS_URL, or allow the embedded store.")
+    for name, step in steps.items():
+        try:
+            step()
+        except GatewayError as error:
+            faults.append(f"{name}: {error}")
+    return faults

@@ -1,0 +1,116 @@
+"""A command line with an admin door behind it, shared by the tests of the commands."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import msgspec
+import uvicorn
+from typer.testing import CliRunner, Result
+
+from gateway.core.access import Token
+from gateway.doors.cli.app import create_cli
+from gateway.doors.cli.front import FrontStep
+from gateway.settings import Settings
+from tests.doors.http.admin_world import WRITER, Waiting, World
+from tests.fakes import ManualClock
+
+
+class Tokens:
+    """The tokens of a state folder, in memory."""
+
+    def __init__(self) -> None:
+        self.kept: tuple[Token, ...] = ()
+        self.admin: str | None = None
+
+    def fresh(self) -> str:
+        return "tilt_new_secret"
+
+    def read(self) -> tuple[Token, ...]:
+        return self.kept
+
+    def write(self, tokens: tuple[Token, ...]) -> None:
+        self.kept = tokens
+
+    def admin_token(self) -> str | None:
+        return self.admin
+
+
+class Desk:
+    """A command line with everything behind it."""
+
+    def __init__(self) -> None:
+        self.world = World()
+        asyncio.run(self.world.seed())
+        self.tokens = Tokens()
+        self.served: list[Settings] = []
+        self.problems: list[str] = []
+        self.clock = ManualClock()
+        self.on_sleep: Callable[[], None] = lambda: None
+        self.environ = {"TILTYARD_TOKEN": WRITER}
+        self.transport: httpx.BaseTransport | None = Waiting(self.world.app)
+
+    def run(self, *arguments: str) -> Result:
+        front = FrontStep(
+            serve=self.serve,
+            check=lambda _: (["flights/1"], list(self.problems)),
+            token_folder=lambda _: self.tokens,
+            environ=self.environ,
+            transport=self.transport,
+            sleep=self.sleep,
+            now=self.clock,
+        )
+        env = {"COLUMNS": "200", "TILTYARD_ADMIN_URL": None, "NO_COLOR": "1"}
+        return CliRunner().invoke(create_cli(front), arguments, env=env)
+
+    def json(self, *arguments: str) -> Any:
+        result = self.run(*arguments, "--json")
+        assert result.exit_code == 0, result.output
+        return msgspec.json.decode(result.stdout)
+
+    def serve(self, settings: Settings, announce: Callable[[Settings], None] | None = None) -> int:
+        self.served.append(settings)
+        assert announce is not None
+        announce(settings)
+        return 0
+
+    def sleep(self, seconds: float) -> None:
+        self.clock.at += seconds
+        self.on_sleep()
+
+
+def refused(result: Result, code: int, told: str) -> None:
+    """A failure: its exit code, one line on stderr, nothing on stdout, no traceback."""
+    assert result.exit_code == code, result.output
+    assert told in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert result.stdout == ""
+
+
+@contextmanager
+def listening(desk: Desk, **tls: str) -> Iterator[int]:
+    """The admin door of a desk behind a real socket; its port."""
+    config = uvicorn.Config(
+        desk.world.app,
+        lifespan="off",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        ssl_certfile=tls.get("chain"),
+        ssl_keyfile=tls.get("key"),
+    )
+    server = uvicorn.Server(config)
+    taken = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, args=([taken],))
+    thread.start()
+    desk.transport = None
+    try:
+        yield taken.getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join()
+        taken.close()
