@@ -13,8 +13,9 @@ import trustme
 
 from gateway.doors.cli.traffic import infer_body, read_flights
 from tests.e2e.conftest import MakeGateway
-from tests.e2e.gateways import ROOT, Gateway, eventually
+from tests.e2e.gateways import ROOT, Gateway, eventually, free_port
 from tests.e2e.test_flights import PATH, TRAFFIC
+from tests.e2e.valkeys import ValkeyProcess
 from tests.onnx_models import save, slow
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
@@ -92,7 +93,10 @@ def test_a_model_that_hangs_cannot_keep_the_process(
     version = tmp_path / "models" / "endless" / "1"
     version.mkdir(parents=True)
     save(slow(turns=2_000_000_000), version)
-    gateway = make_gateway(models=tmp_path / "models", env={"TILTYARD_STOP_S": "3"}, start=False)
+    valkey = ValkeyProcess(tmp_path / "valkey", free_port())
+    valkey.start()
+    env = {"TILTYARD_STOP_S": "3", "TILTYARD_REDIS_URL": valkey.url}
+    gateway = make_gateway(models=tmp_path / "models", env=env, start=False)
     gateway.start(wait=False)
 
     def is_loading() -> bool:
@@ -108,6 +112,7 @@ def test_a_model_that_hangs_cannot_keep_the_process(
     eventually(listens)
 
     assert gateway.stop(signal.SIGTERM) == 1
+    valkey.kill()
 
 
 def test_uvicorn_runs_the_factory(make_gateway: MakeGateway) -> None:
