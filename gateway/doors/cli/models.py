@@ -39,6 +39,12 @@ def models(
         list_models(ctx, as_json=as_json, admin=admin, token_file=token_file)
 
 
+def say_refused(document: dict[str, Any]) -> None:
+    """Say which versions of the model store were not taken, and why."""
+    for entry in document.get("refused", ()):
+        say(f"Refused: {entry['model']}/{entry['version']}: {entry['reason']}")
+
+
 @app.command("list")
 def list_models(
     ctx: typer.Context,
@@ -59,6 +65,7 @@ def list_models(
         [(row["name"], row["versions"], row["aliases"], row["warm"]) for row in document["models"]],
         empty="No model is registered yet.",
     )
+    say_refused(document)
 
 
 @app.command("show")
@@ -92,6 +99,7 @@ def show_model(
         ],
         empty="No version is registered.",
     )
+    say_refused(document)
 
 
 def promote(  # noqa: PLR0913 - an argument for each option

@@ -7,7 +7,7 @@ import typer
 
 from gateway.doors.cli.client import AdminClient
 from gateway.doors.cli.front import AdminUrl, AsJson, TokenFile
-from gateway.doors.cli.models import lagging
+from gateway.doors.cli.models import lagging, say_refused
 from gateway.doors.cli.output import say, show_json, show_table
 
 
@@ -49,6 +49,7 @@ def status(
     )
     for reason in lagging(found):
         say(f"Lagging: {reason}")
+    say_refused(found)
     for alarm in alarms:
         say(alarm)
 
