@@ -6,7 +6,7 @@ is made and the caller paces the next one.
 
 import contextlib
 from typing import Any, Final
-from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
@@ -154,11 +154,6 @@ _WRONG_URL: Final = (
     "The store's URL cannot be read; use redis://, rediss://, unix://, redis+sentinel:// or "
     "redis+cluster:// with numeric ports and, for Sentinel, the service's name as the path."
 )
-
-
-def socket_url(path: str) -> str:
-    """The URL of a server on a unix socket."""
-    return f"unix://{quote(path)}"
 
 
 def _split(url: str) -> SplitResult:
