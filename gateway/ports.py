@@ -90,6 +90,23 @@ class WorkerReport(Struct, frozen=True):
     versions: tuple[VersionReport, ...]
 
 
+class Parcel(Struct, frozen=True, array_like=True):
+    """Encoded prediction records on their way from a process that serves to control.
+
+    Every record of a process has a serial, from 1 on without gaps. A parcel settles those from
+    `first` to `first + records + dropped - 1`: `records` of them are in it, `dropped` found no
+    room. `logs` holds repeated `log_records` fields of an OTLP `ScopeLogs` (more than `records`
+    where exposures are told too), `spans` repeated `spans` fields of a `ScopeSpans`.
+    """
+
+    first: int
+    records: int
+    dropped: int
+    logs: bytes
+    spans: bytes = b""
+    span_count: int = 0
+
+
 class DataPlane(Protocol):
     """What control may ask of a process that serves: the link."""
 

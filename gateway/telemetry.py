@@ -58,38 +58,48 @@ class Trace(Struct, frozen=True, gc=False):
     state: str = ""
 
 
-class Record(Struct, kw_only=True, gc=False):
-    """One served prediction, as it will be told to the collector.
+class Kind(Struct, frozen=True, eq=False, kw_only=True):
+    """What many predictions have in common: who was asked, who answered, and why.
 
-    Not tracked by the garbage collector, so that a full ring costs it nothing: a record must not
-    refer to itself. Times are nanoseconds; `at_ns` is Unix time at arrival. `trace` of a shadow
-    is that of the request that it copies.
+    Compared by identity, so that whoever counts or encodes keeps what belongs to a kind in a
+    dictionary. `digest` is empty where no version was reached.
     """
 
-    at_ns: int
     endpoint: str
     model: str
     version: int
     digest: str
     variant: str
     reason: Reason
-    prediction_id: str
-    latency_ns: int
-    queue_ns: int
-    run_ns: int
-    rows: int
-    batch_rows: int
     revision: int
     rule: str | None = None
     intended: str | None = None
     propensity: float = 1.0
     salt: str | None = None
     sticky: bool = False
+    shadow: bool = False
+
+
+class Record(Struct, gc=False):
+    """One served prediction, as it will be told to the collector.
+
+    Not tracked by the garbage collector, so that many of them cost it nothing: a record must not
+    refer to itself. Times are nanoseconds; `at_ns` is Unix time at arrival. `trace` of a shadow
+    is that of the request that it copies.
+    """
+
+    kind: Kind
+    at_ns: int
+    prediction_id: str
+    latency_ns: int
+    queue_ns: int
+    run_ns: int
+    rows: int
+    batch_rows: int
     unit_hash: bytes | None = None
     request_id: str | None = None
     error_type: str | None = None
     trace: Trace | None = None
-    shadow: bool = False
     primary_id: str | None = None
     first_exposure: bool = False
     inputs: str | None = None

@@ -33,7 +33,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from gateway import __version__
 from gateway import telemetry as names
 from gateway.core.assignment import HASH_VERSION
-from gateway.telemetry import Attributes, Record, Series, Trace
+from gateway.telemetry import Attributes, Kind, Record, Series, Trace
 
 Value: TypeAlias = str | int | float | bool
 Pairs: TypeAlias = Iterable[tuple[str, Value | None]]
@@ -65,7 +65,7 @@ class OtlpEncoder:
         """
         self._resource = Resource(attributes=_attributes(resource))
         self._started_ns = started_ns
-        self._templates: dict[object, LogRecord] = {}
+        self._templates: dict[tuple[Kind, str | None], LogRecord] = {}
 
     def logs(self, records: Sequence[Record]) -> bytes:
         """The prediction event of each record, and an evaluation event for a first exposure."""
@@ -110,18 +110,7 @@ class OtlpEncoder:
         return body
 
     def _add_prediction(self, entry: LogRecord, record: Record) -> None:
-        key = (
-            record.endpoint,
-            record.variant,
-            record.version,
-            record.revision,
-            id(record.reason),  # an enum member lives for ever, and its hash is slow
-            (record.rule, record.intended),
-            record.propensity,
-            record.digest,
-            record.error_type,
-            (record.salt, record.sticky, record.shadow, record.model),
-        )
+        key = (record.kind, record.error_type)
         template = self._templates.get(key)
         if template is None:
             if len(self._templates) >= _MAX_TEMPLATES:
@@ -188,7 +177,7 @@ def _template(record: Record) -> LogRecord:
     severity = (
         SeverityNumber.SEVERITY_NUMBER_ERROR if failed else SeverityNumber.SEVERITY_NUMBER_INFO
     )
-    drawn = record.salt is not None
+    drawn = record.kind.salt is not None
     return LogRecord(
         severity_number=severity,
         severity_text="ERROR" if failed else "INFO",
@@ -200,17 +189,17 @@ def _template(record: Record) -> LogRecord:
                 (names.BATCH_ROWS, 0),
                 (names.ROWS, 0),
                 *_evaluation(record),
-                (names.ASSIGNMENT_RULE, record.rule),
-                (names.ASSIGNMENT_INTENDED, record.intended),
-                (names.ASSIGNMENT_SALT, record.salt),
+                (names.ASSIGNMENT_RULE, record.kind.rule),
+                (names.ASSIGNMENT_INTENDED, record.kind.intended),
+                (names.ASSIGNMENT_SALT, record.kind.salt),
                 (names.ASSIGNMENT_HASH_VERSION, HASH_VERSION if drawn else None),
-                (names.ASSIGNMENT_PROPENSITY, float(record.propensity)),
-                (names.ASSIGNMENT_STICKY, record.sticky),
-                (names.ASSIGNMENT_REASON, str(record.reason)),
-                (names.MODEL_NAME, record.model),
-                (names.MODEL_VERSION, record.version),
-                (names.MODEL_DIGEST, record.digest or None),
-                (names.SHADOW, record.shadow),
+                (names.ASSIGNMENT_PROPENSITY, float(record.kind.propensity)),
+                (names.ASSIGNMENT_STICKY, record.kind.sticky),
+                (names.ASSIGNMENT_REASON, str(record.kind.reason)),
+                (names.MODEL_NAME, record.kind.model),
+                (names.MODEL_VERSION, record.kind.version),
+                (names.MODEL_DIGEST, record.kind.digest or None),
+                (names.SHADOW, record.kind.shadow),
                 (names.ERROR_TYPE, record.error_type),
             )
         ),
@@ -224,10 +213,10 @@ def _failed(record: Record) -> bool:
 
 def _evaluation(record: Record) -> tuple[tuple[str, Value | None], ...]:
     return (
-        (names.ENDPOINT, record.endpoint),
-        (names.VARIANT, record.variant),
-        (names.REASON, names.STANDARD_REASONS[record.reason]),
-        (names.REVISION, str(record.revision)),
+        (names.ENDPOINT, record.kind.endpoint),
+        (names.VARIANT, record.kind.variant),
+        (names.REASON, names.STANDARD_REASONS[record.kind.reason]),
+        (names.REVISION, str(record.kind.revision)),
         (names.PROVIDER, names.PROVIDER_NAME),
     )
 
@@ -247,7 +236,7 @@ def _stamp(entry: LogRecord, record: Record) -> None:
     entry.observed_time_unix_nano = record.at_ns + record.latency_ns
     trace = record.trace
     if trace is not None:
-        own = shadow_trace(record, trace) if record.shadow else trace
+        own = shadow_trace(record, trace) if record.kind.shadow else trace
         entry.trace_id = own.trace_id
         entry.span_id = own.span_id
         entry.flags = int(trace.sampled)
@@ -255,7 +244,7 @@ def _stamp(entry: LogRecord, record: Record) -> None:
 
 def shadow_trace(record: Record, primary: Trace) -> Trace:
     """A shadow's own trace, derived from the request's, so that nobody has to remember it."""
-    derived = _derive(primary, f"shadow {record.variant}", 24)
+    derived = _derive(primary, f"shadow {record.kind.variant}", 24)
     return Trace(derived[:16], derived[16:], None, primary.sampled)
 
 
@@ -265,13 +254,13 @@ def _derive(trace: Trace, purpose: str, size: int) -> bytes:
 
 def _spans(record: Record, trace: Trace) -> list[Span]:
     """The span of a request or shadow, and within it those of its wait and its run."""
-    root = _shadow_root(record, trace) if record.shadow else _server_root(record, trace)
+    root = _shadow_root(record, trace) if record.kind.shadow else _server_root(record, trace)
     root.attributes.extend(
         _attributes(
             (
                 *_evaluation(record),
-                (names.MODEL_NAME, record.model),
-                (names.MODEL_VERSION, record.version),
+                (names.MODEL_NAME, record.kind.model),
+                (names.MODEL_VERSION, record.kind.version),
                 (names.PREDICTION_ID, record.prediction_id or None),
                 (names.ERROR_TYPE, record.error_type),
             )

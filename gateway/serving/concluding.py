@@ -20,7 +20,7 @@ from gateway.serving.pool import Loaded
 from gateway.serving.recording import Recorder, payload_text
 from gateway.serving.shadowing import Copy
 from gateway.serving.worker import Worker
-from gateway.telemetry import ADMISSION_REJECTED, ENDPOINT, ERROR_TYPE, Record
+from gateway.telemetry import ADMISSION_REJECTED, ENDPOINT, ERROR_TYPE, Kind, Record
 
 NONCE_BYTES: Final = 8
 
@@ -109,28 +109,31 @@ class Concluder:
         at_ns = self.clock.unix_ns() - latency_ns
         unit_hash = _unit_hash(signer, assignment)
         recording = plan.recording
-        return Record(
-            at_ns=at_ns,
+        kind = Kind(
             endpoint=plan.endpoint,
             model=plan.model,
             version=assignment.variant.version,
             digest="" if run.loaded is None else run.loaded.digest,
             variant=assignment.variant.name,
             reason=assignment.reason,
+            revision=plan.revision,
             rule=assignment.rule,
             intended=assignment.intended,
             propensity=assignment.propensity,
-            revision=plan.revision,
             salt=assignment.salt,
             sticky=assignment.sticky,
-            unit_hash=unit_hash,
+        )
+        return Record(
+            kind=kind,
+            at_ns=at_ns,
             prediction_id=_sign(signer, run, outputs, unit_hash, at_ns),
-            request_id=call.request.id,
             latency_ns=latency_ns,
             queue_ns=0 if job is None else job.queue_ns,
             run_ns=0 if job is None else job.run_ns,
             rows=0 if job is None else job.rows,
             batch_rows=0 if job is None else job.batch_rows,
+            unit_hash=unit_hash,
+            request_id=call.request.id,
             error_type=None if error is None else error.kind,
             trace=call.trace,
             first_exposure=error is None and self._first_exposure(assignment, unit_hash),
@@ -148,7 +151,7 @@ class Concluder:
 
     def _count(self, run: Run, record: Record, error: GatewayError | None) -> None:
         if isinstance(error, (Overloaded, DeadlineExceeded)):
-            labels = ((ENDPOINT, record.endpoint), (ERROR_TYPE, error.kind))
+            labels = ((ENDPOINT, record.kind.endpoint), (ERROR_TYPE, error.kind))
             self.recorder.cells.counter(ADMISSION_REJECTED, labels).add()
         if run.loaded is None:
             return

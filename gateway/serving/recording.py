@@ -35,6 +35,7 @@ from gateway.telemetry import (
     STANDARD_REASONS,
     VARIANT,
     Attributes,
+    Kind,
     Record,
 )
 
@@ -49,29 +50,29 @@ class _Measures:
 
     __slots__ = ("assignments", "batch", "inference", "prediction", "queue")
 
-    def __init__(self, cells: Cells, record: Record) -> None:
-        model: Attributes = ((MODEL_NAME, record.model), (MODEL_VERSION, record.version))
+    def __init__(self, cells: Cells, kind: Kind, error_type: str | None) -> None:
+        model: Attributes = ((MODEL_NAME, kind.model), (MODEL_VERSION, kind.version))
         full: Attributes = (
             *model,
-            (ENDPOINT, record.endpoint),
-            (VARIANT, record.variant),
-            (SHADOW, record.shadow),
+            (ENDPOINT, kind.endpoint),
+            (VARIANT, kind.variant),
+            (SHADOW, kind.shadow),
         )
-        if record.error_type is not None:
-            full = (*full, (ERROR_TYPE, record.error_type))
+        if error_type is not None:
+            full = (*full, (ERROR_TYPE, error_type))
         self.prediction: Histogram = cells.histogram(PREDICTION_DURATION, full)
         self.inference: Histogram = cells.histogram(INFERENCE_DURATION, full)
         self.queue: Histogram = cells.histogram(QUEUE_DURATION, model)
         self.batch: Histogram = cells.histogram(BATCH_SIZE, model)
         self.assignments: Counter | None = None
-        if not record.shadow:
+        if not kind.shadow:
             self.assignments = cells.counter(
                 ASSIGNMENT_COUNT,
                 (
-                    (ENDPOINT, record.endpoint),
-                    (VARIANT, record.variant),
-                    (REASON, STANDARD_REASONS[record.reason]),
-                    (ASSIGNMENT_REASON, str(record.reason)),
+                    (ENDPOINT, kind.endpoint),
+                    (VARIANT, kind.variant),
+                    (REASON, STANDARD_REASONS[kind.reason]),
+                    (ASSIGNMENT_REASON, str(kind.reason)),
                 ),
             )
 
@@ -99,7 +100,7 @@ class Recorder:
         queue = cells.gauge(RECORD_QUEUE_SIZE)
         cells.watch(lambda: queue.set(self.pending))
         # Changes with the configuration.
-        self._measures: dict[object, _Measures] = {}
+        self._measures: dict[tuple[Kind, str | None], _Measures] = {}
         # Changes with every new unit.
         self._seen: OrderedDict[str, OrderedDict[bytes, None]] = OrderedDict()
 
@@ -120,18 +121,10 @@ class Recorder:
 
     def record(self, record: Record) -> None:
         """Measure a prediction and keep its record if there is room."""
-        key = (
-            record.endpoint,
-            record.variant,
-            record.version,
-            id(record.reason),  # an enum member lives for ever, and its hash is slow
-            record.shadow,
-            record.error_type,
-            record.model,
-        )
+        key = (record.kind, record.error_type)
         measures = self._measures.get(key)
         if measures is None:
-            measures = self._measure(key, record)
+            measures = self._measure(key)
         measures.prediction.observe(record.latency_ns * _SECOND)
         if record.batch_rows:
             measures.inference.observe(record.run_ns * _SECOND)
@@ -171,10 +164,10 @@ class Recorder:
         ring = self._ring
         return [ring.popleft() for _ in range(min(limit, len(ring)))]
 
-    def _measure(self, key: object, record: Record) -> _Measures:
+    def _measure(self, key: tuple[Kind, str | None]) -> _Measures:
         if len(self._measures) >= _MAX_CACHED:
             self._measures.clear()
-        measures = self._measures[key] = _Measures(self.cells, record)
+        measures = self._measures[key] = _Measures(self.cells, *key)
         return measures
 
 

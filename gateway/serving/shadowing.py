@@ -36,6 +36,7 @@ from gateway.telemetry import (
     SHADOW_SKIPPED,
     VARIANT,
     Attributes,
+    Kind,
     Record,
 )
 
@@ -123,7 +124,7 @@ class Shadows:
             return
         reason = self._reason_to_skip(plan, loaded, copy, in_flight)
         if reason is not None or loaded is None:
-            self._skip(plan, copy.origin.endpoint, reason or "not_ready")
+            self._skip(plan, copy.origin.kind.endpoint, reason or "not_ready")
             return
         loaded.acquire()
         self._queue.append(Work(copy, plan, loaded))
@@ -156,7 +157,7 @@ class Shadows:
     ) -> str | None:
         if self._closed:
             return "shutdown"
-        if plan.variant.version == copy.origin.version:
+        if plan.variant.version == copy.origin.kind.version:
             return "same_version"
         if loaded is None or loaded.batcher is None:
             return "not_ready"
@@ -196,11 +197,11 @@ class Shadows:
 
     def _tally(self, finding: Finding) -> None:
         plan, copy = finding.work.plan, finding.work.copy
-        watch = self._watch(copy.origin.endpoint, plan)
+        watch = self._watch(copy.origin.kind.endpoint, plan)
         watch.tally += _tally_of(finding)
         if finding.comparison is None:
             return
-        labels = _labels(copy.origin.endpoint, plan)
+        labels = _labels(copy.origin.kind.endpoint, plan)
         self._cells.counter(SHADOW_COMPARED, labels).add()
         if not finding.comparison.agrees:
             self._cells.counter(SHADOW_DISAGREED, labels).add()
@@ -268,27 +269,30 @@ def _tally_of(finding: Finding) -> ComparisonTally:
 def _record_of(finding: Finding) -> Record:
     """What a shadow did, as a record that points to the primary one."""
     work, origin = finding.work, finding.work.copy.origin
-    return Record(
-        at_ns=origin.at_ns,
-        endpoint=origin.endpoint,
+    kind = Kind(
+        endpoint=origin.kind.endpoint,
         model=work.loaded.key[0],
         version=work.loaded.key[1],
         digest=work.loaded.digest,
         variant=work.plan.variant.name,
-        reason=origin.reason,
+        reason=origin.kind.reason,
         propensity=work.plan.share / SCALE,
-        revision=origin.revision,
-        unit_hash=origin.unit_hash,
+        revision=origin.kind.revision,
+        shadow=True,
+    )
+    return Record(
+        kind=kind,
+        at_ns=origin.at_ns,
         prediction_id="",
-        request_id=origin.request_id,
         latency_ns=finding.run_ns,
         queue_ns=0,
         run_ns=finding.run_ns,
         rows=origin.rows,
         batch_rows=origin.rows,
+        unit_hash=origin.unit_hash,
+        request_id=origin.request_id,
         error_type=None if finding.comparison is not None else EngineFailed.kind,
         trace=origin.trace,
-        shadow=True,
         primary_id=origin.prediction_id,
     )
 

@@ -29,6 +29,7 @@ from gateway.telemetry import (
     Trace,
 )
 from tests.otlp_receiver import is_prediction, log_records, plain
+from tests.records import make_record
 
 AT = 1_700_000_000_000_000_000
 STARTED = AT - 10_000_000_000
@@ -48,23 +49,7 @@ STANDARD = {
 
 def record(**changes: Any) -> Record:
     """A record of a good prediction."""
-    facts: dict[str, Any] = {
-        "at_ns": AT,
-        "endpoint": "digits",
-        "model": "digits-model",
-        "version": 3,
-        "digest": "sha256:ab",
-        "variant": "challenger",
-        "reason": Reason.SPLIT,
-        "prediction_id": "p1",
-        "latency_ns": 2_000_000,
-        "queue_ns": 200_000,
-        "run_ns": 300_000,
-        "rows": 2,
-        "batch_rows": 5,
-        "revision": 7,
-    }
-    return Record(**{**facts, **changes})
+    return make_record(**{"model": "digits-model", **changes})
 
 
 def encoder() -> OtlpEncoder:
@@ -100,7 +85,7 @@ def random_record(random: Random) -> Record:
     def text() -> str:
         return "".join(random.choices('aé漢😀"\\ \n\t-_.', k=random.randint(1, 40)))
 
-    return Record(
+    return make_record(
         at_ns=random.randrange(1 << 62),
         endpoint=text(),
         model=text(),
@@ -135,22 +120,22 @@ def random_record(random: Random) -> Record:
 def expected_attributes(record: Record) -> Mapping[str, Any]:
     """What the event says of a record, written out once more."""
     attributes = {
-        "feature_flag.key": record.endpoint,
-        "feature_flag.result.variant": record.variant,
-        "feature_flag.result.reason": STANDARD[record.reason],
-        "feature_flag.version": f"{record.revision}",
+        "feature_flag.key": record.kind.endpoint,
+        "feature_flag.result.variant": record.kind.variant,
+        "feature_flag.result.reason": STANDARD[record.kind.reason],
+        "feature_flag.version": f"{record.kind.revision}",
         "feature_flag.provider.name": "tiltyard",
         "feature_flag.context.id": record.unit_hash.hex() if record.unit_hash else None,
-        "tiltyard.assignment.rule": record.rule,
-        "tiltyard.assignment.intended": record.intended,
-        "tiltyard.assignment.salt": record.salt,
-        "tiltyard.assignment.hash_version": 1 if record.salt else None,
-        "tiltyard.assignment.propensity": record.propensity,
-        "tiltyard.assignment.sticky": record.sticky,
-        "tiltyard.assignment.reason": record.reason.value,
-        "tiltyard.model.name": record.model,
-        "tiltyard.model.version": record.version,
-        "tiltyard.model.digest": record.digest,
+        "tiltyard.assignment.rule": record.kind.rule,
+        "tiltyard.assignment.intended": record.kind.intended,
+        "tiltyard.assignment.salt": record.kind.salt,
+        "tiltyard.assignment.hash_version": 1 if record.kind.salt else None,
+        "tiltyard.assignment.propensity": record.kind.propensity,
+        "tiltyard.assignment.sticky": record.kind.sticky,
+        "tiltyard.assignment.reason": record.kind.reason.value,
+        "tiltyard.model.name": record.kind.model,
+        "tiltyard.model.version": record.kind.version,
+        "tiltyard.model.digest": record.kind.digest,
         "tiltyard.prediction.id": record.prediction_id,
         "tiltyard.primary.prediction.id": record.primary_id,
         "tiltyard.request.id": record.request_id,
@@ -158,7 +143,7 @@ def expected_attributes(record: Record) -> Mapping[str, Any]:
         "tiltyard.queue.latency": record.queue_ns * 1e-9,
         "tiltyard.batch.size": record.batch_rows,
         "tiltyard.rows": record.rows,
-        "tiltyard.shadow": record.shadow,
+        "tiltyard.shadow": record.kind.shadow,
         "tiltyard.inputs": record.inputs,
         "tiltyard.outputs": record.outputs,
         "error.type": record.error_type,

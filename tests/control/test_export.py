@@ -9,11 +9,11 @@ from typing import Any, Literal
 import pytest
 
 from gateway.control.export import Clock, Exporter, ExportSettings, Wire
-from gateway.core.assignment import Reason
 from gateway.serving.cells import Cells
 from gateway.serving.recording import Recorder
 from gateway.settings import RecordingSettings
 from gateway.telemetry import Delivery, Record, Series, Trace
+from tests.records import make_record
 
 AT = 1_700_000_000_000_000_000
 PATIENCE_S = 20.0
@@ -21,23 +21,7 @@ PATIENCE_S = 20.0
 
 def record(number: int = 0, **changes: Any) -> Record:
     """A record of a good prediction."""
-    facts: dict[str, Any] = {
-        "at_ns": AT,
-        "endpoint": "digits",
-        "model": "digits",
-        "version": 3,
-        "digest": "sha256:ab",
-        "variant": "challenger",
-        "reason": Reason.SPLIT,
-        "prediction_id": f"p{number}",
-        "latency_ns": 2_000_000,
-        "queue_ns": 200_000,
-        "run_ns": 300_000,
-        "rows": 2,
-        "batch_rows": 5,
-        "revision": 7,
-    }
-    return Record(**{**facts, **changes})
+    return make_record(**{"prediction_id": f"p{number}", **changes})
 
 
 @dataclass

@@ -11,12 +11,12 @@ import pytest
 from gateway.adapters.otel import OtlpSender, read_config
 from gateway.adapters.otel_encode import OtlpEncoder
 from gateway.control.export import Clock, Exporter, ExportSettings, Wire
-from gateway.core.assignment import Reason
 from gateway.serving.cells import Cells
 from gateway.serving.recording import Recorder
 from gateway.settings import RecordingSettings
 from gateway.telemetry import ASSIGNMENT_COUNT, Record, Trace
 from tests.otlp_receiver import Answer, Receiver, plain
+from tests.records import make_record
 
 AT = 1_700_000_000_000_000_000
 PATIENCE_S = 20.0
@@ -24,24 +24,7 @@ PATIENCE_S = 20.0
 
 def record(number: int = 0, trace: Trace | None = None, *, first: bool = False) -> Record:
     """A record of a good prediction."""
-    return Record(
-        at_ns=AT,
-        endpoint="digits",
-        model="digits",
-        version=3,
-        digest="sha256:ab",
-        variant="challenger",
-        reason=Reason.SPLIT,
-        prediction_id=f"p{number}",
-        latency_ns=2_000_000,
-        queue_ns=200_000,
-        run_ns=300_000,
-        rows=2,
-        batch_rows=5,
-        revision=7,
-        trace=trace,
-        first_exposure=first,
-    )
+    return make_record(prediction_id=f"p{number}", trace=trace, first_exposure=first)
 
 
 def total(recorder: Recorder, name: str) -> int:

@@ -52,8 +52,17 @@ async def test_each_answer_leaves_one_record() -> None:
         plane.clock.advance(0.25)
         answer = await plane.ask(call)
         (record,) = plane.recorder.drain(10)
-        assert (record.endpoint, record.model, record.version, record.revision) == ("m", "m", 1, 3)
-        assert (record.reason, record.variant, record.rule) == (Reason.STATIC, "default", None)
+        assert (
+            record.kind.endpoint,
+            record.kind.model,
+            record.kind.version,
+            record.kind.revision,
+        ) == ("m", "m", 1, 3)
+        assert (record.kind.reason, record.kind.variant, record.kind.rule) == (
+            Reason.STATIC,
+            "default",
+            None,
+        )
         assert (record.latency_ns, record.rows, record.batch_rows) == (250_000_000, 2, 2)
         assert record.at_ns == plane.clock.unix_ns() - 250_000_000
         assert record.prediction_id == answer.prediction_id
@@ -66,7 +75,7 @@ async def test_a_failure_leaves_a_record_with_its_kind() -> None:
     with Plane({ONE: engine}) as plane:
         await plane.serve(snapshot_of())
         record = await recorded(plane, engine.poison)
-        assert (record.error_type, record.version) == ("model_error", 1)
+        assert (record.error_type, record.kind.version) == ("model_error", 1)
         assert not record.first_exposure
 
 
@@ -75,7 +84,7 @@ async def test_a_refused_request_leaves_a_record() -> None:
     with Plane({ONE: FakeEngine()}) as plane:
         await plane.serve(snapshot_of())
         record = await recorded(plane, tensors={})
-        assert (record.error_type, record.rows, record.digest) == ("invalid_request", 0, "")
+        assert (record.error_type, record.rows, record.kind.digest) == ("invalid_request", 0, "")
 
 
 async def test_a_split_is_recorded_so_that_it_can_be_computed_again() -> None:
@@ -83,8 +92,8 @@ async def test_a_split_is_recorded_so_that_it_can_be_computed_again() -> None:
     with Plane({ONE: FakeEngine(), TWO: FakeEngine()}) as plane:
         await plane.serve(split_of(10_000))
         record = await recorded(plane, 1.0, endpoint="e", unit="alice")
-        assert (record.salt, record.rule) == ("salt-experiment", "experiment")
-        assert (record.propensity, record.sticky) == (0.5, True)
+        assert (record.kind.salt, record.kind.rule) == ("salt-experiment", "experiment")
+        assert (record.kind.propensity, record.kind.sticky) == (0.5, True)
         assert record.unit_hash is not None
         assert b"alice" not in record.unit_hash
         assert plane.worker.signer is not None
@@ -107,7 +116,7 @@ async def test_a_unit_that_is_not_enrolled_is_not_exposed() -> None:
     with Plane({ONE: FakeEngine(), TWO: FakeEngine()}) as plane:
         await plane.serve(split_of(0))
         record = await recorded(plane, 1.0, endpoint="e", unit="a")
-        assert (record.reason, record.first_exposure) == (Reason.DEFAULT, False)
+        assert (record.kind.reason, record.first_exposure) == (Reason.DEFAULT, False)
         await plane.serve(split_of(10_000))
         assert (await recorded(plane, 1.0, endpoint="e", unit="a")).first_exposure
 
@@ -117,7 +126,7 @@ async def test_a_request_that_names_no_unit_is_no_exposure() -> None:
     with Plane({ONE: FakeEngine(), TWO: FakeEngine()}) as plane:
         await plane.serve(split_of(10_000))
         record = await recorded(plane, 1.0, endpoint="e")
-        assert (record.sticky, record.first_exposure) == (False, False)
+        assert (record.kind.sticky, record.first_exposure) == (False, False)
         await plane.serve(snapshot_of(2))
         plain = await recorded(plane, 1.0)
         assert plane.worker.signer is not None

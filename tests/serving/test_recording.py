@@ -9,27 +9,12 @@ from gateway.serving.cells import Cells
 from gateway.serving.recording import MAX_SPLITS, Recorder, payload_text
 from gateway.settings import RecordingSettings
 from gateway.telemetry import STANDARD_REASONS, Record
+from tests.records import make_record
 
 
 def record(**changes: Any) -> Record:
     """A record of a good prediction."""
-    facts: dict[str, Any] = {
-        "at_ns": 1_700_000_000_000_000_000,
-        "endpoint": "digits",
-        "model": "digits",
-        "version": 3,
-        "digest": "sha256:ab",
-        "variant": "challenger",
-        "reason": Reason.SPLIT,
-        "prediction_id": "p1",
-        "latency_ns": 2_000_000,
-        "queue_ns": 200_000,
-        "run_ns": 300_000,
-        "rows": 2,
-        "batch_rows": 5,
-        "revision": 7,
-    }
-    return Record(**{**facts, **changes})
+    return make_record(**changes)
 
 
 def values(cells: Cells, name: str) -> dict[tuple[Any, ...], Any]:

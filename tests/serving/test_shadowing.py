@@ -213,8 +213,8 @@ async def test_a_shadow_leaves_a_record_of_its_own() -> None:
         answer = await plane.ask(plane.call(1.0), "e")
         await until(lambda: plane.recorder.pending == 2)
         primary, copy = plane.recorder.drain(2)
-        assert (primary.shadow, copy.shadow) == (False, True)
-        assert (copy.version, copy.variant, copy.error_type) == (2, "dark", None)
+        assert (primary.kind.shadow, copy.kind.shadow) == (False, True)
+        assert (copy.kind.version, copy.kind.variant, copy.error_type) == (2, "dark", None)
         assert copy.primary_id == primary.prediction_id == answer.prediction_id
 
 
