@@ -220,8 +220,10 @@ class Plane:
             timeout_us=timeout_us,
             parameters=parameters or {},
         )
-        headers = [] if unit is None else [(b"x-unit-id", unit.encode())]
-        return Call(request, self.clock.at_ns, headers, version, force)
+        headers = {} if unit is None else {b"x-unit-id": unit.encode()}
+        now = self.clock.at_ns
+        deadline_ns = now + timeout_us * 1000 if timeout_us else 0
+        return Call(request, now, headers, version, force, deadline_ns=deadline_ns)
 
     def submit(self, call: Call, endpoint: str = "m") -> list[Answer]:
         """Submit a call; its answers, of which there is to be one, come into the list."""

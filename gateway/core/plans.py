@@ -5,8 +5,11 @@ draws for the unit; who is not enrolled, and whom no rule takes, gets the defaul
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.core.assignment import SCALE, Drawer, Reason, SplitState
 from gateway.core.compare import Tolerance
@@ -42,16 +45,14 @@ class Facts(Protocol):
         """The first header of that lower-case name, decoded as Latin-1; None if absent."""
 
 
-@dataclass(frozen=True, slots=True)
-class Variant:
+class Variant(Struct, frozen=True):
     """One branch of a plan: its name and the version that it runs."""
 
     name: str
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class Assignment:
+class Assignment(Struct, frozen=True):
     """This unit gets this variant for this reason.
 
     `propensity` is the probability, before the draw, that a unit under this rule gets this
@@ -177,7 +178,7 @@ def assign(plan: Plan, facts: Facts, draw: bytes) -> Assignment:
     if not plan.rules:
         return Assignment(plan.default, Reason.STATIC)
     for rule in plan.rules:
-        if all(holds(condition, facts.header, facts.parameters) for condition in rule.when):
+        if not rule.when or _all_hold(rule.when, facts):
             return _take(plan, rule, facts, draw)
     return Assignment(plan.default, Reason.DEFAULT)
 
@@ -219,6 +220,10 @@ def shares(plan: Plan) -> Mapping[str, Mapping[str, float]]:
     return table
 
 
+def _all_hold(when: tuple[Condition, ...], facts: Facts) -> bool:
+    return all(holds(condition, facts.header, facts.parameters) for condition in when)
+
+
 def _take(plan: Plan, rule: _CompiledRule, facts: Facts, draw: bytes) -> Assignment:
     split = rule.takes
     if isinstance(split, Variant):
@@ -247,7 +252,7 @@ def _take(plan: Plan, rule: _CompiledRule, facts: Facts, draw: bytes) -> Assignm
 def _unit_of(key: UnitKey, facts: Facts) -> bytes | None:
     """The unit's bytes as they came; None when the request names none, or more than one."""
     if key.header is not None:
-        stated = facts.header(key.header.lower())
+        stated = facts.header(key.header)
         unit = None if stated is None else stated.encode("latin-1")
     elif key.parameter is not None:
         value = facts.parameters.get(key.parameter)
@@ -293,7 +298,11 @@ def _compile_split(
     return _CompiledSplit(
         salt=state.salt,
         drawer=Drawer(state, split.exposure),
-        unit=split.unit,
+        unit=UnitKey(
+            header=None if split.unit.header is None else split.unit.header.lower(),
+            parameter=split.unit.parameter,
+            input=split.unit.input,
+        ),
         variants={
             weighted.name: (
                 variant(weighted.name, weighted.target),

@@ -15,12 +15,13 @@ Nothing needs to be looked up to credit an outcome, and an id cannot be altered 
 """
 
 import struct
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64decode
+from binascii import b2a_base64
 from collections.abc import Sequence
 from hashlib import blake2b
 from hmac import compare_digest
 from math import nan
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from msgspec import Struct
 from numpy import errstate, float32
@@ -37,11 +38,16 @@ MAX_ROWS: Final = 16
 MAX_SCALARS: Final = 4
 MAX_KEY_ID: Final = 2**16 - 1
 NO_UNIT: Final = bytes(UNIT_HASH_BYTES)
+Scalars: TypeAlias = tuple[tuple[float, ...], ...]
+"""Output scalars, one tuple per row."""
 _HEAD: Final = struct.Struct(">BH6s8s16sQBfII")
+_KIND: Final = struct.Struct(">QBfII")
+_MAX_BLINDERS: Final = 1024
 _REASONS: Final = tuple(Reason)
 _REASON_CODES: Final = {reason: code for code, reason in enumerate(_REASONS)}
 _TOKEN_PERSON: Final = b"tiltyard-token-1"
 _UNIT_PERSON: Final = b"tiltyard-unit-1"
+_URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 
 
 class SigningKeys(Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,13 +82,13 @@ class PredictionFacts(Struct, frozen=True):
     unit_hash: bytes
     intended: str = ""
     phase: int = 0
-    scalars: tuple[tuple[float, ...], ...] = ()
+    scalars: Scalars = ()
 
 
 class Signer:
     """Makes prediction ids with the current key and reads those of any known key."""
 
-    __slots__ = ("_current", "_macs", "_unit_key")
+    __slots__ = ("_blinders", "_head", "_mac", "_macs", "_unit_key")
 
     def __init__(self, keys: SigningKeys) -> None:
         """Prepare one hasher per key.
@@ -91,44 +97,39 @@ class Signer:
             InvalidRequest: a key is not 32 bytes of hex, or the current one is not among them.
         """
         _check_keys(keys)
-        self._current = keys.current
         self._macs = {
             key_id: blake2b(digest_size=MAC_BYTES, key=bytes.fromhex(secret), person=_TOKEN_PERSON)
             for key_id, secret in keys.keys.items()
         }
+        self._mac = self._macs[keys.current]
+        self._head = struct.pack(">BH", TOKEN_VERSION, keys.current)
         self._unit_key = bytes.fromhex(keys.unit_key)
+        self._blinders: dict[str, Any] = {}
 
     def unit_hash(self, salt: str, unit: bytes) -> bytes:
         """Blind a unit: linkable within one split, not across, and not without the key."""
-        prefixed = struct.pack(">H", len(salt.encode())) + salt.encode() + unit
-        return blake2b(
-            prefixed, digest_size=UNIT_HASH_BYTES, key=self._unit_key, person=_UNIT_PERSON
-        ).digest()
+        blinder = self._blinders.get(salt)
+        if blinder is None:
+            if len(self._blinders) >= _MAX_BLINDERS:
+                self._blinders.clear()
+            blinder = self._blinders[salt] = self._blinder(salt)
+        hasher = blinder.copy()
+        hasher.update(unit)
+        digest: bytes = hasher.digest()
+        return digest
 
     def sign(self, facts: PredictionFacts) -> str:
         """The prediction id of these facts: ASCII, safe in a header and a URL."""
-        body = b"".join(
-            (
-                _HEAD.pack(
-                    TOKEN_VERSION,
-                    self._current,
-                    facts.at_ms.to_bytes(6, "big"),
-                    facts.nonce,
-                    facts.unit_hash,
-                    facts.revision,
-                    _REASON_CODES[facts.reason],
-                    facts.propensity,
-                    facts.version,
-                    facts.phase,
-                ),
-                _text(facts.endpoint),
-                _text(facts.rule),
-                _text(facts.variant),
-                _text(facts.intended),
-                _pack_scalars(facts.scalars),
-            )
-        )
-        mac = self._macs[self._current].copy()
+        return self.issue(facts.at_ms, facts.nonce, facts.unit_hash, stub(facts), facts.scalars)
+
+    def issue(
+        self, at_ms: int, nonce: bytes, unit_hash: bytes, of_kind: bytes, scalars: Scalars = ()
+    ) -> str:
+        """The same, for many predictions of one kind: `of_kind` is the `stub` of any of them."""
+        at = at_ms.to_bytes(6, "big")
+        packed = _pack_scalars(scalars)
+        body = b"".join((self._head, at, nonce, unit_hash, of_kind, packed))
+        mac = self._mac.copy()
         mac.update(body)
         return _armoured(body + mac.digest())
 
@@ -159,11 +160,39 @@ class Signer:
         except (IndexError, ValueError, struct.error) as error:
             raise InvalidRequest(_NOT_OURS) from error
 
+    def _blinder(self, salt: str) -> Any:  # noqa: ANN401 - a hasher's type has no public name
+        encoded = salt.encode()
+        return blake2b(
+            struct.pack(">H", len(encoded)) + encoded,
+            digest_size=UNIT_HASH_BYTES,
+            key=self._unit_key,
+            person=_UNIT_PERSON,
+        )
+
 
 _NOT_OURS: Final = "The prediction id was not issued here, was altered, or its key was retired."
 
 
-def scalars_of(declared: Sequence[str], outputs: Tensors) -> tuple[tuple[float, ...], ...]:
+def stub(facts: PredictionFacts) -> bytes:
+    """What the ids of all predictions of one kind share, from the revision to the variants."""
+    return b"".join(
+        (
+            _KIND.pack(
+                facts.revision,
+                _REASON_CODES[facts.reason],
+                facts.propensity,
+                facts.version,
+                facts.phase,
+            ),
+            _text(facts.endpoint),
+            _text(facts.rule),
+            _text(facts.variant),
+            _text(facts.intended),
+        )
+    )
+
+
+def scalars_of(declared: Sequence[str], outputs: Tensors) -> Scalars:
     """The declared output scalars of each row, at most 4 for each of the first 16 rows.
 
     Args:
@@ -204,7 +233,8 @@ def _check_keys(keys: SigningKeys) -> None:
 
 
 def _armoured(sealed: bytes) -> str:
-    return urlsafe_b64encode(sealed).rstrip(b"=").decode("ascii")
+    """Base64url without padding."""
+    return b2a_base64(sealed, newline=False).translate(_URL_SAFE, b"=").decode("ascii")
 
 
 def _text(value: str) -> bytes:
@@ -212,7 +242,7 @@ def _text(value: str) -> bytes:
     return bytes((len(encoded),)) + encoded
 
 
-def _pack_scalars(scalars: tuple[tuple[float, ...], ...]) -> bytes:
+def _pack_scalars(scalars: Scalars) -> bytes:
     if not scalars:
         return b"\0\0"
     flat = [value for row in scalars for value in row]

@@ -1,8 +1,10 @@
 """Calls and answers: what a door hands to the pipeline, and what it gets back."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Protocol, TypeAlias
+
+from msgspec import Struct
 
 from gateway.core.assignment import Reason
 from gateway.core.errors import GatewayError
@@ -10,7 +12,7 @@ from gateway.core.oip.messages import InferRequest
 from gateway.core.plans import Variant
 from gateway.core.targeting import Scalar
 from gateway.core.tensors import Array, Tensors
-from gateway.telemetry import Trace
+from gateway.telemetry import Kind, Trace
 
 
 class Clock(Protocol):
@@ -23,20 +25,21 @@ class Clock(Protocol):
         """UTC nanoseconds."""
 
 
-@dataclass(slots=True)
-class Call:
+class Call(Struct):
     """One request on its way: what was decoded, and what the transport said of it.
 
     `version` is set by a versioned path, `force` by a caller who may. `headers` are raw, names in
-    lower case. Implements `gateway.core.plans.Facts`.
+    lower case, the first of each name. `deadline_ns` is monotonic, 0 for none. Implements
+    `gateway.core.plans.Facts`.
     """
 
     request: InferRequest
     arrived_ns: int
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    headers: Mapping[bytes, bytes] = {}
     version: int | None = None
     force: str | None = None
     trace: Trace | None = None
+    deadline_ns: int = 0
 
     @property
     def parameters(self) -> Mapping[str, Scalar]:
@@ -50,15 +53,16 @@ class Call:
 
     def header(self, name: str) -> str | None:
         """The first header of that lower-case name, as Latin-1."""
-        wanted = name.encode("latin-1", "replace")
-        for key, value in self.headers:
-            if key == wanted:
-                return value.decode("latin-1")
-        return None
+        value = self.headers.get(_raw(name))
+        return None if value is None else value.decode("latin-1")
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+@lru_cache(maxsize=1024)
+def _raw(name: str) -> bytes:
+    return name.encode("latin-1", "replace")
+
+
+class Answer(Struct):
     """The end of a request: outputs, or the error; and who answered, as far as it got.
 
     `outputs` holds the requested tensors in the order asked for.
@@ -69,7 +73,8 @@ class Answer:
     variant: Variant | None = None
     reason: Reason | None = None
     prediction_id: str | None = None
-    outputs: Mapping[str, Array] = field(default_factory=dict)
+    outputs: Mapping[str, Array] = {}
+    kind: Kind | None = None
 
 
 Reply: TypeAlias = Callable[[Answer], None]

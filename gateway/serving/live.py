@@ -7,7 +7,7 @@ cannot move keeps its last plan and is reported as lagging, and delays nobody el
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, TypeAlias
 
 from gateway.core.errors import GatewayError, NotFound, NotReady, excerpt
 from gateway.core.models import Key
@@ -16,6 +16,10 @@ from gateway.core.snapshot import Snapshot, endpoint_names, named_keys, named_ve
 from gateway.core.tensors import Signature
 from gateway.ports import EndpointReport, Update
 from gateway.serving.pool import Loaded, Pool, State
+from gateway.telemetry import Kind
+
+Kinds: TypeAlias = dict[tuple[object, ...], tuple[Kind, bytes]]
+"""The kinds of prediction that a plan has made so far, each with the stub of its ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,7 @@ class Served:
     allow_nonfinite: bool
     labels: tuple[str, ...]
     aliases: Mapping[str, int]
+    kinds: Kinds
 
     def signature_of(self, version: int | None) -> Signature:
         """What a call must look like: to a version that is pinned, or to the endpoint."""
@@ -157,6 +162,7 @@ def _bind(snapshot: Snapshot, plan: Plan, loaded: dict[int, Loaded]) -> Served:
         allow_nonfinite=model.allow_nonfinite,
         labels=model.labels,
         aliases=model.aliases,
+        kinds={},
     )
 
 

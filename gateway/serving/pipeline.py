@@ -23,7 +23,8 @@ from gateway.core.plans import Assignment, Variant, assign, fall_back, force
 from gateway.core.tensors import check_inputs, rows_of
 from gateway.serving.batching import Job, Result
 from gateway.serving.calls import Answer, Call, Reply
-from gateway.serving.concluding import Concluder, Run
+from gateway.serving.concluding import Concluder
+from gateway.serving.flights import Flight
 from gateway.serving.live import Served
 from gateway.serving.pool import Loaded
 from gateway.serving.worker import Worker
@@ -66,109 +67,84 @@ class Pipeline:
         message = f"'{endpoint}' serves no version {version}."
         raise NotFound(message)
 
-    def submit(self, served: Served, call: Call, reply: Reply) -> None:
-        """Carry one request; `reply` is called exactly once, perhaps before this returns."""
+    def submit(self, served: Served, call: Call, reply: Reply) -> Flight | None:
+        """Carry one request; `reply` is called exactly once, perhaps before this returns.
+
+        Returns:
+            What a door may `cancel` when its caller leaves; None when it is over already.
+        """
         nonce = self.concluder.nonce()
         try:
             assignment = _decide(served, call, nonce)
         except Exception as error:  # noqa: BLE001 - every failure is answered
-            reply(Answer(revision=served.plan.revision, error=_told(error)))
-            return
+            reply(Answer(served.plan.revision, _told(error)))
+            return None
         self.in_flight += 1
-        _Flight(self, served, call, reply, (assignment, nonce)).take_off()
+        flight = Flight(served, call, assignment, nonce)
+        flight.reply = reply
+        self._take_off(flight)
+        return flight
 
-
-class _Flight:
-    """One request in flight. `land` is called once for each variant that was tried."""
-
-    __slots__ = ("assignment", "call", "job", "loaded", "nonce", "pipeline", "reply", "served")
-
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        served: Served,
-        call: Call,
-        reply: Reply,
-        decided: tuple[Assignment, bytes],
-    ) -> None:
-        self.pipeline = pipeline
-        self.served = served
-        self.call = call
-        self.reply = reply
-        self.assignment, self.nonce = decided
-        self.loaded: Loaded | None = None
-        self.job: Job | None = None
-
-    def take_off(self) -> None:
+    def _take_off(self, flight: Flight) -> None:
         """Queue the request with the version it was assigned, or land at once."""
         try:
-            self._queue()
+            self._queue(flight)
         except Exception as error:  # noqa: BLE001 - every failure is answered
-            self.land(_told(error))
+            self._land(flight, _told(error))
 
-    def _queue(self) -> None:
-        request = self.call.request
-        loaded = _version(self.served, self.assignment)
+    def _queue(self, flight: Flight) -> None:
+        served, call = flight.served, flight.call
+        request, loaded = call.request, _version(served, flight.assignment)
         signature = loaded.artifact.manifest.signature
         check_inputs(signature, request.tensors)
-        check_outputs(request.outputs, signature)
-        if request.has_nonfinite and not self.served.allow_nonfinite:
+        if request.outputs:
+            check_outputs(request.outputs, signature)
+        if not served.allow_nonfinite and request.has_nonfinite:
             message = "The inputs hold NaN or an infinity, which this model does not allow."
             raise InvalidRequest(message)
         rows = rows_of(signature, request.tensors)
-        if rows > self.pipeline.max_request_rows:
-            limit = self.pipeline.max_request_rows
-            message = f"The request holds {rows} rows; at most {limit} are allowed."
+        if rows > self.max_request_rows:
+            message = f"The request holds {rows} rows; at most {self.max_request_rows} are allowed."
             raise TooLarge(message)
-        timeout_ns = request.timeout_us * 1000
-        self.job = Job(
+        flight.job = Job(
             tensors={spec.name: request.tensors[spec.name] for spec in signature.inputs},
             rows=rows,
-            done=self.land,
-            queued_ns=self.pipeline.concluder.clock.monotonic_ns(),
-            deadline_ns=self.call.arrived_ns + timeout_ns if timeout_ns else 0,
+            done=lambda result: self._land(flight, result),
+            queued_ns=self.concluder.clock.monotonic_ns(),
+            deadline_ns=call.deadline_ns,
         )
         batcher = loaded.acquire()
-        self.loaded = loaded
-        batcher.submit(self.job)
+        flight.loaded = loaded
+        batcher.submit(flight.job)
 
-    def land(self, result: Result) -> None:
+    def _land(self, flight: Flight, result: Result) -> None:
         """The run is over, or never was: fall back, or conclude and reply."""
-        if isinstance(result, GatewayError) and self._falls_back(result):
-            self._fall_back(result)
+        if flight.assignment.falls_back and _may_fall_back(flight, result):
+            self._fall_back(flight, result)
             return
-        self.pipeline.in_flight -= 1
+        self.in_flight -= 1
         try:
-            answer = self.pipeline.concluder.conclude(self._run(), result, self.pipeline.in_flight)
+            answer = self.concluder.conclude(flight, result, self.in_flight)
         except Exception as error:  # noqa: BLE001 - every failure is answered
-            revision, variant = self.served.plan.revision, self.assignment.variant
-            answer = Answer(revision=revision, error=_told(error), variant=variant)
-        self._let_go()
-        self.reply(answer)
+            revision, variant = flight.served.plan.revision, flight.assignment.variant
+            answer = Answer(revision, _told(error), variant)
+        flight.let_go()
+        reply = flight.reply
+        if reply is not None:
+            reply(answer)
 
-    def _run(self) -> Run:
-        return Run(self.served, self.call, self.assignment, self.nonce, self.loaded, self.job)
+    def _fall_back(self, flight: Flight, result: Result) -> None:
+        self.concluder.fell_back(flight, result)
+        flight.let_go()
+        flight.assignment = fall_back(flight.served.plan, flight.assignment)
+        self._take_off(flight)
 
-    def _falls_back(self, error: GatewayError) -> bool:
-        """Whether the rule asks for the default when its variant cannot answer."""
-        assignment = self.assignment
-        return (
-            assignment.falls_back
-            and isinstance(error, (EngineFailed, UpstreamFailed, NotReady))
-            and assignment.variant.version != self.served.plan.default.version
-        )
 
-    def _fall_back(self, error: GatewayError) -> None:
-        self.pipeline.concluder.fell_back(self._run(), error)
-        self._let_go()
-        self.assignment = fall_back(self.served.plan, self.assignment)
-        self.take_off()
-
-    def _let_go(self) -> None:
-        self.job = None  # it holds this flight in turn, so neither would go without a collection
-        loaded, self.loaded = self.loaded, None
-        if loaded is not None:
-            loaded.release()
+def _may_fall_back(flight: Flight, result: Result) -> bool:
+    """Whether the default may answer for a variant that could not."""
+    if not isinstance(result, (EngineFailed, UpstreamFailed, NotReady)):
+        return False
+    return flight.assignment.variant.version != flight.served.plan.default.version
 
 
 def _decide(served: Served, call: Call, draw: bytes) -> Assignment:

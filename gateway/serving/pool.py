@@ -49,12 +49,23 @@ class Loaded:
     A request holds it by a lease: `acquire` before it is queued, `release` when it is answered.
     """
 
-    __slots__ = ("artifact", "batcher", "key", "leases", "reason", "state", "statistics", "warmth")
+    __slots__ = (
+        "artifact",
+        "batcher",
+        "key",
+        "leases",
+        "output_names",
+        "reason",
+        "state",
+        "statistics",
+        "warmth",
+    )
 
     def __init__(self, key: Key, artifact: Artifact) -> None:
         """Start in state loading."""
         self.key = key
         self.artifact = artifact
+        self.output_names = [spec.name for spec in artifact.manifest.signature.outputs]
         self.state = State.LOADING
         self.reason: str | None = None
         self.warmth: Warmth | None = None

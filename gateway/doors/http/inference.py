@@ -280,10 +280,12 @@ class InferenceDoor:
         if traceparent is not None or self._parts.trace_ratio > 0:
             draw = self._parts.randbytes(DRAW_BYTES)
             trace = parse_traceparent(traceparent, tracestate, draw, self._parts.trace_ratio)
+        timeout_ns = asked.timeout_us * 1000
         return Call(
             request=asked,
             arrived_ns=request.arrived_ns,
-            headers=headers,
+            headers=dict(reversed(headers)),
+            deadline_ns=request.arrived_ns + timeout_ns if timeout_ns else 0,
             version=version,
             force=force,
             trace=trace,

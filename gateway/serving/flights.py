@@ -1,0 +1,36 @@
+"""Flights: requests between their assignment and their reply."""
+
+from gateway.core.plans import Assignment
+from gateway.serving.batching import Job
+from gateway.serving.calls import Call, Reply
+from gateway.serving.live import Served
+from gateway.serving.pool import Loaded
+
+
+class Flight:
+    """One request that was assigned: how it was decided and, as far as it got, what runs it."""
+
+    __slots__ = ("assignment", "call", "job", "loaded", "nonce", "reply", "served")
+
+    def __init__(self, served: Served, call: Call, assignment: Assignment, nonce: bytes) -> None:
+        """`nonce` is the request's fresh bytes."""
+        self.served = served
+        self.call = call
+        self.assignment = assignment
+        self.nonce = nonce
+        self.reply: Reply | None = None
+        self.loaded: Loaded | None = None
+        self.job: Job | None = None
+
+    def cancel(self) -> None:
+        """Nobody waits for the answer any more: it is not given, and what is queued not run."""
+        self.reply = None
+        if self.job is not None:
+            self.job.cancelled = True
+
+    def let_go(self) -> None:
+        """Give the lease back, and forget the job, which holds this flight in turn."""
+        self.job = None
+        loaded, self.loaded = self.loaded, None
+        if loaded is not None:
+            loaded.release()
