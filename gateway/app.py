@@ -28,10 +28,13 @@ from gateway.core.errors import GatewayError, InvalidRequest, NotReady
 from gateway.core.oip.messages import Limits
 from gateway.doors.http.admin import create_admin
 from gateway.doors.http.admin_calls import AdminParts
+from gateway.doors.http.aside import Aside
+from gateway.doors.http.exchange import Desk
 from gateway.doors.http.inference import DoorParts, InferenceDoor
 from gateway.doors.http.listening import Listener, bind, configure
 from gateway.doors.http.messages import ASGIApplication, Message, Receive, Send
 from gateway.doors.http.metrics import render
+from gateway.doors.http.requests import Requests
 from gateway.serving.cells import Cells, watch_process
 from gateway.serving.concluding import Concluder
 from gateway.serving.pipeline import Pipeline
@@ -92,21 +95,22 @@ class Gateway:
                 scan_s=settings.store_scan_s,
             )
         )
+        self.aside = Aside(loop)
+        self.desk = Desk(
+            pipeline=self.pipeline,
+            aside=self.aside,
+            clock=clock,
+            randbytes=chance.randbytes,
+            limits=Limits(
+                body_bytes=settings.http.max_body_bytes,
+                json_bytes=settings.http.max_json_bytes,
+            ),
+            nonfinite=settings.http.json_nonfinite,
+            trace_ratio=settings.recording.trace_ratio,
+        )
+        self.requests = Requests(self.cells)
         self.door = InferenceDoor(
-            DoorParts(
-                pipeline=self.pipeline,
-                repository=self.control.repository,
-                cells=self.cells,
-                clock=clock,
-                randbytes=chance.randbytes,
-                limits=Limits(
-                    body_bytes=settings.http.max_body_bytes,
-                    json_bytes=settings.http.max_json_bytes,
-                ),
-                max_batch_rows=settings.batching.max_rows,
-                nonfinite=settings.http.json_nonfinite,
-                trace_ratio=settings.recording.trace_ratio,
-            )
+            DoorParts(self.desk, self.control.repository, self.requests, settings.batching.max_rows)
         )
         self._resource = resource
         self._tasks = Tasks()
@@ -142,6 +146,7 @@ class Gateway:
         """Stop in the order in which things depend on each other, the embedded store last."""
         await self.control.stop(self.settings.stop_s * FLUSH_SHARE)
         await asyncio.to_thread(self.worker.close)
+        await asyncio.to_thread(self.aside.close)
         await self._tasks.close()
         if self.valkey is not None:
             await self.valkey.stop()

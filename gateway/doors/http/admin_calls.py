@@ -12,9 +12,9 @@ from gateway.control.registry import Request as Asked
 from gateway.core.access import Principal, Token
 from gateway.core.errors import Conflict, InvalidRequest, excerpt
 from gateway.doors.http.admin_documents import Changed
+from gateway.doors.http.head import Headers
 from gateway.doors.http.messages import (
     JSON,
-    Headers,
     Response,
     error_response,
     header_values,

@@ -20,7 +20,8 @@ from gateway.core.errors import (
     excerpt,
 )
 from gateway.doors.http.admin_calls import AdminParts
-from gateway.doors.http.messages import Headers, Message, header_values
+from gateway.doors.http.head import Headers
+from gateway.doors.http.messages import Message, header_values
 from gateway.settings import LOOPBACK
 
 log: Final = logging.getLogger(__name__)

@@ -7,7 +7,8 @@ from gateway.core.oip.answers import Nonfinite
 from gateway.core.oip.messages import InferRequest, InferResponse
 from gateway.core.oip.render import render_infer
 from gateway.core.oip.v1 import render_predict
-from gateway.doors.http.messages import BINARY, JSON, Headers, Response, error_response
+from gateway.doors.http.head import Headers
+from gateway.doors.http.messages import BINARY, JSON, Response, error_response
 from gateway.serving.calls import Answer
 
 HEADER_LENGTH: Final = b"inference-header-content-length"

@@ -10,19 +10,20 @@ from typing import Any, Final, TypeAlias
 
 import orjson
 
-from gateway.core.errors import InvalidRequest, TooLarge, UnsupportedMedia, excerpt
+from gateway.core.errors import InvalidRequest, TooLarge
 from gateway.doors.errors import headers_of, sentence_of, status_of
+from gateway.doors.http.head import Head, Headers, too_large
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 ASGIApplication: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
-Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 JSON: Final = (b"content-type", b"application/json")
 BINARY: Final = (b"content-type", b"application/octet-stream")
 CLOSE: Final = (b"connection", b"close")
-COMPRESS_FROM_BYTES: Final = 1024
+COMPRESS_FROM_BYTES: Final = 4 * 1024
+"""Below it a response is sent sooner than it is packed."""
 _GZIP: Final = 16 + zlib.MAX_WBITS
 
 
@@ -68,27 +69,65 @@ async def read_body(receive: Receive, headers: Headers, limit: int) -> bytes:
         InvalidRequest: a broken length or compressed stream.
         Disconnected: the caller left.
     """
-    _check_length(headers, limit)
-    _refuse_forms(headers)
-    decompress = _decompressor(headers)
+    head = Head(headers)
+    head.check_body(limit)
+    body = await collect(receive, limit)
+    return body if head.coding is None else inflate(head.coding, body, limit)
+
+
+async def collect(receive: Receive, limit: int) -> bytes:
+    """Read a body of at most `limit` bytes as it comes.
+
+    Raises:
+        TooLarge: more than `limit` bytes; Disconnected: the caller left.
+    """
     message = await receive()
     if not message.get("more_body") and message["type"] == "http.request":
-        body: bytes = message.get("body", b"")
-    else:
-        body = await _collect(receive, message, limit)
+        whole: bytes = message.get("body", b"")
+        if len(whole) > limit:
+            raise TooLarge(too_large(limit))
+        return whole
+    body = bytearray()
+    while True:
+        if message["type"] == "http.disconnect":
+            raise Disconnected
+        body += message.get("body", b"")
+        if len(body) > limit:
+            raise TooLarge(too_large(limit))
+        if not message.get("more_body"):
+            return bytes(body)
+        message = await receive()
+
+
+def inflate(coding: bytes, packed: bytes, limit: int) -> bytes:
+    """Decompress a body of one coding to at most `limit` bytes.
+
+    Raises:
+        TooLarge: it becomes more; InvalidRequest: broken, cut short or followed by something.
+    """
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS if coding == b"deflate" else _GZIP)
+    try:
+        body = unpacker.decompress(packed, limit + 1)
+    except zlib.error as error:
+        message = "The compressed body cannot be read."
+        raise InvalidRequest(message) from error
     if len(body) > limit:
-        raise TooLarge(_too_large(limit))
-    return body if decompress is None else _inflate(decompress, body, limit)
+        raise TooLarge(too_large(limit))
+    if not unpacker.eof or unpacker.unused_data or unpacker.unconsumed_tail:
+        message = "The compressed body is cut short or followed by something else."
+        raise InvalidRequest(message)
+    return body
 
 
-def compressed(response: Response, headers: Headers) -> Response:
-    """Compress a response that is worth it, as far as the caller's Accept-Encoding says."""
-    accepted = header_values(headers, b"accept-encoding")
-    if not accepted or len(response.body) < COMPRESS_FROM_BYTES:
-        return response
-    coding = _best_coding(accepted[0])
-    if coding is None:
-        return response
+def coding_for(response: Response, accepted: bytes | None) -> bytes | None:
+    """How to compress a response, as far as it is worth it and the Accept-Encoding says."""
+    if accepted is None or len(response.body) < COMPRESS_FROM_BYTES:
+        return None
+    return _best_coding(accepted)
+
+
+def compress(response: Response, coding: bytes) -> Response:
+    """The same response in this coding."""
     packer = zlib.compressobj(1, zlib.DEFLATED, _GZIP if coding == b"gzip" else zlib.MAX_WBITS)
     body = packer.compress(response.body) + packer.flush()
     return Response(response.status, body, [*response.headers, (b"content-encoding", coding)])
@@ -101,65 +140,6 @@ async def send_response(send: Send, response: Response, *, with_body: bool = Tru
     start = {"type": "http.response.start", "status": response.status, "headers": headers}
     await send(start)
     await send({"type": "http.response.body", "body": response.body if with_body else b""})
-
-
-async def _collect(receive: Receive, message: Message, limit: int) -> bytes:
-    body = bytearray()
-    while True:
-        if message["type"] == "http.disconnect":
-            raise Disconnected
-        body += message.get("body", b"")
-        if len(body) > limit:
-            raise TooLarge(_too_large(limit))
-        if not message.get("more_body"):
-            return bytes(body)
-        message = await receive()
-
-
-def _check_length(headers: Headers, limit: int) -> None:
-    for value in header_values(headers, b"content-length"):
-        if not value.isdigit():
-            message = "Content-Length is not a number."
-            raise InvalidRequest(message)
-        if len(value) > _LENGTH_DIGITS or int(value) > limit:
-            raise TooLarge(_too_large(limit))
-
-
-def _refuse_forms(headers: Headers) -> None:
-    """Nothing here reads a form; a body of any other stated type is taken for what it is."""
-    for value in header_values(headers, b"content-type"):
-        if value.lstrip().lower().startswith(b"multipart/"):
-            message = "A form is not read here; send JSON, or JSON and binary tensors."
-            raise UnsupportedMedia(message)
-
-
-def _too_large(limit: int) -> str:
-    return f"The body is larger than the {limit} bytes allowed."
-
-
-def _decompressor(headers: Headers) -> Any:  # noqa: ANN401 - zlib's type has no public name
-    codings = [value.strip().lower() for value in header_values(headers, b"content-encoding")]
-    if not codings or codings == [b"identity"]:
-        return None
-    coding = codings[0]
-    if len(codings) > 1 or coding not in (b"gzip", b"x-gzip", b"deflate"):
-        message = f"Content-Encoding '{excerpt(coding.decode('latin-1'))}' is not spoken here."
-        raise UnsupportedMedia(message)
-    return zlib.decompressobj(zlib.MAX_WBITS if coding == b"deflate" else _GZIP)
-
-
-def _inflate(decompress: Any, packed: bytes, limit: int) -> bytes:  # noqa: ANN401
-    try:
-        body: bytes = decompress.decompress(packed, limit + 1)
-    except zlib.error as error:
-        message = "The compressed body cannot be read."
-        raise InvalidRequest(message) from error
-    if len(body) > limit:
-        raise TooLarge(_too_large(limit))
-    if not decompress.eof or decompress.unused_data or decompress.unconsumed_tail:
-        message = "The compressed body is cut short or followed by something else."
-        raise InvalidRequest(message)
-    return body
 
 
 def _best_coding(accept: bytes) -> bytes | None:
@@ -178,4 +158,3 @@ def _best_coding(accept: bytes) -> bytes | None:
 
 
 _TOO_LARGE: Final = 413
-_LENGTH_DIGITS: Final = 19

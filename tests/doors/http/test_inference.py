@@ -18,8 +18,11 @@ from gateway.core.models import Key
 from gateway.core.oip.answers import Nonfinite
 from gateway.core.oip.messages import Limits
 from gateway.core.tensors import Array, Signature, TensorSpec
+from gateway.doors.http.aside import Aside
+from gateway.doors.http.exchange import Desk
 from gateway.doors.http.inference import DoorParts, InferenceDoor
 from gateway.doors.http.messages import Message
+from gateway.doors.http.requests import Requests
 from gateway.ports import Engine
 from gateway.telemetry import REQUEST_DURATION
 from tests.fakes import CountingEntropy, FailingEngine, FakeEngine, FakeRepository, SlowEngine
@@ -82,18 +85,19 @@ def house(
     """Build a house; by default model `m` has a version 1 that adds 100."""
     with Plane(engines or {ONE: FakeEngine(bias=100)}, **plane) as built:
         repository = FakeRepository()
-        parts = DoorParts(
+        aside = Aside(asyncio.get_running_loop())
+        desk = Desk(
             pipeline=built.pipeline,
-            repository=repository,
-            cells=built.cells,
+            aside=aside,
             clock=built.clock,
             randbytes=CountingEntropy(),
             limits=limits or Limits(),
-            max_batch_rows=64,
             nonfinite=nonfinite,
             trace_ratio=0.0,
         )
-        yield House(built, repository, InferenceDoor(parts), parts.limits)
+        parts = DoorParts(desk, repository, Requests(built.cells), max_batch_rows=64)
+        yield House(built, repository, InferenceDoor(parts), desk.limits)
+        aside.close()
 
 
 def asking(*values: float, **fields: Any) -> dict[str, Any]:
@@ -748,11 +752,11 @@ async def test_only_answers_of_inferences_are_compressed() -> None:
         await home.plane.serve(snapshot_of())
         headers = {"accept-encoding": "gzip"}
         async with home.client() as client:
-            large = await client.post(INFER, json=asking(*[1.0] * 500), headers=headers)
+            large = await client.post(INFER, json=asking(*[1.0] * 1_000), headers=headers)
             error = await client.post(INFER, json={"inputs": "x" * 5_000}, headers=headers)
             stats = await client.get("/v2/models/stats", headers=headers)
             plain = await client.post(
-                INFER, json=asking(*[1.0] * 500), headers={"accept-encoding": "identity"}
+                INFER, json=asking(*[1.0] * 1_000), headers={"accept-encoding": "identity"}
             )
         assert large.headers["content-encoding"] == "gzip"
         assert large.json()["outputs"] == plain.json()["outputs"]

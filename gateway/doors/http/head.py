@@ -1,0 +1,105 @@
+"""Heads: what the headers of an inference say, read in one pass."""
+
+from typing import Final, TypeAlias
+
+from gateway.core.errors import InvalidRequest, TooLarge, UnsupportedMedia, excerpt
+
+Headers: TypeAlias = list[tuple[bytes, bytes]]
+"""As they came, with names in lower case."""
+
+_LENGTH_DIGITS: Final = 19
+_CODINGS: Final = frozenset({None, b"gzip", b"x-gzip", b"deflate"})
+
+
+class Head:
+    """The headers of a request; where a name comes more than once, `headers` holds the first."""
+
+    __slots__ = ("_fields", "headers")
+
+    def __init__(self, fields: Headers) -> None:
+        self._fields = fields
+        headers = dict(fields)
+        if len(headers) != len(fields):
+            headers = dict(reversed(fields))
+        self.headers: dict[bytes, bytes] = headers
+
+    def all(self, name: bytes) -> list[bytes]:
+        """Every value of a header, by its lower-case name."""
+        value = self.headers.get(name)
+        if value is None:
+            return []
+        if len(self.headers) == len(self._fields):
+            return [value]
+        return [value for key, value in self._fields if key == name]
+
+    def _only(self, name: bytes) -> bytes | None:
+        """The value of a header that came once."""
+        values = self.all(name)
+        return values[0] if len(values) == 1 else None
+
+    @property
+    def accept_encoding(self) -> bytes | None:
+        """What the caller says it can decompress."""
+        return self.headers.get(b"accept-encoding")
+
+    @property
+    def authorization(self) -> bytes | None:
+        """The caller's credentials; several are none."""
+        return self._only(b"authorization")
+
+    @property
+    def traceparent(self) -> bytes | None:
+        """The caller's trace; several are as good as a broken one."""
+        if b"traceparent" not in self.headers:
+            return None
+        return self._only(b"traceparent") or b""
+
+    @property
+    def tracestate(self) -> bytes | None:
+        """What other tracers add to the trace."""
+        return self.headers.get(b"tracestate")
+
+    @property
+    def force(self) -> str | None:
+        """The variant that the caller wants."""
+        value = self.headers.get(b"x-force-variant")
+        return None if value is None else value.decode("latin-1")
+
+    @property
+    def coding(self) -> bytes | None:
+        """How the body is compressed, None for not at all."""
+        value = self.headers.get(b"content-encoding")
+        if value is None:
+            return None
+        coding = value.strip().lower()
+        return None if coding == b"identity" else coding
+
+    def check_body(self, limit: int) -> None:
+        """Refuse a body before it comes.
+
+        Raises:
+            TooLarge: it states more than `limit` bytes.
+            UnsupportedMedia: a form, or a content encoding that is not spoken, or several.
+            InvalidRequest: a broken length.
+        """
+        for value in self.all(b"content-length"):
+            if not value.isdigit():
+                message = "Content-Length is not a number."
+                raise InvalidRequest(message)
+            if len(value) > _LENGTH_DIGITS or int(value) > limit:
+                raise TooLarge(too_large(limit))
+        for value in self.all(b"content-type"):
+            # Nothing here reads a form; a body of any other stated type is taken for what it is.
+            if value.lstrip()[:10].lower() == b"multipart/":
+                message = "A form is not read here; send JSON, or JSON and binary tensors."
+                raise UnsupportedMedia(message)
+        codings = self.all(b"content-encoding")
+        if len(codings) > 1 or self.coding not in _CODINGS:
+            coding = excerpt(codings[0].strip().lower().decode("latin-1"))
+            message = f"Content-Encoding '{coding}' is not spoken here."
+            raise UnsupportedMedia(message)
+
+
+def too_large(limit: int) -> str:
+    """What is said of a body beyond the limit."""
+    return f"The body is larger than the {limit} bytes allowed."
