@@ -13,6 +13,7 @@ possible.
 An assignment never changes for a given `hash_version`: `tests/golden/assignment.json` holds it.
 """
 
+import struct
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from msgspec import Struct
 SCALE: Final = 10_000
 HASH_VERSION: Final = 1
 _PERSON: Final = b"tiltyard-split-1"
+_HALVES: Final = struct.Struct(">QQ")
 
 Interval: TypeAlias = tuple[int, int]
 """A half-open range [start, end) of 0..10,000."""
@@ -144,11 +146,10 @@ class Drawer:
         """The name of the unit's variant, or None when the unit is not enrolled."""
         hasher = self._hasher.copy()
         hasher.update(unit)
-        drawn = int.from_bytes(hasher.digest(), "big")
-        if ((drawn >> 64) * SCALE) >> 64 >= self._exposure:
+        enrolment, variant = _HALVES.unpack(hasher.digest())
+        if (enrolment * SCALE) >> 64 >= self._exposure:
             return None
-        place = ((drawn & 0xFFFF_FFFF_FFFF_FFFF) * SCALE) >> 64
-        return self._owners[bisect_right(self._edges, place) - 1]
+        return self._owners[bisect_right(self._edges, (variant * SCALE) >> 64) - 1]
 
 
 def _width(owned: tuple[Interval, ...]) -> int:

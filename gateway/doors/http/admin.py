@@ -16,7 +16,7 @@ from gateway.doors.http.admin_calls import OPEN, AdminParts, Call, Operation, re
 from gateway.doors.http.admin_guard import Guard
 from gateway.doors.http.admin_repeats import Repeats
 from gateway.doors.http.admin_routes import OPERATIONS
-from gateway.doors.http.head import Headers
+from gateway.doors.http.inference_head import Headers
 from gateway.doors.http.messages import (
     CLOSE,
     JSON,

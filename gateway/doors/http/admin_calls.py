@@ -12,7 +12,7 @@ from gateway.control.registry import Request as Asked
 from gateway.core.access import Principal, Token
 from gateway.core.errors import Conflict, InvalidRequest, excerpt
 from gateway.doors.http.admin_documents import Changed
-from gateway.doors.http.head import Headers
+from gateway.doors.http.inference_head import Headers
 from gateway.doors.http.messages import (
     JSON,
     Response,

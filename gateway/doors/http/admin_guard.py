@@ -20,7 +20,7 @@ from gateway.core.errors import (
     excerpt,
 )
 from gateway.doors.http.admin_calls import AdminParts
-from gateway.doors.http.head import Headers
+from gateway.doors.http.inference_head import Headers
 from gateway.doors.http.messages import Message, header_values
 from gateway.settings import LOOPBACK
 

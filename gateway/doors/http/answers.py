@@ -7,11 +7,10 @@ from gateway.core.oip.answers import Nonfinite
 from gateway.core.oip.messages import InferRequest, InferResponse
 from gateway.core.oip.render import render_infer
 from gateway.core.oip.v1 import render_predict
-from gateway.doors.http.head import Headers
+from gateway.doors.http.inference_head import HEADER_LENGTH, Headers
 from gateway.doors.http.messages import BINARY, JSON, Response, error_response
 from gateway.serving.calls import Answer
-
-HEADER_LENGTH: Final = b"inference-header-content-length"
+from gateway.telemetry import Kind
 
 
 def infer_response(
@@ -66,13 +65,25 @@ def _refused(answer: Answer, error: Exception) -> Response:
 
 
 def _identity(answer: Answer) -> Headers:
-    headers = [(b"x-revision", b"%d" % answer.revision)]
-    if answer.variant is not None:
-        headers.append((b"x-model-version", b"%d" % answer.variant.version))
-        headers.append((b"x-variant", answer.variant.name.encode("latin-1")))
-    if answer.prediction_id is not None:
-        headers.append((b"x-prediction-id", answer.prediction_id.encode("ascii")))
-    return headers
+    """Who answered, as far as that is known."""
+    if answer.kind is None or answer.variant is None or answer.prediction_id is None:
+        headers = [(b"x-revision", b"%d" % answer.revision)]
+        if answer.variant is not None:
+            headers.append((b"x-model-version", b"%d" % answer.variant.version))
+            headers.append((b"x-variant", answer.variant.name.encode("latin-1")))
+        return headers
+    known = _identities.get(answer.kind)
+    if known is None:
+        if len(_identities) >= _MAX_IDENTITIES:
+            _identities.clear()
+        known = _identities[answer.kind] = (
+            (b"x-revision", b"%d" % answer.revision),
+            (b"x-model-version", b"%d" % answer.variant.version),
+            (b"x-variant", answer.variant.name.encode("latin-1")),
+        )
+    return [*known, (b"x-prediction-id", answer.prediction_id.encode("ascii"))]
 
 
+_MAX_IDENTITIES: Final = 4096
+_identities: dict[Kind, tuple[tuple[bytes, bytes], ...]] = {}
 _OK: Final = 200

@@ -15,9 +15,9 @@ from gateway.core.oip.answers import Nonfinite
 from gateway.core.oip.messages import InferRequest, Limits
 from gateway.core.oip.parse import parse_header_length, parse_infer
 from gateway.core.oip.v1 import parse_predict
-from gateway.doors.http.answers import HEADER_LENGTH, infer_response, predict_response
+from gateway.doors.http.answers import infer_response, predict_response
 from gateway.doors.http.aside import Aside
-from gateway.doors.http.head import Head, too_large
+from gateway.doors.http.inference_head import HEADER_LENGTH, TIMEOUT, Head, too_large
 from gateway.doors.http.messages import (
     Response,
     coding_for,
@@ -31,12 +31,10 @@ from gateway.serving.calls import Answer, Call, Clock
 from gateway.serving.flights import Flight
 from gateway.serving.live import Served
 from gateway.serving.pipeline import Pipeline
-from gateway.telemetry import Trace
 
 LARGE_BYTES: Final = 128 * 1024
 """A body from this size on is decoded, and a response encoded or compressed, in a thread."""
-MAX_TIMEOUT_MS: Final = 24 * 3_600 * 1_000
-TIMEOUT: Final = b"x-request-timeout-ms"
+_TIMEOUT_DIGITS: Final = 9
 
 Respond: TypeAlias = Callable[[Response], None]
 
@@ -117,12 +115,12 @@ class Exchange:
         desk, head = self._desk, self._head
         desk.find(self._route)
         head.check_body(desk.limits.body_bytes)
-        if head.force is not None:
+        if not head.is_plain and head.force is not None:
             require(desk.principal(head), FORCE)
 
     def take(self, body: bytes) -> None:
         """Go on with the whole body; never raises."""
-        if len(body) < LARGE_BYTES and self._head.coding is None:
+        if len(body) < LARGE_BYTES and (self._head.is_plain or self._head.coding is None):
             try:
                 self._decode(body)
             except Exception as error:  # noqa: BLE001 - every failure is answered
@@ -141,8 +139,9 @@ class Exchange:
     def _decode(self, body: bytes) -> None:
         """Make a request of the body; may run in a thread."""
         desk, head, limits = self._desk, self._head, self._desk.limits
-        if head.coding is not None:
-            body = inflate(head.coding, body, limits.body_bytes)
+        coding = None if head.is_plain else head.coding
+        if coding is not None:
+            body = inflate(coding, body, limits.body_bytes)
         elif len(body) > limits.body_bytes:
             raise TooLarge(too_large(limits.body_bytes))
         served, self._version = desk.find(self._route)  # it may have moved since the head came
@@ -150,7 +149,7 @@ class Exchange:
         if self._route.action == "predict":
             self._asked, self._columnar = parse_predict(body, signature, limits)
         else:
-            lengths = head.all(HEADER_LENGTH)
+            lengths = None if head.is_plain else head.all(HEADER_LENGTH)
             json_bytes = parse_header_length(lengths, len(body)) if lengths else None
             self._asked = parse_infer(body, json_bytes, signature, limits)
         self._served = served
@@ -162,23 +161,40 @@ class Exchange:
             self._submit()
 
     def _submit(self) -> None:
-        desk, served, asked = self._desk, self._served, self._asked
+        desk, head, served, asked = self._desk, self._head, self._served, self._asked
         if served is None or asked is None:
             return
+        call = Call(asked, self.arrived_ns, head.headers, self._version)
+        if asked.timeout_us:
+            call.deadline_ns = self.arrived_ns + asked.timeout_us * 1_000
         try:
-            call = Call(
-                asked,
-                self.arrived_ns,
-                self._head.headers,
-                self._version,
-                self._head.force,
-                self._trace(),
-                self._deadline_ns(asked),
-            )
+            if not head.is_plain:
+                self._read_head(call)
+            if desk.trace_ratio > 0 and call.trace is None:
+                draw = desk.randbytes(DRAW_BYTES)
+                call.trace = parse_traceparent(None, None, draw, desk.trace_ratio)
         except Exception as error:  # noqa: BLE001 - every failure is answered
             self._end(error_response(error))
             return
         self._flight = desk.pipeline.submit(served, call, self._answered)
+
+    def _read_head(self, call: Call) -> None:
+        """Tell the call what its head asks for beside the usual."""
+        desk, head = self._desk, self._head
+        call.force = head.force
+        if head.traceparent is not None:
+            draw = desk.randbytes(DRAW_BYTES)
+            call.trace = parse_traceparent(
+                head.traceparent, head.tracestate, draw, desk.trace_ratio
+            )
+        stated = head.headers.get(TIMEOUT)
+        if stated is not None:
+            limit_ms = int(stated) if stated.isdigit() and len(stated) <= _TIMEOUT_DIGITS else 0
+            if limit_ms == 0:
+                message = "The header X-Request-Timeout-Ms must be 1 to 9 digits, and above 0."
+                raise InvalidRequest(message)
+            deadline_ns = self.arrived_ns + limit_ms * 1_000_000
+            call.deadline_ns = min(call.deadline_ns or deadline_ns, deadline_ns)
 
     def _answered(self, answer: Answer) -> None:
         self._flight = None
@@ -211,26 +227,6 @@ class Exchange:
         respond, self._respond = self._respond, None
         if respond is not None:
             respond(response)
-
-    def _trace(self) -> Trace | None:
-        stated = self._head.traceparent
-        ratio = self._desk.trace_ratio
-        if stated is None and ratio <= 0:
-            return None
-        return parse_traceparent(
-            stated, self._head.tracestate, self._desk.randbytes(DRAW_BYTES), ratio
-        )
-
-    def _deadline_ns(self, asked: InferRequest) -> int:
-        """The earlier of the two deadlines that a request may state; 0 for none."""
-        limit_ns = asked.timeout_us * 1_000
-        stated = self._head.headers.get(TIMEOUT)
-        if stated is not None:
-            if not stated.isdigit() or not 0 < (limit_ms := int(stated[:12])) <= MAX_TIMEOUT_MS:
-                message = "The header X-Request-Timeout-Ms must be a count of milliseconds."
-                raise InvalidRequest(message)
-            limit_ns = min(limit_ns or limit_ms * 1_000_000, limit_ms * 1_000_000)
-        return self.arrived_ns + limit_ns if limit_ns else 0
 
 
 def _outcome(step: Callable[[bytes], None], body: bytes) -> Exception | None:

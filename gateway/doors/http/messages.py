@@ -12,7 +12,7 @@ import orjson
 
 from gateway.core.errors import InvalidRequest, TooLarge
 from gateway.doors.errors import headers_of, sentence_of, status_of
-from gateway.doors.http.head import Head, Headers, too_large
+from gateway.doors.http.inference_head import Head, Headers, too_large
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]

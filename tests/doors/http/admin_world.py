@@ -15,7 +15,7 @@ from gateway.core.access import Token, digest_of
 from gateway.core.snapshot import ModelRecord
 from gateway.doors.http.admin import create_admin
 from gateway.doors.http.admin_calls import AdminParts
-from gateway.doors.http.head import Headers
+from gateway.doors.http.inference_head import Headers
 from gateway.doors.http.messages import Message
 from gateway.ports import EndpointReport, Store, VersionReport, WorkerReport
 from gateway.settings import AdminSettings

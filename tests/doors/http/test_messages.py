@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from gateway.core.errors import GatewayError, InvalidRequest, TooLarge, UnsupportedMedia
-from gateway.doors.http.head import Headers
+from gateway.doors.http.inference_head import Headers
 from gateway.doors.http.messages import (
     COMPRESS_FROM_BYTES,
     Disconnected,

@@ -8,19 +8,32 @@ Headers: TypeAlias = list[tuple[bytes, bytes]]
 """As they came, with names in lower case."""
 
 _LENGTH_DIGITS: Final = 19
+TIMEOUT: Final = b"x-request-timeout-ms"
+HEADER_LENGTH: Final = b"inference-header-content-length"
+FORCE: Final = b"x-force-variant"
+_SPECIAL: Final = frozenset({b"content-encoding", b"traceparent", HEADER_LENGTH, FORCE, TIMEOUT})
+_USUAL_TYPES: Final = frozenset({None, b"application/json", b"application/octet-stream"})
 _CODINGS: Final = frozenset({None, b"gzip", b"x-gzip", b"deflate"})
 
 
 class Head:
-    """The headers of a request; where a name comes more than once, `headers` holds the first."""
+    """The headers of a request; where a name comes more than once, `headers` holds the first.
 
-    __slots__ = ("_fields", "headers")
+    `is_plain` says that the headers hold nothing which asks for more than the usual: most requests
+    are spared the look at each.
+    """
+
+    __slots__ = ("_fields", "headers", "is_plain")
 
     def __init__(self, fields: Headers) -> None:
         self._fields = fields
         headers = dict(fields)
-        if len(headers) != len(fields):
+        if len(headers) == len(fields):
+            is_usual = headers.get(b"content-type") in _USUAL_TYPES
+            self.is_plain = is_usual and _SPECIAL.isdisjoint(headers)
+        else:
             headers = dict(reversed(fields))
+            self.is_plain = False
         self.headers: dict[bytes, bytes] = headers
 
     def all(self, name: bytes) -> list[bytes]:
@@ -62,7 +75,7 @@ class Head:
     @property
     def force(self) -> str | None:
         """The variant that the caller wants."""
-        value = self.headers.get(b"x-force-variant")
+        value = self.headers.get(FORCE)
         return None if value is None else value.decode("latin-1")
 
     @property
@@ -82,12 +95,23 @@ class Head:
             UnsupportedMedia: a form, or a content encoding that is not spoken, or several.
             InvalidRequest: a broken length.
         """
+        length = self.headers.get(b"content-length", b"0")
+        if self.is_plain and len(length) < _LENGTH_DIGITS and length.isdigit():
+            if int(length) > limit:
+                raise TooLarge(too_large(limit))
+            return
+        self._check_lengths(limit)
+        self._check_media()
+
+    def _check_lengths(self, limit: int) -> None:
         for value in self.all(b"content-length"):
             if not value.isdigit():
                 message = "Content-Length is not a number."
                 raise InvalidRequest(message)
             if len(value) > _LENGTH_DIGITS or int(value) > limit:
                 raise TooLarge(too_large(limit))
+
+    def _check_media(self) -> None:
         for value in self.all(b"content-type"):
             # Nothing here reads a form; a body of any other stated type is taken for what it is.
             if value.lstrip()[:10].lower() == b"multipart/":
