@@ -35,6 +35,13 @@ class HttpSettings(Struct, frozen=True, forbid_unknown_fields=True):
     max_json_bytes: int = 16 * 1024 * 1024
     """Largest JSON part of a body."""
     keep_alive_s: int = 75
+    """Between an answer and the next request on a connection."""
+    header_s: float = 5.0
+    """For a request's head to arrive."""
+    body_idle_s: float = 10.0
+    """Between two parts of a body; a body that takes longer must also come at 1 KiB a second."""
+    write_stall_s: float = 10.0
+    """For a caller to read something of its answer."""
     json_nonfinite: Literal["literal", "null", "error"] = "literal"
     """How NaN and the infinities are written in JSON answers."""
 
@@ -217,6 +224,10 @@ def _check(settings: Settings) -> None:
         message = "Setting drain_delay_s must be at least 0 and below stop_s."
         raise InvalidRequest(message)
     positive = {
+        "http.keep_alive_s": settings.http.keep_alive_s,
+        "http.header_s": settings.http.header_s,
+        "http.body_idle_s": settings.http.body_idle_s,
+        "http.write_stall_s": settings.http.write_stall_s,
         "pool.intra_op_threads": settings.pool.intra_op_threads,
         "pool.executor_threads": settings.pool.executor_threads,
         "batching.max_rows": settings.batching.max_rows,

@@ -1,15 +1,18 @@
 """Listening: sockets, and uvicorn as it suits this gateway."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final, Literal
+from functools import partial
+from typing import Any, Final, Literal
 
 import uvicorn
 
 from gateway.core.errors import Conflict, InvalidRequest
+from gateway.doors.http.guarded import GuardedProtocol
 from gateway.doors.http.messages import ASGIApplication
-from gateway.settings import Settings
+from gateway.doors.http.watch import Bounds, Watch
+from gateway.settings import HttpSettings, Settings
 
 BACKLOG: Final = 2048
 
@@ -37,20 +40,40 @@ def bind(host: str, port: int) -> socket.socket:
         raise Conflict(message) from error
 
 
+def bounds_of(settings: HttpSettings) -> Bounds:
+    """What the settings allow callers."""
+    return Bounds(
+        header_s=settings.header_s,
+        body_idle_s=settings.body_idle_s,
+        write_stall_s=settings.write_stall_s,
+        keep_alive_s=settings.keep_alive_s,
+        max_body_bytes=settings.max_body_bytes,
+    )
+
+
 def configure(
     app: ASGIApplication,
     settings: Settings,
     tls: tuple[str | None, str | None],
     lifespan: Literal["on", "off"],
+    protocol: Callable[..., GuardedProtocol] = GuardedProtocol,
 ) -> uvicorn.Config:
     """Uvicorn as it suits us: no proxies trusted, no contexts shared between requests.
+
+    Args:
+        app: what answers.
+        settings: the whole tree.
+        tls: the files of the certificate chain and its key.
+        lifespan: whether the application is told of start and stop.
+        protocol: makes a connection, as `GuardedProtocol` does; it gets the listener's `watch`.
 
     Raises:
         InvalidRequest: the certificate or its key cannot be used.
     """
+    http: Any = partial(protocol, watch=Watch(bounds_of(settings.http)))
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=http,
         ws="none",
         lifespan=lifespan,
         log_config=None,
