@@ -38,6 +38,9 @@ NAMES: Final[Mapping[np.dtype[Any], str]] = {dtype: name for name, dtype in DTYP
 FLOATS: Final = frozenset({"FP16", "FP32", "FP64"})
 MAX_RANK: Final = 8
 
+_MANY: Final = 4096
+_HALF: Final = 2
+
 
 class TensorSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """What one input or output of a model looks like.
@@ -78,6 +81,17 @@ def check_inputs(signature: Signature, tensors: Tensors) -> None:
         _check_input(spec, tensors[spec.name], symbols)
     if signature.batched:
         _check_rows(specs, tensors)
+
+
+def has_nonfinite(tensor: Array) -> bool:
+    """Whether a tensor is of floats and holds NaN or an infinity."""
+    if tensor.dtype.kind != "f":
+        return False
+    if tensor.size < _MANY or tensor.itemsize == _HALF:
+        return not np.isfinite(tensor).all()
+    # NaN is the greatest and the least of all; over many elements this is cheaper than to mark
+    # each one. Half floats have no such fast way.
+    return not (np.isfinite(tensor.max()) and np.isfinite(tensor.min()))
 
 
 def rows_of(signature: Signature, tensors: Tensors) -> int:

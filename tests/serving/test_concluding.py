@@ -167,7 +167,7 @@ async def test_a_record_retains_nothing_of_its_request(
         gc.disable()
         try:
             call = plane.call(tensors={"x": rows})
-            call.request.has_nonfinite = bool(np.isnan(rows).any())
+            call.request.nonfinite = bool(np.isnan(rows).any())
             answer = await plane.ask(call, "e")
             engine.runs.clear()
             buffer[:] = bytes(len(buffer))

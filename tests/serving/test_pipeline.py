@@ -165,7 +165,7 @@ async def test_nan_is_refused_unless_the_model_allows_it() -> None:
     with Plane({ONE: FakeEngine()}) as plane:
         await plane.serve(snapshot_of())
         call = plane.call(1.0)
-        call.request.has_nonfinite = True
+        call.request.nonfinite = True
         answer = await plane.ask(call)
         assert isinstance(answer.error, InvalidRequest)
         assert "NaN" in str(answer.error)

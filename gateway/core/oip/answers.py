@@ -7,8 +7,8 @@ import numpy as np
 import orjson
 
 from gateway.core.errors import EngineFailed, excerpt
-from gateway.core.oip.binary import bytes_of, has_nonfinite
-from gateway.core.tensors import NAMES, Array
+from gateway.core.oip.binary import bytes_of
+from gateway.core.tensors import NAMES, Array, has_nonfinite
 
 Nonfinite: TypeAlias = Literal["literal", "null", "error"]
 """How a NaN or an infinity is written in JSON: as a literal that strict readers refuse, as null,

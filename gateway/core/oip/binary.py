@@ -12,7 +12,7 @@ import numpy as np
 from gateway.core.errors import EngineFailed, InvalidRequest, TooLarge, excerpt
 from gateway.core.oip.elements import bytes_array, check_element, count_of
 from gateway.core.oip.messages import Limits
-from gateway.core.tensors import BYTES, DTYPES, FLOATS, Array
+from gateway.core.tensors import BYTES, DTYPES, Array
 
 _LENGTH: Final = struct.Struct("<I")
 
@@ -25,10 +25,8 @@ class Span(NamedTuple):
     size: int
 
 
-def read_span(
-    where: str, span: Span, datatype: str, shape: Sequence[int], limits: Limits
-) -> tuple[Array, bool]:
-    """View a span as a tensor, copied where unaligned, and say whether an element is not finite.
+def read_span(where: str, span: Span, datatype: str, shape: Sequence[int], limits: Limits) -> Array:
+    """View a span as a tensor, copied where unaligned. Floats may be NaN or infinite.
 
     A view is read-only and keeps the body alive.
 
@@ -37,7 +35,7 @@ def read_span(
     """
     count = count_of(where, shape, limits)
     if datatype == BYTES:
-        return _read_bytes(where, span, shape, limits), False
+        return _read_bytes(where, span, shape, limits)
     dtype = DTYPES[datatype]
     if span.size != count * dtype.itemsize:
         message = (
@@ -47,16 +45,9 @@ def read_span(
         raise InvalidRequest(message)
     _check_count(where, count, limits)
     if datatype == "BOOL":
-        return _read_bools(where, span, shape), False
+        return _read_bools(where, span, shape)
     tensor: Array = np.ndarray(shape, dtype, span.body, span.start)
-    if not tensor.flags.aligned:
-        tensor = tensor.copy()
-    return tensor, datatype in FLOATS and has_nonfinite(tensor)
-
-
-def has_nonfinite(tensor: Array) -> bool:
-    """Whether a float tensor holds NaN or an infinity."""
-    return bool(np.count_nonzero(np.isfinite(tensor)) != tensor.size)
+    return tensor if tensor.flags.aligned else tensor.copy()
 
 
 def write_bytes(elements: list[bytes | str]) -> bytes:

@@ -32,7 +32,7 @@ class Base64(Struct, frozen=True, forbid_unknown_fields=True):
     b64: str
 
 
-_CODES: Final = {
+CODES: Final = {
     "UINT8": "B",
     "UINT16": "H",
     "UINT32": "I",
@@ -50,7 +50,7 @@ _CODES: Final = {
 _TYPES: Final[dict[str, Any]] = {
     "BOOL": bool | int,
     BYTES: str,
-    **{name: float if name in FLOATS else int for name in _CODES},
+    **{name: float if name in FLOATS else int for name in CODES},
 }
 
 
@@ -228,7 +228,7 @@ def _pack(
         return bytes_array([_encode(where, element, limits) for element in flat], shape)
     try:
         packed = (
-            bytes(flat) if datatype == "BOOL" else _packer(_CODES[datatype], len(flat)).pack(*flat)
+            bytes(flat) if datatype == "BOOL" else _packer(CODES[datatype], len(flat)).pack(*flat)
         )
     except (struct.error, OverflowError, ValueError):
         raise _range_refusal(where, datatype) from None

@@ -76,7 +76,7 @@ def parse_predict(
     for spec in signature.inputs:
         read = read_nested(spec.name, sources[spec.name], spec.datatype, spec.shape, limits)
         request.tensors[spec.name], nonfinite = read
-        request.has_nonfinite |= nonfinite
+        request.nonfinite = nonfinite or request.nonfinite
     return request, is_columnar
 
 

@@ -1,17 +1,22 @@
 """Requests and tensors that these tests send, built without the code under test."""
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from gateway.core.errors import GatewayError
 from gateway.core.oip.messages import InferRequest, Limits
 from gateway.core.oip.parse import parse_infer
+from gateway.core.oip.reading import Reader
 from gateway.core.tensors import Array, Signature, TensorSpec
+
+T = TypeVar("T")
 
 NUMPY = {
     "BOOL": "?",
@@ -89,8 +94,39 @@ def parse(
     signature: Signature = X,
     limits: Limits | None = None,
 ) -> InferRequest:
-    """Parse with the default limits unless told otherwise."""
-    return parse_infer(body, json_bytes, signature, limits or Limits())
+    """Parse with the default limits unless told otherwise, in both ways, which must agree."""
+    limits = limits or Limits()
+    said = outcome(partial(parse_infer, body, json_bytes, signature, limits))
+    again = outcome(partial(Reader(signature, limits).read, body, json_bytes))
+    assert agree(said, again), (said, again)
+    if isinstance(again, GatewayError):
+        raise again
+    return again
+
+
+def outcome(act: Callable[[], T]) -> T | GatewayError:
+    """What an act came to: its result, or its refusal."""
+    try:
+        return act()
+    except GatewayError as error:
+        return error
+
+
+def agree(left: object, right: object) -> bool:
+    """Whether two outcomes are the same request, or the same refusal word for word."""
+    if isinstance(left, InferRequest) and isinstance(right, InferRequest):
+        return (
+            list(left.tensors) == list(right.tensors)
+            and all_same(left.tensors, right.tensors)
+            and _rest(left) == _rest(right)
+        )
+    return type(left) is type(right) and str(left) == str(right)
+
+
+def _rest(request: InferRequest) -> tuple[Any, ...]:
+    """All that a request says beside its tensors."""
+    said = (request.id, request.parameters, request.outputs, request.binary_default)
+    return (*said, request.has_nonfinite, request.timeout_us, request.priority)
 
 
 def same(left: Array, right: Array) -> bool:

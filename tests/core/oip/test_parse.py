@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from gateway.core.errors import GatewayError, InvalidRequest, Unsupported
 from gateway.core.oip.messages import InferRequest, Limits, RequestedOutput
-from gateway.core.oip.parse import parse_infer
 from gateway.core.oip.v1 import parse_predict
 from gateway.core.tensors import Signature, TensorSpec
 from tests.core.oip.bodies import LAW, X, binary_body, body_of, parse, signature_of, tensor
@@ -30,7 +29,7 @@ def test_requests_in_the_form_of_each_client_are_read(path: Path) -> None:
     specs = tuple(TensorSpec(**spec | {"shape": tuple(spec["shape"])}) for spec in record["inputs"])
     outputs = tuple(TensorSpec(name, "FP32", (-1, -1)) for name in record["output_names"])
     signature = Signature(specs, outputs, batched=True)
-    request = parse_infer(head + payload, len(head) if payload else None, signature)
+    request = parse(head + payload, len(head) if payload else None, signature)
     expected = record["expected"]
     assert {name: value.tolist() for name, value in request.tensors.items()} == expected["tensors"]
     assert request.id == expected["id"]

@@ -1,0 +1,224 @@
+"""A reader of inference requests, compiled for one signature.
+
+`parse_infer` says what every request means; a `Reader` says the same, sooner. It decodes the
+common forms in one typed pass, straight to the elements that the signature asks for. Whatever
+that pass does not understand, right or wrong, goes to `parse_infer`, so no refusal is told twice.
+"""
+
+import struct
+from collections.abc import Callable
+from functools import reduce
+from itertools import chain
+from operator import or_
+from typing import Any, Final
+
+import numpy as np
+from msgspec import UNSET
+from msgspec.json import Decoder
+
+from gateway.core.errors import InvalidRequest
+from gateway.core.oip.binary import Span, read_span
+from gateway.core.oip.elements import CODES, bytes_array, check_element, count_of
+from gateway.core.oip.messages import InferRequest, Limits
+from gateway.core.oip.parse import parse_infer
+from gateway.core.oip.stated import (
+    KnownInput,
+    KnownRequest,
+    check_id,
+    check_input,
+    check_name,
+    read_outputs,
+    read_parameters,
+)
+from gateway.core.tensors import BYTES, DTYPES, FLOATS, MAX_RANK, Array, Signature, TensorSpec
+
+SMALL: Final = 256 * 1024
+"""Bytes of JSON that one call may decode; more is read in pieces."""
+
+_DEPTH: Final = MAX_RANK + 3
+"""Levels of the deepest document that the typed pass accepts."""
+
+_SHAPES: Final = 256
+"""Shapes that are known by heart for each input."""
+
+_DEFAULTS: Final = Limits()
+_ndarray: Final = np.ndarray
+
+
+class Reader:
+    """Decodes the requests of one version; build it once.
+
+    It may be used by many threads at once.
+    """
+
+    __slots__ = ("_decode", "_inputs", "_limits", "_most", "_signature", "_small", "_whole")
+
+    def __init__(self, signature: Signature, limits: Limits = _DEFAULTS) -> None:
+        """Compile the forms that this signature makes likely.
+
+        Args:
+            signature: of the model that is asked.
+            limits: on sizes and counts.
+        """
+        kinds = {_kind(spec.datatype) for spec in signature.inputs}
+        is_plain = bool not in kinds and limits.depth >= _DEPTH
+        self._signature = signature
+        self._limits = limits
+        self._inputs = {spec.name: _Input(spec) for spec in signature.inputs if _is_fit(spec)}
+        self._most = min(len(signature.inputs), limits.tensors)
+        self._small = min(SMALL, limits.json_bytes) if is_plain and kinds else 0
+        self._whole = min(self._small, limits.body_bytes)
+        self._decode = _decoder(kinds).decode
+
+    def read(self, body: bytes, json_bytes: int | None = None) -> InferRequest:
+        """Decode an inference request, as `parse_infer` does.
+
+        Args:
+            body: decompressed.
+            json_bytes: the length of the JSON part; None when all is JSON, 0 when all is the
+                tensor.
+
+        Raises:
+            InvalidRequest: the bytes are no such request; TooLarge: beyond the limits;
+                Unsupported: shared memory.
+        """
+        if json_bytes is None:
+            request = self._read_known(body, body) if len(body) <= self._whole else None
+        elif 0 < json_bytes <= self._small and json_bytes <= len(body) <= self._limits.body_bytes:
+            request = self._read_known(body[:json_bytes], body)
+        else:
+            request = None
+        return request or parse_infer(body, json_bytes, self._signature, self._limits)
+
+    def _read_known(self, text: bytes, body: bytes) -> InferRequest | None:
+        """Read a request of a known form; None where another way must say what it is."""
+        try:
+            stated = self._decode(text)
+            id_ = stated.id
+            if id_ is not None:
+                check_id(id_)
+            tensors = self._read_inputs(stated.inputs, body, len(text))
+        except (ValueError, OverflowError, struct.error):
+            return None
+        if tensors is None:
+            return None
+        request = InferRequest(tensors, id_)
+        if text is not body:
+            request.nonfinite = None
+        if stated.outputs:
+            request.outputs = read_outputs(stated.outputs, self._signature, self._limits)
+        if stated.parameters:
+            read_parameters(request, stated.parameters, self._limits)
+        return request
+
+    def _read_inputs(
+        self, inputs: list[KnownInput[Any]], body: bytes, at: int
+    ) -> dict[str, Array] | None:
+        """Read every input; None where one has another form.
+
+        Args:
+            inputs: as stated.
+            body: holds the elements of binary inputs.
+            at: where the first of those starts.
+        """
+        if len(inputs) > self._most:
+            return None
+        tensors: dict[str, Array] = {}
+        for stated in inputs:
+            name = stated.name
+            known = self._inputs.get(name)
+            if known is None or name in tensors or stated.datatype != known.datatype:
+                return None
+            if stated.parameters:
+                size = check_input(stated, len(body) - at, self._limits)
+                if size is not None:
+                    span = Span(body, at, size)
+                    shape = stated.shape
+                    tensors[name] = read_span(name, span, known.datatype, shape, self._limits)
+                    at += size
+                    continue
+            data = stated.data
+            if data is UNSET:
+                return None
+            tensors[name] = known.pack(stated.shape, data, self._limits)
+        return tensors if at == len(body) else None
+
+
+class _Input:
+    """One input that a model takes, and how the elements of its usual shapes are packed."""
+
+    __slots__ = ("_code", "_dtype", "_name", "_packers", "datatype")
+
+    def __init__(self, spec: TensorSpec) -> None:
+        self.datatype = spec.datatype
+        self._name = spec.name
+        self._dtype = DTYPES[spec.datatype]
+        self._code = CODES.get(spec.datatype, "")
+        self._packers: dict[tuple[int, ...], Callable[..., bytes]] = {}
+
+    def pack(self, shape: tuple[int, ...], data: list[Any], limits: Limits) -> Array:
+        """Pack elements that are flat or nested to the shape.
+
+        Raises:
+            ValueError, OverflowError, struct.error: they are not; `parse_infer` says why.
+        """
+        packer = self._packers.get(shape) or self._packer(shape, limits)
+        if data and type(data[0]) is list:
+            data = _flatten(data, shape)
+        if self._code:
+            return _ndarray(shape, self._dtype, packer(*data))
+        return self._texts(shape, data, limits)
+
+    def _packer(self, shape: tuple[int, ...], limits: Limits) -> Callable[..., bytes]:
+        count = count_of(self._name, shape, limits)
+        if count > limits.elements:
+            raise ValueError
+        packer = struct.Struct(f"<{count}{self._code or 'x'}").pack
+        if len(self._packers) < _SHAPES:
+            self._packers[shape] = packer
+        return packer
+
+    def _texts(self, shape: tuple[int, ...], data: list[Any], limits: Limits) -> Array:
+        if any(type(element) is not str for element in data):
+            raise ValueError
+        texts = [element.encode() for element in data]
+        for text in texts:
+            check_element(self._name, len(text), limits)
+        return bytes_array(texts, shape)
+
+
+def _kind(datatype: str) -> type:
+    if datatype == BYTES:
+        return str
+    if datatype == "BOOL":
+        return bool
+    return float if datatype in FLOATS else int
+
+
+def _is_fit(spec: TensorSpec) -> bool:
+    """Whether an input of that name is not refused anyway."""
+    try:
+        check_name(spec.name)
+    except InvalidRequest:
+        return False
+    return True
+
+
+def _decoder(kinds: set[type]) -> Decoder[KnownRequest[Any]]:
+    """A decoder whose data are a list of elements, or of lists, as deep as a tensor can be."""
+    element: Any = reduce(or_, kinds) if kinds else float
+    rows: Any = list[element]
+    for _ in range(MAX_RANK - 1):
+        rows = list[element | rows]
+    kind: Any = KnownRequest
+    return Decoder(kind[rows])
+
+
+def _flatten(rows: list[Any], shape: tuple[int, ...]) -> list[Any]:
+    if not shape or len(rows) != shape[0]:
+        raise ValueError
+    for extent in shape[1:]:
+        if any(type(row) is not list or len(row) != extent for row in rows):
+            raise ValueError
+        rows = rows[0] if len(rows) == 1 else list(chain.from_iterable(rows))
+    return rows
