@@ -28,12 +28,14 @@ from gateway.core.errors import GatewayError, InvalidRequest, NotReady
 from gateway.core.oip.messages import Limits
 from gateway.doors.http.admin import create_admin
 from gateway.doors.http.admin_calls import AdminParts
+from gateway.doors.http.answers import Answers
 from gateway.doors.http.aside import Aside
 from gateway.doors.http.exchange import Desk
 from gateway.doors.http.inference import DoorParts, InferenceDoor
 from gateway.doors.http.listening import Listener, bind, configure
 from gateway.doors.http.messages import ASGIApplication, Message, Receive, Send
 from gateway.doors.http.metrics import render
+from gateway.doors.http.readers import Readers
 from gateway.doors.http.requests import Requests
 from gateway.serving.cells import Cells, watch_process
 from gateway.serving.concluding import Concluder
@@ -96,16 +98,17 @@ class Gateway:
             )
         )
         self.aside = Aside(loop)
+        limits = Limits(
+            body_bytes=settings.http.max_body_bytes, json_bytes=settings.http.max_json_bytes
+        )
         self.desk = Desk(
             pipeline=self.pipeline,
             aside=self.aside,
             clock=clock,
             randbytes=chance.randbytes,
-            limits=Limits(
-                body_bytes=settings.http.max_body_bytes,
-                json_bytes=settings.http.max_json_bytes,
-            ),
-            nonfinite=settings.http.json_nonfinite,
+            limits=limits,
+            readers=Readers(limits),
+            answers=Answers(settings.http.json_nonfinite),
             trace_ratio=settings.recording.trace_ratio,
         )
         self.requests = Requests(self.cells)

@@ -1,89 +1,122 @@
-"""From the end of a request to its HTTP response, with the headers that say who gave it."""
+"""From the end of a request to its HTTP response, with the headers that say who gave it.
 
+What all answers of one kind of prediction share is made once: a compiled writer, and the headers.
+"""
+
+from collections.abc import Mapping
 from typing import Final
+
+from msgspec import Struct
 
 from gateway.core.errors import NotReady
 from gateway.core.oip.answers import Nonfinite
 from gateway.core.oip.messages import InferRequest, InferResponse
-from gateway.core.oip.render import render_infer
 from gateway.core.oip.v1 import render_predict
+from gateway.core.oip.writing import Writer
 from gateway.doors.http.inference_head import HEADER_LENGTH, Headers
 from gateway.doors.http.messages import BINARY, JSON, Response, error_response
 from gateway.serving.calls import Answer
+from gateway.serving.live import Served
 from gateway.telemetry import Kind
 
-
-def infer_response(
-    name: str,
-    asked: InferRequest,
-    answer: Answer,
-    labels: tuple[str, ...],
-    nonfinite: Nonfinite,
-) -> Response:
-    """The answer of an inference, or the error that it came to."""
-    try:
-        message = _message(name, asked, answer)
-        named = dict.fromkeys(message.outputs, labels) if labels else {}
-        rendered = render_infer(message, asked.outputs, asked.binary_default, nonfinite, named)
-    except Exception as error:  # noqa: BLE001 - who answered is told all the same
-        return _refused(answer, error)
-    if rendered.json_bytes is None:
-        return Response(_OK, rendered.body, [JSON, *_identity(answer)])
-    split = (HEADER_LENGTH, b"%d" % rendered.json_bytes)
-    return Response(_OK, rendered.body, [BINARY, split, *_identity(answer)])
+_OK: Final = 200
+_MAX_STYLES: Final = 4096
 
 
-def predict_response(
-    name: str, asked: InferRequest, answer: Answer, nonfinite: Nonfinite, *, columnar: bool
-) -> Response:
-    """The answer of a V1 predict in the form of its request, or the error that it came to."""
-    try:
-        message = _message(name, asked, answer)
-        text = render_predict(message, columnar=columnar, nonfinite=nonfinite)
-    except Exception as error:  # noqa: BLE001 - who answered is told all the same
-        return _refused(answer, error)
-    return Response(_OK, text, [JSON, *_identity(answer)])
+class _Style(Struct, frozen=True):
+    """What all answers of one kind share."""
+
+    writer: Writer
+    identity: tuple[tuple[bytes, bytes], ...]
 
 
-def _message(name: str, asked: InferRequest, answer: Answer) -> InferResponse:
-    """The answer as a message; raises the error that it is instead."""
-    if answer.error is not None or answer.variant is None:
-        raise answer.error or NotReady(f"'{name}' did not answer.")
-    return InferResponse(
-        model_name=name,
-        model_version=str(answer.variant.version),
-        outputs=dict(answer.outputs),
-        id=asked.id,
-    )
+class Answers:
+    """Makes responses of answers; may be used by many threads at once."""
+
+    def __init__(self, nonfinite: Nonfinite) -> None:
+        """`nonfinite` says how JSON says NaN and infinities."""
+        self._nonfinite: Nonfinite = nonfinite
+        self._styles: dict[Kind, _Style] = {}
+
+    def infer(self, served: Served, asked: InferRequest, answer: Answer) -> Response:
+        """The response to an inference, or the error that it came to."""
+        try:
+            style = self._style(served, answer)
+            rendered = style.writer.write(answer.outputs, asked)
+        except Exception as error:  # noqa: BLE001 - who answered is told all the same
+            return _refused(answer, error)
+        prediction_id = (b"x-prediction-id", (answer.prediction_id or "").encode("ascii"))
+        if rendered.json_bytes is None:
+            return Response(_OK, rendered.body, [JSON, *style.identity, prediction_id])
+        split = (HEADER_LENGTH, b"%d" % rendered.json_bytes)
+        return Response(_OK, rendered.body, [BINARY, split, *style.identity, prediction_id])
+
+    def predict(
+        self, served: Served, asked: InferRequest, answer: Answer, *, columnar: bool
+    ) -> Response:
+        """The response to a V1 predict in the form of its request, or the error it came to."""
+        try:
+            if answer.error is not None:
+                raise answer.error
+            message = InferResponse(
+                model_name=served.plan.endpoint,
+                model_version=_version(answer),
+                outputs=dict(answer.outputs),
+                id=asked.id,
+            )
+            text = render_predict(message, columnar=columnar, nonfinite=self._nonfinite)
+        except Exception as error:  # noqa: BLE001 - who answered is told all the same
+            return _refused(answer, error)
+        return Response(_OK, text, [JSON, *identity_of(answer)])
+
+    def _style(self, served: Served, answer: Answer) -> _Style:
+        if answer.error is not None:
+            raise answer.error
+        if answer.kind is None:
+            message = f"'{served.plan.endpoint}' did not answer."
+            raise NotReady(message)
+        style = self._styles.get(answer.kind)
+        if style is None:
+            style = self._new_style(served, answer.kind)
+            if len(self._styles) >= _MAX_STYLES:
+                self._styles.clear()
+            self._styles[answer.kind] = style
+        return style
+
+    def _new_style(self, served: Served, kind: Kind) -> _Style:
+        loaded = served.loaded.get(kind.version) or served.pinnable[kind.version]
+        signature = loaded.artifact.manifest.signature
+        labels: Mapping[str, tuple[str, ...]] = {}
+        if served.labels:
+            labels = dict.fromkeys((spec.name for spec in signature.outputs), served.labels)
+        version = str(kind.version)
+        return _Style(
+            Writer(kind.endpoint, version, signature, self._nonfinite, labels),
+            (
+                (b"x-revision", b"%d" % kind.revision),
+                (b"x-model-version", version.encode("ascii")),
+                (b"x-variant", kind.variant.encode("latin-1")),
+            ),
+        )
+
+
+def identity_of(answer: Answer) -> Headers:
+    """Who answered, as far as that is known."""
+    headers = [(b"x-revision", b"%d" % answer.revision)]
+    if answer.variant is not None:
+        headers.append((b"x-model-version", b"%d" % answer.variant.version))
+        headers.append((b"x-variant", answer.variant.name.encode("latin-1")))
+    if answer.prediction_id is not None:
+        headers.append((b"x-prediction-id", answer.prediction_id.encode("ascii")))
+    return headers
+
+
+def _version(answer: Answer) -> str:
+    return "" if answer.variant is None else str(answer.variant.version)
 
 
 def _refused(answer: Answer, error: Exception) -> Response:
     """An error that still says who failed, as far as it got."""
     response = error_response(error)
-    response.headers.extend(_identity(answer))
+    response.headers.extend(identity_of(answer))
     return response
-
-
-def _identity(answer: Answer) -> Headers:
-    """Who answered, as far as that is known."""
-    if answer.kind is None or answer.variant is None or answer.prediction_id is None:
-        headers = [(b"x-revision", b"%d" % answer.revision)]
-        if answer.variant is not None:
-            headers.append((b"x-model-version", b"%d" % answer.variant.version))
-            headers.append((b"x-variant", answer.variant.name.encode("latin-1")))
-        return headers
-    known = _identities.get(answer.kind)
-    if known is None:
-        if len(_identities) >= _MAX_IDENTITIES:
-            _identities.clear()
-        known = _identities[answer.kind] = (
-            (b"x-revision", b"%d" % answer.revision),
-            (b"x-model-version", b"%d" % answer.variant.version),
-            (b"x-variant", answer.variant.name.encode("latin-1")),
-        )
-    return [*known, (b"x-prediction-id", answer.prediction_id.encode("ascii"))]
-
-
-_MAX_IDENTITIES: Final = 4096
-_identities: dict[Kind, tuple[tuple[bytes, bytes], ...]] = {}
-_OK: Final = 200

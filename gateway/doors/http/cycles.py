@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from gateway.doors.http.messages import Headers
+from gateway.doors.http.inference_head import Headers
 
 
 class Cycle(RequestResponseCycle):

@@ -11,11 +11,10 @@ from typing import Final, TypeAlias
 
 from gateway.core.access import FORCE, Principal, Token, principal_of, require
 from gateway.core.errors import InvalidRequest, NotFound, TooLarge
-from gateway.core.oip.answers import Nonfinite
 from gateway.core.oip.messages import InferRequest, Limits
-from gateway.core.oip.parse import parse_header_length, parse_infer
+from gateway.core.oip.parse import parse_header_length
 from gateway.core.oip.v1 import parse_predict
-from gateway.doors.http.answers import infer_response, predict_response
+from gateway.doors.http.answers import Answers
 from gateway.doors.http.aside import Aside
 from gateway.doors.http.inference_head import HEADER_LENGTH, TIMEOUT, Head, too_large
 from gateway.doors.http.messages import (
@@ -25,6 +24,7 @@ from gateway.doors.http.messages import (
     error_response,
     inflate,
 )
+from gateway.doors.http.readers import Readers
 from gateway.doors.http.routes import Route
 from gateway.doors.tracing import DRAW_BYTES, parse_traceparent
 from gateway.serving.calls import Answer, Call, Clock
@@ -48,7 +48,8 @@ class Desk:
     clock: Clock
     randbytes: Callable[[int], bytes]
     limits: Limits
-    nonfinite: Nonfinite
+    readers: Readers
+    answers: Answers
     trace_ratio: float
 
     def find(self, route: Route) -> tuple[Served, int | None]:
@@ -151,7 +152,7 @@ class Exchange:
         else:
             lengths = None if head.is_plain else head.all(HEADER_LENGTH)
             json_bytes = parse_header_length(lengths, len(body)) if lengths else None
-            self._asked = parse_infer(body, json_bytes, signature, limits)
+            self._asked = desk.readers.of(signature).read(body, json_bytes)
         self._served = served
 
     def _decoded(self, error: Exception | None) -> None:
@@ -213,10 +214,9 @@ class Exchange:
         asked, served, desk = self._asked, self._served, self._desk
         if asked is None or served is None:
             return error_response(InvalidRequest("There was no request."))
-        name = self._route.name
         if self._route.action == "predict":
-            return predict_response(name, asked, answer, desk.nonfinite, columnar=self._columnar)
-        return infer_response(name, asked, answer, served.labels, desk.nonfinite)
+            return desk.answers.predict(served, asked, answer, columnar=self._columnar)
+        return desk.answers.infer(served, asked, answer)
 
     def _packed(self, response: Response) -> Response:
         """The response as the caller likes it best; may run in a thread, and never raises."""

@@ -25,7 +25,7 @@ from gateway.doors.http.heads import (
     check_size,
     read_head,
 )
-from gateway.doors.http.messages import Headers
+from gateway.doors.http.inference_head import Headers
 from gateway.doors.http.turns import BETWEEN, BODY, HEAD, LEAVING, MAX_DRAINED_BYTES, Turns
 from gateway.doors.http.watch import Watch
 

@@ -7,7 +7,7 @@ by somebody else on the way, or is larger than any honest caller sends.
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
-from gateway.doors.http.messages import Headers
+from gateway.doors.http.inference_head import Headers
 
 MAX_HEAD_BYTES: Final = 32 * 1024
 MAX_HEADERS: Final = 100

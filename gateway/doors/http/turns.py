@@ -17,7 +17,7 @@ from uvicorn.server import ServerState
 
 from gateway.doors.http.cycles import Cycle, Line, drop, last_word
 from gateway.doors.http.heads import Refusal
-from gateway.doors.http.messages import Headers
+from gateway.doors.http.inference_head import Headers
 from gateway.doors.http.watch import Watch
 
 MAX_WAITING: Final = 8

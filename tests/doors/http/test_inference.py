@@ -18,10 +18,12 @@ from gateway.core.models import Key
 from gateway.core.oip.answers import Nonfinite
 from gateway.core.oip.messages import Limits
 from gateway.core.tensors import Array, Signature, TensorSpec
+from gateway.doors.http.answers import Answers
 from gateway.doors.http.aside import Aside
 from gateway.doors.http.exchange import Desk
 from gateway.doors.http.inference import DoorParts, InferenceDoor
 from gateway.doors.http.messages import Message
+from gateway.doors.http.readers import Readers
 from gateway.doors.http.requests import Requests
 from gateway.ports import Engine
 from gateway.telemetry import REQUEST_DURATION
@@ -92,7 +94,8 @@ def house(
             clock=built.clock,
             randbytes=CountingEntropy(),
             limits=limits or Limits(),
-            nonfinite=nonfinite,
+            readers=Readers(limits or Limits()),
+            answers=Answers(nonfinite),
             trace_ratio=0.0,
         )
         parts = DoorParts(desk, repository, Requests(built.cells), max_batch_rows=64)
