@@ -12,7 +12,10 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import uvicorn
+from uvicorn.server import ServerState
 
 from gateway.adapters.disk import ADMIN_FILE, StateFolder
 from gateway.adapters.folder import FolderStore
@@ -31,12 +34,15 @@ from gateway.doors.http.admin_calls import AdminParts
 from gateway.doors.http.answers import Answers
 from gateway.doors.http.aside import Aside
 from gateway.doors.http.exchange import Desk
+from gateway.doors.http.fast import FastProtocol
+from gateway.doors.http.guarded import GuardedProtocol
 from gateway.doors.http.inference import DoorParts, InferenceDoor
 from gateway.doors.http.listening import Listener, bind, configure
 from gateway.doors.http.messages import ASGIApplication, Message, Receive, Send
 from gateway.doors.http.metrics import render
 from gateway.doors.http.readers import Readers
 from gateway.doors.http.requests import Requests
+from gateway.doors.http.watch import Watch
 from gateway.serving.cells import Cells, watch_process
 from gateway.serving.concluding import Concluder
 from gateway.serving.pipeline import Pipeline
@@ -215,6 +221,22 @@ class Application:
             await self.gateway.door(scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._live(receive, send)
+
+    def connect(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        watch: Watch,
+    ) -> GuardedProtocol:
+        """A connection of the inference port, by the door that the settings choose."""
+        of_server = (config, server_state, app_state, _loop)
+        if self.gateway is None or self._settings.http.door == "asgi":
+            return GuardedProtocol(*of_server, watch=watch)
+        gateway = self.gateway
+        return FastProtocol(*of_server, watch=watch, desk=gateway.desk, requests=gateway.requests)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()

@@ -67,7 +67,9 @@ async def _serve(
 ) -> int:
     listening = bind(settings.http.host, settings.http.port)
     tls = (settings.http.tls_cert, settings.http.tls_key)
-    server = Listener(configure(application, settings, tls, lifespan="on"))
+    server = Listener(
+        configure(application, settings, tls, lifespan="on", protocol=application.connect)
+    )
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):

@@ -42,6 +42,8 @@ class HttpSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Between two parts of a body; a body that takes longer must also come at 1 KiB a second."""
     write_stall_s: float = 10.0
     """For a caller to read something of its answer."""
+    door: Literal["fast", "asgi"] = "fast"
+    """Whether connections answer inferences themselves, or the ASGI application does."""
     json_nonfinite: Literal["literal", "null", "error"] = "literal"
     """How NaN and the infinities are written in JSON answers."""
 

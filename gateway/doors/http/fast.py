@@ -1,0 +1,160 @@
+"""The fast door: inferences answered by the connection itself.
+
+An inference whose head passed the guard is not handed to the ASGI application: when its body is
+whole it goes to the same `Exchange` in the same tick, and its response leaves in one write. There
+is no task, no message and no timer. Everything else, and every inference that is out of the
+ordinary (one that is refused by its head, waits its turn, or asks to be told to go on), takes the
+ASGI door, which gives the same bytes.
+"""
+
+import asyncio
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Any, Final
+
+import uvicorn
+from uvicorn.server import ServerState
+
+from gateway.core.errors import GatewayError
+from gateway.doors.http.exchange import Desk, Exchange
+from gateway.doors.http.guarded import GuardedProtocol
+from gateway.doors.http.heads import CHUNKED
+from gateway.doors.http.inference_head import Head
+from gateway.doors.http.messages import CLOSE, Response
+from gateway.doors.http.requests import Requests
+from gateway.doors.http.routes import Route, route_of
+from gateway.doors.http.watch import Watch
+
+EXCHANGES: Final = frozenset({"infer", "predict"})
+_STATUS_LINES: Final = {
+    status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode())
+    for status in HTTPStatus
+}
+
+
+class FastProtocol(GuardedProtocol):
+    """One connection that answers inferences itself."""
+
+    def __init__(  # noqa: PLR0913 - uvicorn's own, and ours
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        watch: Watch,
+        desk: Desk,
+        requests: Requests,
+    ) -> None:
+        """A connection that is not made yet.
+
+        Args:
+            config, server_state, app_state, _loop: as uvicorn has them.
+            watch: of the listener.
+            desk: where inferences are answered.
+            requests: counts what was answered.
+        """
+        super().__init__(config, server_state, app_state, _loop, watch=watch)
+        self._desk = desk
+        self._requests = requests
+        self._exchange: Exchange | None = None  # the one that is read or answered here
+        self._action = ""
+        self._body = b""
+        self._parts: list[bytes] = []
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The caller is gone: whatever waits for an answer is given up."""
+        self._forget()
+        super().connection_lost(exc)
+
+    def begin(self) -> None:
+        """A head passed every check: take it here if it is an ordinary inference."""
+        if self.method != b"POST" or not self._opens():
+            super().begin()
+
+    def on_body(self, body: bytes) -> None:
+        """A part of a body came; most come whole."""
+        if self._exchange is None:
+            super().on_body(body)
+            return
+        if self.length == CHUNKED:
+            self.count(len(body))
+        if not self._body:
+            self._body = body
+        else:
+            self._parts.append(body)
+
+    def end(self) -> None:
+        """A request is whole."""
+        exchange = self._exchange
+        if exchange is None:
+            super().end()
+            return
+        body = self._body
+        if self._parts:
+            body = b"".join((body, *self._parts))
+            self._parts.clear()
+        self._body = b""
+        self.owed = 1
+        exchange.take(body)
+
+    def refuse(self, status: int, sentence: str) -> None:
+        """Answer what is being read with an error; an exchange in its body is no more."""
+        if self._exchange is not None and not self.owed:
+            self._forget()
+        super().refuse(status, sentence)
+
+    def _opens(self) -> bool:
+        """Whether an exchange was opened for this head."""
+        if self.busy() or self.flow.write_paused or self.expect_100_continue:
+            return False
+        try:
+            route = _route_of(self.url.partition(b"?")[0])
+            if route.action not in EXCHANGES:
+                return False
+            exchange = Exchange(self._desk, route, Head(self.headers), self._respond)
+            exchange.open()
+        except GatewayError:
+            return False  # the ASGI door tells it
+        self._exchange = exchange
+        self._action = route.action
+        return True
+
+    def _respond(self, response: Response) -> None:
+        """Write the response, whole, and go on with the connection."""
+        exchange, self._exchange = self._exchange, None
+        self.owed = 0
+        if exchange is None or self.transport.is_closing():
+            return
+        desk, status, headers = self._desk, response.status, response.headers
+        if desk.pipeline.worker.stopping and CLOSE not in headers:
+            headers.append(CLOSE)
+        headers.append((b"content-length", b"%d" % len(response.body)))
+        is_last = self.draining or not self.keep_alive or CLOSE in headers
+        if is_last and CLOSE not in headers:
+            headers.append(CLOSE)
+        parts = [_STATUS_LINES[status]]
+        for name, value in self.server_state.default_headers:
+            parts += (name, b": ", value, b"\r\n")
+        for name, value in headers:
+            parts += (name, b": ", value, b"\r\n")
+        parts += (b"\r\n", response.body)
+        self.transport.write(b"".join(parts))
+        took_ns = desk.clock.monotonic_ns() - exchange.arrived_ns
+        self._requests.answered("POST", self._action, status, took_ns, self.scheme or "http")
+        if is_last:
+            self.hang_up()
+        else:
+            self.answered()
+
+    def _forget(self) -> None:
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.cancel()
+        self._body = b""
+        self._parts.clear()
+
+
+@lru_cache(maxsize=4096)
+def _route_of(path: bytes) -> Route:
+    return route_of(path)
