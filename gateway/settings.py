@@ -83,7 +83,11 @@ class PoolSettings(Struct, frozen=True, forbid_unknown_fields=True):
     executor_threads: int = 2
     """Runs at the same time, for models too slow to run on the event loop."""
     inline_ms: float = 0.5
-    """A model whose warm run takes at most this long is run on the event loop."""
+    """A model runs on the event loop while a usual request takes it no longer than this."""
+    stuck_s: float = 2.0
+    """A run in a thread that takes longer, and much longer than expected, is stuck."""
+    spare_threads: int = 4
+    """Threads that take the place of stuck ones; a model may have half as many stuck runs."""
     drain_s: float = 30.0
     """How long a retired version waits for the requests that hold it."""
 
@@ -97,6 +101,14 @@ class BatchSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Rows in one request."""
     max_queued_rows: int = 20_000
     """Rows that wait for one version; beyond it requests are refused with 503."""
+    max_queued_mb: float = 256.0
+    """Memory of the inputs that wait for one version."""
+    max_wait_ms: float = 1_000.0
+    """Requests are refused with 503 when they would wait longer for their run than this."""
+    target_ms: float = 20.0
+    """How long a run in a thread may take when several requests share it."""
+    inline_target_ms: float = 2.0
+    """The same on the event loop, where everybody else waits for it."""
 
 
 class ShadowSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -219,9 +231,15 @@ def _check(settings: Settings) -> None:
     positive = {
         "pool.intra_op_threads": settings.pool.intra_op_threads,
         "pool.executor_threads": settings.pool.executor_threads,
+        "pool.stuck_s": settings.pool.stuck_s,
+        "pool.spare_threads": settings.pool.spare_threads,
         "batching.max_rows": settings.batching.max_rows,
         "batching.max_request_rows": settings.batching.max_request_rows,
         "batching.max_queued_rows": settings.batching.max_queued_rows,
+        "batching.max_queued_mb": settings.batching.max_queued_mb,
+        "batching.max_wait_ms": settings.batching.max_wait_ms,
+        "batching.target_ms": settings.batching.target_ms,
+        "batching.inline_target_ms": settings.batching.inline_target_ms,
         "redis.poll_s": settings.redis.poll_s,
         "redis.timeout_s": settings.redis.timeout_s,
         "store_scan_s": settings.store_scan_s,

@@ -10,9 +10,10 @@ GatewayError
   Conflict              the document moved, or the transition is not legal now
   Unsupported           a part of a protocol that is not offered
   Overloaded            a bounded queue is full; retry later
-  Throttled             this caller failed too often; retry later
+  Throttled             this caller failed too often, or holds more than its share; retry later
   NotReady              loading, draining, or nothing to serve yet
   DeadlineExceeded      the caller's time ran out
+  Cancelled             the caller left; nobody reads the answer
   EngineFailed          the model raised or returned what it should not
   UpstreamFailed        a remote engine failed or answered nonsense
   StoreUnavailable      Redis cannot be reached (control only; serving goes on)
@@ -101,6 +102,12 @@ class DeadlineExceeded(GatewayError):
     """The caller's time ran out before the answer was there."""
 
     kind = "deadline_exceeded"
+
+
+class Cancelled(GatewayError):
+    """The caller left before the answer was there; nobody reads this."""
+
+    kind = "cancelled"
 
 
 class EngineFailed(GatewayError):

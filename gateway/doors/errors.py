@@ -25,6 +25,7 @@ HTTP_STATUS: Final[Mapping[type[errors.GatewayError], int]] = {
     errors.Throttled: 429,
     errors.NotReady: 503,
     errors.DeadlineExceeded: 503,
+    errors.Cancelled: 499,
     errors.EngineFailed: 500,
     errors.UpstreamFailed: 502,
     errors.StoreUnavailable: 503,

@@ -13,8 +13,8 @@ from gateway.core.errors import DeadlineExceeded, GatewayError, NotReady, Overlo
 from gateway.core.plans import Assignment
 from gateway.core.predictions import NO_UNIT, PredictionFacts, Signer, scalars_of
 from gateway.core.tensors import Tensors
-from gateway.serving.batching import Job, Result
 from gateway.serving.calls import Answer, Call, Clock
+from gateway.serving.jobs import Job, Result
 from gateway.serving.live import Served
 from gateway.serving.pool import Loaded
 from gateway.serving.recording import Recorder, payload_text

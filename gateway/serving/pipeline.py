@@ -21,9 +21,9 @@ from gateway.core.errors import (
 from gateway.core.oip.render import check_outputs
 from gateway.core.plans import Assignment, Variant, assign, fall_back, force
 from gateway.core.tensors import check_inputs, rows_of
-from gateway.serving.batching import Job, Result
 from gateway.serving.calls import Answer, Call, Reply
 from gateway.serving.concluding import Concluder, Run
+from gateway.serving.jobs import Job, Result
 from gateway.serving.live import Served
 from gateway.serving.pool import Loaded
 from gateway.serving.worker import Worker
@@ -122,7 +122,7 @@ class _Flight:
             raise TooLarge(message)
         timeout_ns = request.timeout_us * 1000
         self.job = Job(
-            tensors={spec.name: request.tensors[spec.name] for spec in signature.inputs},
+            tensors=request.tensors,
             rows=rows,
             done=self.land,
             queued_ns=self.pipeline.concluder.clock.monotonic_ns(),
