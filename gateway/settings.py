@@ -111,10 +111,24 @@ class BatchSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The same on the event loop, where everybody else waits for it."""
 
 
+class AdmissionSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """How much one process takes on, before it reads a body."""
+
+    max_in_flight: int = 1024
+    """Requests of one endpoint; beyond it they are refused with 503."""
+    min_in_flight: int = 16
+    """Under overload the limit falls no lower than this."""
+
+
 class ShadowSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """How shadows are kept from the answer's way."""
 
     max_queued: int = 256
+    """Copies that wait for one shadow."""
+    max_wait_s: float = 1.0
+    """A copy is dropped when it waits longer, and a run of it is given up when it takes longer."""
+    spare_threads: int = 4
+    """Threads that take the place of those in which a shadow hangs."""
     max_busy: int = 32
     """Shadows run only while fewer primary requests than this are in flight."""
     samples: int = 20
@@ -150,6 +164,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     redis: RedisSettings = field(default_factory=RedisSettings)
     pool: PoolSettings = field(default_factory=PoolSettings)
     batching: BatchSettings = field(default_factory=BatchSettings)
+    admission: AdmissionSettings = field(default_factory=AdmissionSettings)
     shadows: ShadowSettings = field(default_factory=ShadowSettings)
     recording: RecordingSettings = field(default_factory=RecordingSettings)
 
@@ -240,6 +255,9 @@ def _check(settings: Settings) -> None:
         "batching.max_wait_ms": settings.batching.max_wait_ms,
         "batching.target_ms": settings.batching.target_ms,
         "batching.inline_target_ms": settings.batching.inline_target_ms,
+        "admission.max_in_flight": settings.admission.max_in_flight,
+        "admission.min_in_flight": settings.admission.min_in_flight,
+        "shadows.max_wait_s": settings.shadows.max_wait_s,
         "redis.poll_s": settings.redis.poll_s,
         "redis.timeout_s": settings.redis.timeout_s,
         "store_scan_s": settings.store_scan_s,
@@ -258,6 +276,7 @@ _SECTIONS: Final[Mapping[str, type[Struct]]] = {
     "redis": RedisSettings,
     "pool": PoolSettings,
     "batching": BatchSettings,
+    "admission": AdmissionSettings,
     "shadows": ShadowSettings,
     "recording": RecordingSettings,
 }

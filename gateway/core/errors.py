@@ -10,7 +10,8 @@ GatewayError
   Conflict              the document moved, or the transition is not legal now
   Unsupported           a part of a protocol that is not offered
   Overloaded            a bounded queue is full; retry later
-  Throttled             this caller failed too often, or holds more than its share; retry later
+  Throttled             this caller failed too often; retry later
+    ShareExceeded       this caller holds more than their share; retry later
   NotReady              loading, draining, or nothing to serve yet
   DeadlineExceeded      the caller's time ran out
   Cancelled             the caller left; nobody reads the answer
@@ -90,6 +91,12 @@ class Throttled(GatewayError):
     """This caller failed too often to be heard now; others are not concerned."""
 
     kind = "throttled"
+
+
+class ShareExceeded(Throttled):
+    """This caller holds their share of an endpoint that is contended; others may come in."""
+
+    kind = "share_exceeded"
 
 
 class NotReady(GatewayError):

@@ -39,7 +39,10 @@ log: Final = logging.getLogger(__name__)
 
 
 class Batcher:
-    """The queue of one loaded version; used on the event loop only."""
+    """The queue of one loaded version; used on the event loop only.
+
+    `is_inline` says whether requests run on the event loop now.
+    """
 
     __slots__ = (
         "_alarm",
@@ -60,6 +63,7 @@ class Batcher:
         "_uniform",
         "engine",
         "is_asking",
+        "is_inline",
         "stuck",
     )
 
@@ -106,15 +110,11 @@ class Batcher:
         self._queue = Queue(uniform=self._uniform)
         self._runs: list[BatchRun] = []
         self._is_due = False
+        self.is_inline = self._pace.inline
         self._hangs = False
         self._alarm: TimerHandle | None = None
         self._alarm_ns = 0
         self._bound()
-
-    @property
-    def is_inline(self) -> bool:
-        """Whether requests run on the event loop now."""
-        return self._pace.inline
 
     # What comes in.
 
@@ -124,8 +124,8 @@ class Batcher:
         Requires: its tensors were checked against the signature.
 
         Raises:
-            Overloaded: too much waits already, or so much that its deadline could not be met.
-            DeadlineExceeded: it passed already.
+            Overloaded: too much waits already.
+            DeadlineExceeded: its deadline passed, or would before its turn came.
             NotReady: the version hangs.
         """
         queue = self._queue
@@ -157,20 +157,20 @@ class Batcher:
         if left_ns < 0:
             raise DeadlineExceeded(WAITING)
         if queue.size * self._each_ns() > left_ns:
-            message = "So much waits for this version that the answer could not be there in time."
-            raise Overloaded(message)
+            message = "So much waits for this version that the request's time would run out."
+            raise DeadlineExceeded(message)
 
     def _lane_of(self, job: Job) -> Lane:
         """Where a job that is not of the usual kind waits."""
         queue = self._queue
-        if self._pace.inline and not self._pace.fits_loop(job.size):
+        if self.is_inline and not self._pace.fits_loop(job.size):
             lane = queue.large
         elif self._uniform:
             lane = queue.main
             lane.is_plain = False
         else:
             lane = queue.lane_of(self._shared.shape_of(job.tensors))
-        if job.deadline_ns and (not self._pace.inline or lane is queue.large):
+        if job.deadline_ns and (not self.is_inline or lane is queue.large):
             self._watch(job.deadline_ns)
         return lane
 
@@ -191,7 +191,7 @@ class Batcher:
         threads = self._threads
         start = threads.now_ns()
         until = start + self._settings.inline_target_ms * 1e6
-        while self._pace.inline and start <= until:
+        while self.is_inline and start <= until:
             late: list[Job] = []
             batch = self._queue.take(self._max_rows, self._most, start, late)
             rows, size = self._queue.board(batch, None, start)
@@ -211,7 +211,7 @@ class Batcher:
 
     def _go_on(self) -> None:
         """See to it that what still waits gets its turn."""
-        if not self._pace.inline:
+        if not self.is_inline:
             if self.has_more():
                 self._threads.ask(self)
             self._is_due = self.is_asking
@@ -227,8 +227,8 @@ class Batcher:
         if isinstance(result, GatewayError):
             self._fail(batch, result, rows, run_ns)
             return
-        parts = [result] if len(batch) == 1 else cut(result, batch, rows)
-        for job, part in zip(batch, parts, strict=True):
+        parts = (result,) if len(batch) == 1 else cut(result, batch, rows)
+        for job, part in zip(batch, parts):  # noqa: B905 - checked by `Shared`, and quicker
             done = job.done
             job.done = settled
             job.run_ns = run_ns
@@ -260,17 +260,20 @@ class Batcher:
             return
         rows, size, run_ns = ran
         self._statistics.ran(rows, len(batch), run_ns)
-        was_inline = self._pace.inline
         if self._pace.ran(size, len(batch), run_ns, now_ns):
             self._bound()
-        if was_inline is self._pace.inline:
-            return
-        log.info("runs of a version move %s", "to threads" if was_inline else "to the event loop")
-        if was_inline:
-            self._look()
-        else:
+            if self.is_inline is not self._pace.inline:
+                self._move()
+
+    def _move(self) -> None:
+        """Run elsewhere from now on: on the event loop or in threads."""
+        self.is_inline = inline = self._pace.inline
+        log.info("runs of a version move to %s", "the event loop" if inline else "threads")
+        if inline:
             self._is_due = False
             self._go_on()
+        else:
+            self._look()
 
     # In threads.
 
@@ -280,7 +283,7 @@ class Batcher:
         late: list[Job] = []
         queue = self._queue
         batch = queue.large.take(0, 0, now, late)
-        if not self._pace.inline:
+        if not self.is_inline:
             self._is_due = False
             batch = batch or queue.take(self._max_rows, self._most, now, late)
         run = None
@@ -295,7 +298,7 @@ class Batcher:
 
     def has_more(self) -> bool:
         """Whether something waits for a slot."""
-        return bool(self._queue.large.jobs or (self._queue and not self._pace.inline))
+        return bool(self._queue.large.jobs or (self._queue and not self.is_inline))
 
     def landed(self, run: BatchRun, result: Result, run_ns: int) -> None:
         """A batch came back from its thread."""
@@ -369,5 +372,5 @@ class Batcher:
 
     def _each_ns(self) -> float:
         """How long each unit of size that waits keeps the next one waiting."""
-        slots = 1.0 if self._pace.inline else self._threads.share()
+        slots = 1.0 if self.is_inline else self._threads.share()
         return self._pace.each_ns() / slots

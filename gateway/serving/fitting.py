@@ -31,8 +31,11 @@ BACK: Final = 0.5
 HOLD_NS: Final = 1_000_000_000
 """It stays in threads for so long, and twice as long each time it had to leave soon again."""
 MAX_HOLD_NS: Final = 60 * HOLD_NS
+ENOUGH: Final = 64
+"""Runs of which each is learned from, before a sample will do."""
+SAMPLE: Final = 3
 LOOK_EVERY: Final = 8
-"""Runs between two times that bounds are drawn from the fit again."""
+"""Runs learned from between two times that bounds are drawn from the fit again."""
 
 
 class Fit:
@@ -122,12 +125,14 @@ class Pace:
     """Where a version runs, and how much of it at once. Asked and told on the event loop only."""
 
     __slots__ = (
+        "_alert_ns",
         "_guard",
         "_hold_ns",
         "_inline_since_ns",
         "_not_before_ns",
         "_over",
         "_recent",
+        "_runs",
         "_targets",
         "_typical",
         "fit",
@@ -150,6 +155,7 @@ class Pace:
         self.inline = bool(timings) and self._alone_ns() <= targets.inline_ns
         self._guard = float("inf")
         self._over = 0
+        self._runs = 0
         self._recent: deque[float] = deque(maxlen=WINDOW)
         self._hold_ns = HOLD_NS
         self._not_before_ns = 0
@@ -169,11 +175,18 @@ class Pace:
         return self.fit.slope + self.fit.base / max(largest, 1.0)
 
     def ran(self, size: int, jobs: int, ns: int, now_ns: int) -> bool:
-        """Learn from a run; whether bounds or the place to run may have changed."""
+        """Learn from a run; whether bounds or the place to run may have changed.
+
+        Learning costs more than a small model's run, so once enough is known every fourth run will
+        do, and each that took too long.
+        """
+        self._runs = runs = self._runs + 1
+        if runs & SAMPLE and runs > ENOUGH and ns <= self._alert_ns:
+            return False
         fit = self.fit
         fit.observe(size, ns)
         self._typical += WEIGHT * (size / jobs - self._typical)
-        if ns > OVER * (self._targets.inline_run_ns if self.inline else self._targets.run_ns):
+        if ns > self._alert_ns:
             self._over += 1
             if self._over > 1 and jobs > 1:
                 self._guard = max(SHRINK * size, 1.0)
@@ -195,6 +208,7 @@ class Pace:
 
     def _bound(self) -> None:
         target = self._targets.inline_run_ns if self.inline else self._targets.run_ns
+        self._alert_ns = OVER * target
         most = min(self.fit.largest(target), self._guard)
         self.most = int(min(max(most, self._typical, 1.0), _NO_END))
 

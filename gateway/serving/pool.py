@@ -118,6 +118,7 @@ class Pool:
             ThreadLimits(
                 slots=parts.pool.executor_threads,
                 spare=parts.pool.spare_threads,
+                stuck_each=max(parts.pool.spare_threads // 2, 1),
                 stuck_s=parts.pool.stuck_s,
             ),
             after_flush=parts.after_flush,

@@ -66,7 +66,7 @@ class Lane:
         """
         jobs = self.jobs
         if self.is_plain:
-            most = max(min(rows, size), 1)
+            most = min(rows, size) or 1
             if len(jobs) > most:
                 return [jobs.popleft() for _ in range(most)]
             batch = list(jobs)

@@ -68,17 +68,13 @@ class ThreadLimits(Struct, frozen=True):
     """How many threads, and when one counts as stuck.
 
     `slots` runs go on at the same time, beside those that are stuck; up to `spare` of the latter
-    are replaced. One source gets no further slot when half of `spare` are its own.
+    are replaced. A source with `stuck_each` stuck runs gets no further slot.
     """
 
     slots: int = 2
     spare: int = 4
+    stuck_each: int = 2
     stuck_s: float = 2.0
-
-    @property
-    def stuck_each(self) -> int:
-        """Stuck runs that one source may have."""
-        return max(self.spare // 2, 1)
 
 
 class Threads:
@@ -163,8 +159,6 @@ class Threads:
         Requires: nobody asks any more.
         """
         self._closed = True
-        if self._watch is not None:
-            self._watch.cancel()
         for _ in range(self._alive):
             self._inbox.put(None)
         deadline = time.monotonic() + (0 if self.stuck else JOIN_S)
@@ -238,6 +232,8 @@ class Threads:
     def _look(self) -> None:
         """See which runs are stuck; comes again while anything runs."""
         self._watch = None
+        if self._closed:
+            return
         now = self.now_ns()
         least = self._limits.stuck_s * 1e9
         for run in list(self._runs):
