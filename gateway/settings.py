@@ -92,7 +92,11 @@ class PoolSettings(Struct, frozen=True, forbid_unknown_fields=True):
     executor_threads: int = 2
     """Runs at the same time, for models too slow to run on the event loop."""
     inline_ms: float = 0.5
-    """A model whose warm run takes at most this long is run on the event loop."""
+    """A model runs on the event loop while a usual request takes it no longer than this."""
+    stuck_s: float = 2.0
+    """A run in a thread that takes longer, and much longer than expected, is stuck."""
+    spare_threads: int = 4
+    """Threads that take the place of stuck ones; a model may have half as many stuck runs."""
     drain_s: float = 30.0
     """How long a retired version waits for the requests that hold it."""
 
@@ -106,12 +110,34 @@ class BatchSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Rows in one request."""
     max_queued_rows: int = 20_000
     """Rows that wait for one version; beyond it requests are refused with 503."""
+    max_queued_mb: float = 256.0
+    """Memory of the inputs that wait for one version."""
+    max_wait_ms: float = 1_000.0
+    """Requests are refused with 503 when they would wait longer for their run than this."""
+    target_ms: float = 20.0
+    """How long a run in a thread may take when several requests share it."""
+    inline_target_ms: float = 2.0
+    """The same on the event loop, where everybody else waits for it."""
+
+
+class AdmissionSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """How much one process takes on, before it reads a body."""
+
+    max_in_flight: int = 1024
+    """Requests of one endpoint; beyond it they are refused with 503."""
+    min_in_flight: int = 16
+    """Under overload the limit falls no lower than this."""
 
 
 class ShadowSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """How shadows are kept from the answer's way."""
 
     max_queued: int = 256
+    """Copies that wait for one shadow."""
+    max_wait_s: float = 1.0
+    """A copy is dropped when it waits longer, and a run of it is given up when it takes longer."""
+    spare_threads: int = 4
+    """Threads that take the place of those in which a shadow hangs."""
     max_busy: int = 32
     """Shadows run only while fewer primary requests than this are in flight."""
     samples: int = 20
@@ -147,6 +173,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     redis: RedisSettings = field(default_factory=RedisSettings)
     pool: PoolSettings = field(default_factory=PoolSettings)
     batching: BatchSettings = field(default_factory=BatchSettings)
+    admission: AdmissionSettings = field(default_factory=AdmissionSettings)
     shadows: ShadowSettings = field(default_factory=ShadowSettings)
     recording: RecordingSettings = field(default_factory=RecordingSettings)
 
@@ -232,9 +259,18 @@ def _check(settings: Settings) -> None:
         "http.write_stall_s": settings.http.write_stall_s,
         "pool.intra_op_threads": settings.pool.intra_op_threads,
         "pool.executor_threads": settings.pool.executor_threads,
+        "pool.stuck_s": settings.pool.stuck_s,
+        "pool.spare_threads": settings.pool.spare_threads,
         "batching.max_rows": settings.batching.max_rows,
         "batching.max_request_rows": settings.batching.max_request_rows,
         "batching.max_queued_rows": settings.batching.max_queued_rows,
+        "batching.max_queued_mb": settings.batching.max_queued_mb,
+        "batching.max_wait_ms": settings.batching.max_wait_ms,
+        "batching.target_ms": settings.batching.target_ms,
+        "batching.inline_target_ms": settings.batching.inline_target_ms,
+        "admission.max_in_flight": settings.admission.max_in_flight,
+        "admission.min_in_flight": settings.admission.min_in_flight,
+        "shadows.max_wait_s": settings.shadows.max_wait_s,
         "redis.poll_s": settings.redis.poll_s,
         "redis.timeout_s": settings.redis.timeout_s,
         "store_scan_s": settings.store_scan_s,
@@ -253,6 +289,7 @@ _SECTIONS: Final[Mapping[str, type[Struct]]] = {
     "redis": RedisSettings,
     "pool": PoolSettings,
     "batching": BatchSettings,
+    "admission": AdmissionSettings,
     "shadows": ShadowSettings,
     "recording": RecordingSettings,
 }

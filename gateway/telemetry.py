@@ -194,6 +194,8 @@ CALLER_ERRORS: Final = frozenset(
         errors.Conflict,
         errors.Unsupported,
         errors.Throttled,
+        errors.ShareExceeded,
+        errors.Cancelled,
     )
 )
 """Values of `error.type` for what the caller did wrong; all others are ours or the model's."""

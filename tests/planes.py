@@ -31,7 +31,7 @@ from gateway.telemetry import Instrument
 from tests.fakes import CountingEntropy, NanoClock, SlowEngine, manifest_of
 
 INLINE = PoolSettings()
-THREADED = PoolSettings(inline_ms=-1.0)
+THREADED = PoolSettings(inline_ms=-1.0, executor_threads=1)
 KEYS = SigningKeys(schema=1, current=1, keys={1: "11" * 32}, unit_key="22" * 32)
 FORCE_TOKEN, WRITE_TOKEN, READ_TOKEN = "force-token", "write-token", "read-token"
 SECRETS = Secrets(

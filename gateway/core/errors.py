@@ -11,8 +11,10 @@ GatewayError
   Unsupported           a part of a protocol that is not offered
   Overloaded            a bounded queue is full; retry later
   Throttled             this caller failed too often; retry later
+    ShareExceeded       this caller holds more than their share; retry later
   NotReady              loading, draining, or nothing to serve yet
   DeadlineExceeded      the caller's time ran out
+  Cancelled             the caller left; nobody reads the answer
   EngineFailed          the model raised or returned what it should not
   UpstreamFailed        a remote engine failed or answered nonsense
   StoreUnavailable      Redis cannot be reached (control only; serving goes on)
@@ -91,6 +93,12 @@ class Throttled(GatewayError):
     kind = "throttled"
 
 
+class ShareExceeded(Throttled):
+    """This caller holds their share of an endpoint that is contended; others may come in."""
+
+    kind = "share_exceeded"
+
+
 class NotReady(GatewayError):
     """Loading, draining, or nothing to serve yet."""
 
@@ -101,6 +109,12 @@ class DeadlineExceeded(GatewayError):
     """The caller's time ran out before the answer was there."""
 
     kind = "deadline_exceeded"
+
+
+class Cancelled(GatewayError):
+    """The caller left before the answer was there; nobody reads this."""
+
+    kind = "cancelled"
 
 
 class EngineFailed(GatewayError):

@@ -23,8 +23,10 @@ HTTP_STATUS: Final[Mapping[type[errors.GatewayError], int]] = {
     errors.Unsupported: 501,
     errors.Overloaded: 503,
     errors.Throttled: 429,
+    errors.ShareExceeded: 429,
     errors.NotReady: 503,
     errors.DeadlineExceeded: 503,
+    errors.Cancelled: 499,
     errors.EngineFailed: 500,
     errors.UpstreamFailed: 502,
     errors.StoreUnavailable: 503,
@@ -33,6 +35,7 @@ HTTP_STATUS: Final[Mapping[type[errors.GatewayError], int]] = {
 RETRY_AFTER_S: Final[Mapping[type[errors.GatewayError], int]] = {
     errors.Overloaded: 1,
     errors.Throttled: 60,
+    errors.ShareExceeded: 1,
     errors.NotReady: 1,
     errors.DeadlineExceeded: 1,
     errors.StoreUnavailable: 2,

@@ -12,9 +12,9 @@ from gateway.core.errors import DeadlineExceeded, GatewayError, NotReady, Overlo
 from gateway.core.plans import Assignment
 from gateway.core.predictions import NO_UNIT, PredictionFacts, scalars_of, stub
 from gateway.core.tensors import Array, Tensors
-from gateway.serving.batching import Result
 from gateway.serving.calls import Answer, Clock
 from gateway.serving.flights import Flight
+from gateway.serving.jobs import Result
 from gateway.serving.recording import Recorder, payload_text
 from gateway.serving.shadowing import Copy
 from gateway.serving.worker import Worker

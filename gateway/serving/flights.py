@@ -1,8 +1,8 @@
 """Flights: requests between their assignment and their reply."""
 
 from gateway.core.plans import Assignment
-from gateway.serving.batching import Job
 from gateway.serving.calls import Call, Reply
+from gateway.serving.jobs import Job
 from gateway.serving.live import Served
 from gateway.serving.pool import Loaded
 
@@ -26,7 +26,7 @@ class Flight:
         """Nobody waits for the answer any more: it is not given, and what is queued not run."""
         self.reply = None
         if self.job is not None:
-            self.job.cancelled = True
+            self.job.cancel()
 
     def let_go(self) -> None:
         """Give the lease back, and forget the job, which holds this flight in turn."""

@@ -21,10 +21,10 @@ from gateway.core.errors import (
 from gateway.core.oip.render import check_outputs
 from gateway.core.plans import Assignment, Variant, assign, fall_back, force
 from gateway.core.tensors import check_inputs, rows_of
-from gateway.serving.batching import Job, Result
 from gateway.serving.calls import Answer, Call, Reply
 from gateway.serving.concluding import Concluder
 from gateway.serving.flights import Flight
+from gateway.serving.jobs import Job, Result
 from gateway.serving.live import Served
 from gateway.serving.pool import Loaded
 from gateway.serving.worker import Worker
@@ -107,7 +107,7 @@ class Pipeline:
             message = f"The request holds {rows} rows; at most {self.max_request_rows} are allowed."
             raise TooLarge(message)
         flight.job = Job(
-            tensors={spec.name: request.tensors[spec.name] for spec in signature.inputs},
+            tensors=request.tensors,
             rows=rows,
             done=lambda result: self._land(flight, result),
             queued_ns=self.concluder.clock.monotonic_ns(),

@@ -22,9 +22,10 @@ from typing import Final
 from gateway.core.errors import GatewayError, NotReady
 from gateway.core.models import Key
 from gateway.ports import Artifact, Engine, LoadEngine
-from gateway.serving.batching import Batcher, Threads
+from gateway.serving.batching import Batcher
 from gateway.serving.cells import Cells
 from gateway.serving.statistics import Statistics
+from gateway.serving.threads import ThreadLimits, Threads
 from gateway.serving.warming import Warmth, warm
 from gateway.settings import BatchSettings, PoolSettings
 from gateway.telemetry import MODEL_LOAD_DURATION, MODEL_NAME, MODEL_VERSION, RESULT
@@ -97,7 +98,10 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class PoolParts:
-    """What a pool needs of its process."""
+    """What a pool needs of its process.
+
+    `after_flush` is called after the answers of each flush were given out.
+    """
 
     loop: AbstractEventLoop
     load_engine: LoadEngine
@@ -106,6 +110,7 @@ class PoolParts:
     pool: PoolSettings
     batching: BatchSettings
     cells: Cells
+    after_flush: Callable[[], None] | None = None
 
 
 class Pool:
@@ -120,8 +125,14 @@ class Pool:
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="tiltyard-load")
         self._threads = Threads(
             parts.loop,
-            ThreadPoolExecutor(parts.pool.executor_threads, thread_name_prefix="tiltyard-run"),
             parts.now_ns,
+            ThreadLimits(
+                slots=parts.pool.executor_threads,
+                spare=parts.pool.spare_threads,
+                stuck_each=max(parts.pool.spare_threads // 2, 1),
+                stuck_s=parts.pool.stuck_s,
+            ),
+            after_flush=parts.after_flush,
         )
         self._closing = False
 
@@ -132,6 +143,11 @@ class Pool:
     def all(self) -> list[Loaded]:
         """Every version that is not closed."""
         return [*self._versions.values(), *self._retired]
+
+    @property
+    def stuck(self) -> int:
+        """Runs that do not come back; their threads are lost until they do."""
+        return self._threads.stuck
 
     def want(self, artifacts: Mapping[Key, Artifact]) -> None:
         """Start loading what is named and not here. A changed digest never takes a place."""
@@ -187,7 +203,6 @@ class Pool:
             parts.loop.call_soon_threadsafe(self._measure, loaded, took_ns)
 
     def _ready(self, loaded: Loaded, engine: Engine, warmth: Warmth) -> None:
-        is_fast = warmth.run_ns <= self._parts.pool.inline_ms * 1e6
         loaded.warmth = warmth
         loaded.batcher = Batcher(
             engine,
@@ -195,7 +210,8 @@ class Pool:
             loaded.statistics,
             self._parts.batching,
             shares_runs=warmth.rows_independent,
-            inline_elements=warmth.elements if is_fast else -1,
+            inline_ms=self._parts.pool.inline_ms,
+            timings=warmth.timings,
         )
         self._set(loaded, State.READY)
 

@@ -1,8 +1,9 @@
 """Shadows: a copy of a request for a variant that never answers.
 
 All that an answer waits for is an append to a bounded queue, which drops and counts; one thread of
-low priority runs the copy and compares. While the process is busy nothing is queued at all, so
-shadows are the first to go.
+low priority runs the copy and compares. Each shadow has a queue of its own and they take turns; one
+that hangs is given up, and another thread takes over for the rest. Nothing is tried twice. While
+the process is busy nothing is queued at all, so shadows are the first to go.
 """
 
 import logging
@@ -10,9 +11,8 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from heapq import heappush, heapreplace
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from gateway.core.plans import ShadowPlan
 from gateway.core.tensors import Array, Tensors
 from gateway.serving.pool import Loaded, PoolParts
 from gateway.serving.recording import Recorder, payload_text
+from gateway.serving.threads import Run, ThreadLimits, Threads
 from gateway.settings import ShadowSettings
 from gateway.telemetry import (
     DROP_REASON,
@@ -42,6 +43,8 @@ from gateway.telemetry import (
 
 NICENESS: Final = 10
 MAX_AT_ONCE: Final = 16
+SLICE_NS: Final = 5_000_000
+"""After this long a shadow gives way to others, with what it did not get to."""
 
 log: Final = logging.getLogger(__name__)
 
@@ -68,6 +71,7 @@ class Work:
     copy: Copy
     plan: ShadowPlan
     loaded: Loaded
+    queued_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +84,86 @@ class Finding:
     run_ns: int
 
 
-@dataclass(slots=True)
 class _Watch:
-    """What is known of one shadow of one endpoint, for one version."""
+    """One shadow of one endpoint, for one version: what waits for it, and what is known of it.
 
-    tally: ComparisonTally = field(default_factory=ComparisonTally)
-    skipped: dict[str, int] = field(default_factory=dict)
-    worst: list[tuple[float, int, dict[str, Any]]] = field(default_factory=list)
+    Asks `Threads` for its turns.
+    """
+
+    __slots__ = (
+        "hangs", "is_asking", "queue", "run", "shadows", "skipped", "stuck", "tally", "worst"
+    )  # fmt: skip
+
+    def __init__(self, shadows: "Shadows") -> None:
+        self.shadows = shadows
+        self.queue: deque[Work] = deque()
+        self.tally = ComparisonTally()
+        self.skipped: dict[str, int] = {}
+        self.worst: list[tuple[float, int, dict[str, Any]]] = []
+        self.is_asking = False
+        self.hangs = False
+        self.stuck = 0
+        self.run: _ShadowRun | None = None
+
+    def next_run(self) -> "_ShadowRun | None":
+        """A few copies, without those that waited for too long."""
+        works: deque[Work] = deque()
+        while self.queue and len(works) < MAX_AT_ONCE:
+            work = self.queue.popleft()
+            if self.shadows.is_late(work):
+                self.shadows.drop(work, "late")
+            else:
+                works.append(work)
+        self.run = _ShadowRun(self, works) if works else None
+        return self.run
+
+    def has_more(self) -> bool:
+        """Whether copies wait and may be run."""
+        return bool(self.queue) and not self.hangs
+
+    def landed(self, run: "_ShadowRun", findings: list[Finding], _: int) -> None:
+        """Keep what was found; what there was no time for waits again."""
+        self.run = None
+        self.hangs = False
+        if self.shadows.closed:
+            for work in run.works:
+                work.loaded.release()
+        else:
+            self.queue.extendleft(reversed(run.works))
+        self.shadows.landed(findings, is_late=run.is_stuck)
+
+    def gave_up(self) -> None:
+        """The version hangs: drop what waits."""
+        self.hangs = True
+        for works in (self.queue, self.run.works if self.run is not None else deque()):
+            with suppress(IndexError):
+                while True:  # not by its length: the thread that hangs may go on and take one
+                    self.shadows.drop(works.popleft(), "hangs")
+
+
+class _ShadowRun(Run):
+    """A few copies in the shadow thread; `works` holds those that it did not come to yet."""
+
+    __slots__ = ("_watch", "works")
+
+    def __init__(self, watch: _Watch, works: deque[Work]) -> None:
+        super().__init__(watch)
+        self._watch = watch
+        self.works = works
+
+    def execute(self) -> list[Finding]:
+        """Runs in a thread; never raises."""
+        shadows = self._watch.shadows
+        now_ns = shadows.now_ns
+        findings: list[Finding] = []
+        until = now_ns() + SLICE_NS
+        while not shadows.closed and (not findings or now_ns() < until):
+            try:
+                work = self.works.popleft()
+            except IndexError:
+                break
+            findings.append(_run(work, now_ns))
+        return findings
 
 
 class Shadows:
@@ -97,39 +174,48 @@ class Shadows:
         parts: PoolParts,
         settings: ShadowSettings,
         recorder: Recorder,
+        calm: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Start with one idle thread.
+        """Start idle.
 
         Args:
             parts: the process's loop, clock and cells.
             settings: bounds.
             recorder: keeps a record of each finding.
+            calm: whether the process has room for work that nobody waits for.
         """
-        self._parts = parts
         self._settings = settings
         self._cells = parts.cells
         self._recorder = recorder
-        self._queue: deque[Work] = deque()
-        self._running = False
-        self._closed = False
+        self._calm = calm
         self._watches: dict[tuple[str, str, int], _Watch] = {}
         self._serial = 0
-        self._thread = ThreadPoolExecutor(
-            1, thread_name_prefix="tiltyard-shadow", initializer=_yield_to_others
+        self.closed = False
+        self.now_ns = parts.now_ns
+        self._threads = Threads(
+            parts.loop,
+            parts.now_ns,
+            ThreadLimits(
+                slots=1, spare=settings.spare_threads, stuck_each=1, stuck_s=settings.max_wait_s
+            ),
+            name="tiltyard-shadow",
+            prepare=_yield_to_others,
         )
 
     def offer(self, plan: ShadowPlan, loaded: Loaded | None, copy: Copy, in_flight: int) -> None:
         """Queue a copy if its draw falls in the share, there is room, and the process is calm."""
         if copy.draw >= plan.share:
             return
-        reason = self._reason_to_skip(plan, loaded, copy, in_flight)
+        watch = self._watch(copy.origin.kind.endpoint, plan)
+        reason = self._reason_to_skip(watch, plan, loaded, copy)
+        if reason is None and (in_flight >= self._settings.max_busy or not self._calm()):
+            reason = "overload"
         if reason is not None or loaded is None:
             self._skip(plan, copy.origin.kind.endpoint, reason or "not_ready")
             return
         loaded.acquire()
-        self._queue.append(Work(copy, plan, loaded))
-        if not self._running:
-            self._start()
+        watch.queue.append(Work(copy, plan, loaded, self.now_ns()))
+        self._threads.ask(watch)
 
     def report(self, endpoint: str) -> list[dict[str, Any]]:
         """Tallies, skips and worst samples of an endpoint's shadows."""
@@ -146,54 +232,53 @@ class Shadows:
         ]
 
     def close(self) -> None:
-        """Drop what waits and stop the thread, after the run that it is at."""
-        self._closed = True
-        while self._queue:
-            self._queue.popleft().loaded.release()
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        """Drop what waits and stop the threads, after the runs that they are at."""
+        self.closed = True
+        for watch in self._watches.values():
+            while watch.queue:
+                watch.queue.popleft().loaded.release()
+        self._threads.close()
+
+    def is_late(self, work: Work) -> bool:
+        """Whether a copy waited for too long."""
+        return self.now_ns() - work.queued_ns > self._settings.max_wait_s * 1e9
+
+    def drop(self, work: Work, reason: str) -> None:
+        """Count a copy that is not run, and let go of its version."""
+        work.loaded.release()
+        self._skip(work.plan, work.copy.origin.kind.endpoint, reason)
+
+    def landed(self, findings: list[Finding], *, is_late: bool) -> None:
+        """Keep what came back from a thread; of a run that was given up only that it was."""
+        for finding in findings:
+            if is_late:
+                self.drop(finding.work, "late")
+                continue
+            finding.work.loaded.release()
+            try:
+                self._tally(finding)
+                self._recorder.record(_record_of(finding))
+            except Exception:
+                log.exception("what a shadow found could not be kept")
 
     def _reason_to_skip(
-        self, plan: ShadowPlan, loaded: Loaded | None, copy: Copy, in_flight: int
+        self, watch: _Watch, plan: ShadowPlan, loaded: Loaded | None, copy: Copy
     ) -> str | None:
-        if self._closed:
+        if self.closed:
             return "shutdown"
         if plan.variant.version == copy.origin.kind.version:
             return "same_version"
         if loaded is None or loaded.batcher is None:
             return "not_ready"
-        if in_flight >= self._settings.max_busy:
-            return "overload"
-        return "queue_full" if len(self._queue) >= self._settings.max_queued else None
+        if watch.hangs:
+            return "hangs"
+        return "queue_full" if len(watch.queue) >= self._settings.max_queued else None
 
     def _skip(self, plan: ShadowPlan, endpoint: str, reason: str) -> None:
         watch = self._watch(endpoint, plan)
         watch.skipped[reason] = watch.skipped.get(reason, 0) + 1
         labels = (*_labels(endpoint, plan), (DROP_REASON, reason))
         self._cells.counter(SHADOW_SKIPPED, labels).add()
-
-    def _start(self) -> None:
-        if not self._queue or self._closed:
-            self._running = False
-            return
-        self._running = True
-        works = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_AT_ONCE))]
-        self._thread.submit(self._work, works)
-
-    def _work(self, works: list[Work]) -> None:
-        """Runs in the shadow thread."""
-        findings = [_run(work, self._parts.now_ns) for work in works if not self._closed]
-        self._parts.loop.call_soon_threadsafe(self._landed, works, findings)
-
-    def _landed(self, works: list[Work], findings: list[Finding]) -> None:
-        for work in works:
-            work.loaded.release()
-        for finding in findings:
-            try:
-                self._tally(finding)
-                self._recorder.record(_record_of(finding))
-            except Exception:
-                log.exception("what a shadow found could not be kept")
-        self._start()
 
     def _tally(self, finding: Finding) -> None:
         plan, copy = finding.work.plan, finding.work.copy
@@ -233,7 +318,10 @@ class Shadows:
 
     def _watch(self, endpoint: str, plan: ShadowPlan) -> _Watch:
         key = (endpoint, plan.variant.name, plan.variant.version)
-        return self._watches.setdefault(key, _Watch())
+        watch = self._watches.get(key)
+        if watch is None:
+            watch = self._watches[key] = _Watch(self)
+        return watch
 
 
 def _run(work: Work, now_ns: Callable[[], int]) -> Finding:

@@ -30,15 +30,23 @@ log: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class Timing:
+    """How long the fastest of a few runs of one size took."""
+
+    rows: int
+    elements: int
+    ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Warmth:
     """What warming found: how fast the version is, and whether rows of several may share a run.
 
-    `run_ns` is what a run over inputs of so many `elements` takes. `note` says why rows may not
-    share a run, where that is a finding and not the signature.
+    `timings` are of ascending sizes, none where the model refused synthetic input. `note` says why
+    rows may not share a run, where that is a finding and not the signature.
     """
 
-    run_ns: int
-    elements: int
+    timings: tuple[Timing, ...]
     rows_independent: bool
     note: str | None = None
 
@@ -51,21 +59,22 @@ def warm(engine: Engine, now_ns: Callable[[], int]) -> Warmth:
     """
     signature = engine.signature
     sizes = WARM_ROWS if signature.batched else (1,)
+    timings: list[Timing] = []
     try:
         for rows in sizes:
             tensors = synthetic(signature, rows)
-            run_ns = _best(engine, tensors, now_ns)
-            if run_ns > LONG_NS:
+            elements = sum(tensor.size for tensor in tensors.values())
+            timings.append(Timing(rows, elements, _best(engine, tensors, now_ns)))
+            if timings[-1].ns > LONG_NS:
                 break
         independent = signature.batched and rows_independent(engine)
     except GatewayError as error:
         log.info("a model was not warmed on synthetic input: %s", error)
-        return Warmth(_SLOW_NS, 0, rows_independent=False, note="It refused synthetic input.")
+        return Warmth((), rows_independent=False, note="It refused synthetic input.")
     note = None
     if signature.batched and not independent:
         note = "Two rows run together differ from the same rows run singly."
-    elements = sum(tensor.size for tensor in tensors.values())
-    return Warmth(run_ns, elements, rows_independent=independent, note=note)
+    return Warmth(tuple(timings), rows_independent=independent, note=note)
 
 
 def rows_independent(engine: Engine) -> bool:
@@ -124,6 +133,3 @@ def _same(left: Array, right: Array) -> bool:
     if left.dtype.kind != "f":
         return bool((left == right).all())
     return bool(np.allclose(left, right, rtol=_RELATIVE, atol=_ABSOLUTE, equal_nan=True))
-
-
-_SLOW_NS: Final = 10**9

@@ -1,17 +1,25 @@
 import asyncio
 import logging
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 
-from gateway.core.errors import DeadlineExceeded, EngineFailed, InvalidRequest, Overloaded
+from gateway.core.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    EngineFailed,
+    InvalidRequest,
+    Overloaded,
+)
 from gateway.core.tensors import Array, Signature, TensorSpec
 from gateway.ports import Engine
-from gateway.serving.batching import Batcher, Job, Result, Threads
+from gateway.serving.batching import Batcher
+from gateway.serving.jobs import Job, Result
 from gateway.serving.statistics import MAX_SIZES, Statistics
+from gateway.serving.threads import ThreadLimits, Threads
+from gateway.serving.warming import Timing
 from gateway.settings import BatchSettings
 from tests.fakes import FailingEngine, FakeEngine, NanoClock, SlowEngine
 from tests.planes import rows_of, until
@@ -31,14 +39,17 @@ class Bench:
     ) -> None:
         self.clock = NanoClock()
         self.statistics = Statistics()
-        self._executor = ThreadPoolExecutor(2)
+        self.threads = Threads(
+            asyncio.get_running_loop(), self.clock.monotonic_ns, ThreadLimits(slots=1)
+        )
         self.batcher = Batcher(
             engine,
-            Threads(asyncio.get_running_loop(), self._executor, self.clock.monotonic_ns),
+            self.threads,
             self.statistics,
             BatchSettings(**settings),
             shares_runs=shares,
-            inline_elements=1_000 if inline else -1,
+            inline_ms=0.5 if inline else -1.0,
+            timings=(Timing(1, 4, 0), Timing(62, 248, 0)),
         )
 
     def submit(self, *values: float, **fields: Any) -> tuple[Job, list[Result]]:
@@ -54,7 +65,7 @@ class Bench:
         return job, results
 
     def close(self) -> None:
-        self._executor.shutdown()
+        self.threads.close()
 
 
 @pytest.fixture(params=[pytest.param(True, id="inline"), pytest.param(False, id="threaded")])
@@ -164,7 +175,7 @@ async def test_shapes_are_never_mixed(inline: bool) -> None:
     widths = [2, 2, 3, 2]
     answers = [bench.put(np.ones((1, width), dtype=np.float32))[1] for width in widths]
     await until(lambda: all(answers))
-    assert [rows.shape for rows in engine.runs] == [(2, 2), (1, 3), (1, 2)]
+    assert [rows.shape for rows in engine.runs] == [(3, 2), (1, 3)]
     assert [values_of(results) for results in answers] == [[2.0], [2.0], [3.0], [2.0]]
     bench.close()
 
@@ -271,11 +282,11 @@ async def test_a_cancelled_request_is_not_run_and_harms_nobody(inline: bool) -> 
     engine = SlowEngine()
     bench = Bench(engine, inline=inline)
     gone, left = bench.submit(1.0)
-    gone.cancelled = True
+    gone.cancel()
     _, stayed = bench.submit(2.0)
     await until(lambda: bool(stayed))
     assert values_of(stayed) == [2.0]
-    assert len(left) == 1
+    assert isinstance(error_of(left), Cancelled)
     assert [len(rows) for rows in engine.runs] == [1]
     bench.close()
 
@@ -355,7 +366,8 @@ async def test_an_expired_caller_that_raises_costs_nobody_else_an_answer(
 
     bench = Bench(FakeEngine())
     _, first = bench.submit(1.0)
-    bench.submit(2.0, done=broken, deadline_ns=1)
+    bench.submit(2.0, done=broken, deadline_ns=bench.clock.at_ns)
+    bench.clock.advance(1.0)
     _, last = bench.submit(3.0)
     await until(lambda: bool(last))
     assert (values_of(first), values_of(last)) == ([1.0], [3.0])

@@ -19,7 +19,7 @@ from gateway.core.snapshot import Snapshot
 from gateway.core.tensors import Array, Signature, TensorSpec
 from gateway.ports import Engine
 from gateway.serving.calls import Answer
-from gateway.settings import BatchSettings
+from gateway.settings import BatchSettings, PoolSettings
 from tests.fakes import FailingEngine, FakeEngine, SlowEngine
 from tests.planes import (
     THREADED,
@@ -96,7 +96,8 @@ async def test_a_unit_keeps_its_variant() -> None:
 async def test_a_request_in_flight_keeps_what_it_read() -> None:
     """A promotion during a run changes nothing for the request that runs."""
     engine = SlowEngine(bias=100)
-    with Plane({ONE: engine, TWO: FakeEngine(bias=200)}, pool=THREADED) as plane:
+    two_slots = PoolSettings(inline_ms=-1.0, executor_threads=2)
+    with Plane({ONE: engine, TWO: FakeEngine(bias=200)}, pool=two_slots) as plane:
         await plane.serve(snapshot_of(1, models={"m": model_of(1, 2, loaded=(2,))}))
         engine.hold()
         answers = plane.submit(plane.call(1.0))

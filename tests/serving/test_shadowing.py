@@ -13,7 +13,7 @@ from gateway.core.snapshot import Snapshot
 from gateway.core.tensors import Array
 from gateway.ports import Engine
 from gateway.serving.calls import Answer
-from gateway.serving.shadowing import Shadows
+from gateway.serving.threads import Threads
 from gateway.settings import ShadowSettings
 from gateway.telemetry import SHADOW_COMPARED, SHADOW_DISAGREED, SHADOW_SKIPPED
 from tests.fakes import FailingEngine, FakeEngine, SlowEngine
@@ -168,6 +168,66 @@ async def test_a_hanging_shadow_delays_nobody_and_is_bounded() -> None:
         assert plane.leases() == {ONE: 0, TWO: 0}
 
 
+def both_shadowed() -> Snapshot:
+    """A Snapshot whose endpoint `e` is shadowed by version 2, `dark`, and version 3, `dim`."""
+    shadows = (Shadow("dark", 10_000, version=2), Shadow("dim", 10_000, version=3))
+    return snapshot_of(
+        models={"m": model_of(1, 2, 3)}, endpoints={"e": endpoint_of(shadows=shadows)}
+    )
+
+
+async def test_a_shadow_that_hangs_keeps_no_other_waiting() -> None:
+    """It is given up, what waits for it is dropped by reason, and the others have a new thread."""
+    engine, other = SlowEngine(), FakeEngine()
+    settings = ShadowSettings(max_wait_s=0.01)
+    engines: dict[tuple[str, int], Engine] = {ONE: FakeEngine(), TWO: engine, ("m", 3): other}
+    with Plane({**engines}, shadows=settings) as plane:
+        await plane.serve(both_shadowed())
+        engine.hold()
+        other.runs.clear()
+        await plane.ask(plane.call(1.0), "e")
+        await until(engine.entered.is_set)
+        await plane.ask(plane.call(2.0), "e")
+        assert other.runs == []
+        plane.clock.advance(0.02)
+        await until(lambda: plane.count(SHADOW_SKIPPED, reason="hangs") == 1)
+        await plane.ask(plane.call(3.0), "e")
+        await until(lambda: len(other.runs) == 1)
+        assert float(other.runs[0][0, 0]) == 3.0
+        reports = {one["shadow"]: one for one in plane.worker.shadow_report("e")}
+        assert reports["dark"]["skipped"] == {"hangs": 2}
+        engine.release()
+        await until(lambda: plane.leases()[TWO] == 0)
+        reports = {one["shadow"]: one for one in plane.worker.shadow_report("e")}
+        assert reports["dark"]["skipped"] == {"hangs": 2, "late": 1}
+
+
+async def test_a_copy_that_waited_for_too_long_is_dropped() -> None:
+    """What a slow shadow does not get to in time is counted, and nothing is tried twice."""
+    engine = SlowEngine()
+    with Plane({ONE: FakeEngine(), TWO: engine}, shadows=ShadowSettings(max_wait_s=5.0)) as plane:
+        await plane.serve(shadowed())
+        engine.hold()
+        await plane.ask(plane.call(1.0), "e")
+        await until(engine.entered.is_set)
+        engine.runs.clear()
+        await plane.ask(plane.call(2.0), "e")
+        plane.clock.advance(6.0)
+        engine.release()
+        await until(lambda: report_of(plane)["skipped"] == {"late": 1})
+        await until(lambda: plane.leases()[TWO] == 0)
+        assert [float(rows[0, 0]) for rows in engine.runs] == [1.0]
+
+
+async def test_a_process_that_is_not_calm_runs_no_shadow() -> None:
+    """Whoever watches over admission decides whether there is room for shadows."""
+    with plane_of(FakeEngine()) as plane:
+        plane.shadows._calm = lambda: False
+        await plane.serve(shadowed())
+        await plane.ask(plane.call(1.0), "e")
+        assert report_of(plane)["skipped"] == {"overload": 1}
+
+
 async def test_a_busy_process_runs_no_shadow() -> None:
     """While many other primaries are in flight, copies are skipped and counted."""
     with plane_of(FakeEngine(), max_busy=2) as plane:
@@ -271,7 +331,7 @@ async def test_a_fault_in_offering_a_copy_fails_no_answer(
 
     with plane_of(FakeEngine()) as plane:
         await plane.serve(shadowed())
-        monkeypatch.setattr(Shadows, "_start", broken)
+        monkeypatch.setattr(Threads, "ask", broken)
         with caplog.at_level(logging.ERROR):
             answer: Answer = await plane.ask(plane.call(1.0), "e")
         assert answer.error is None

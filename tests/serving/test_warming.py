@@ -6,7 +6,7 @@ import pytest
 
 from gateway.core.errors import EngineFailed
 from gateway.core.tensors import DTYPES, Array, Signature, Tensors, TensorSpec
-from gateway.serving.warming import LONG_NS, TIMED_RUNS, WARM_ROWS, synthetic, warm
+from gateway.serving.warming import LONG_NS, TIMED_RUNS, WARM_ROWS, Timing, synthetic, warm
 from tests.fakes import FakeEngine, NanoClock, signature_of
 
 
@@ -109,23 +109,26 @@ def test_not_a_number_equals_itself() -> None:
 def test_a_model_without_a_batch_dimension_never_shares_runs() -> None:
     """That is its signature, and no finding."""
     warmth = warm(Function(lambda x: x, of("FP32", 2, 4, batched=False)), still)
-    assert (warmth.rows_independent, warmth.note, warmth.elements) == (False, None, 8)
+    assert (warmth.rows_independent, warmth.note, warmth.timings) == (
+        False,
+        None,
+        (Timing(1, 8, 0),),
+    )
 
 
-def test_a_model_that_refuses_synthetic_input_is_slow_and_alone() -> None:
+def test_a_model_that_refuses_synthetic_input_is_alone_and_not_timed() -> None:
     """Such a model is served all the same, in a thread, one request for each run."""
 
     def refuse(_: Array) -> Array:
         raise EngineFailed("Not this.")
 
     warmth = warm(Function(refuse, signature_of()), still)
-    assert (warmth.rows_independent, warmth.elements) == (False, 0)
-    assert warmth.run_ns >= 10**9
+    assert (warmth.rows_independent, warmth.timings) == (False, ())
     assert "refused" in str(warmth.note)
 
 
-def test_the_fastest_of_a_few_largest_runs_is_told() -> None:
-    """The first, slow run does not count; the time is that of the most rows."""
+def test_the_fastest_of_a_few_runs_of_each_size_is_told() -> None:
+    """The first, slow runs do not count."""
     clock = NanoClock()
     costs = iter([100, 60, 50, 70, 80] * len(WARM_ROWS))
 
@@ -136,7 +139,7 @@ def test_the_fastest_of_a_few_largest_runs_is_told() -> None:
 
     engine = Timed()
     warmth = warm(engine, clock.monotonic_ns)
-    assert (warmth.run_ns, warmth.elements) == (50, 4 * WARM_ROWS[-1])
+    assert warmth.timings == tuple(Timing(rows, 4 * rows, 50) for rows in WARM_ROWS)
     assert [len(rows) for rows in engine.runs[:-3]] == [
         rows for rows in WARM_ROWS for _ in range(TIMED_RUNS)
     ]
@@ -153,6 +156,6 @@ def test_a_long_run_is_neither_timed_again_nor_made_longer() -> None:
 
     engine = Long()
     warmth = warm(engine, clock.monotonic_ns)
-    assert (warmth.run_ns, warmth.elements) == (LONG_NS + 1, 4)
+    assert warmth.timings == (Timing(1, 4, LONG_NS + 1),)
     assert [len(rows) for rows in engine.runs] == [1, 2, 1, 1]
     assert warmth.rows_independent

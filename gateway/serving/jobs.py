@@ -1,0 +1,84 @@
+"""Jobs: what a request hands to the batcher, and what it gets back."""
+
+import logging
+from collections.abc import Callable
+from typing import Final, Protocol, TypeAlias
+
+from msgspec import Struct
+
+from gateway.core.errors import Cancelled, GatewayError
+from gateway.core.tensors import Array, Tensors
+
+Result: TypeAlias = list[Array] | GatewayError
+"""All outputs in the signature's order, or why there are none."""
+
+
+log: Final = logging.getLogger(__name__)
+
+
+class Place(Protocol):
+    """Where a job is before it is settled: in a lane, or in a run."""
+
+    def leave(self, job: "Job") -> None:
+        """Go on without this job, which is settled."""
+
+
+class Job(Struct, gc=False, eq=False):
+    """One request's part of a run.
+
+    `tensors` are those of the request, checked against the signature; `rows` is their first
+    dimension. `done` is called exactly once, on the event loop: with the outputs, with why there
+    are none, or with what `cancel` was given. `deadline_ns` is monotonic, 0 for none.
+    `queue_ns`, `run_ns` and `batch_rows` are filled in before `done`.
+
+    The rest is kept by the batcher. `size` is what the run time follows: rows, or elements where
+    rows are of different extents; `bytes` is only known of the latter. `alone` is set on the jobs
+    of a shared run that failed.
+
+    Not tracked by the garbage collector: settling a job breaks the circle with its caller.
+    """
+
+    tensors: Tensors
+    rows: int
+    done: Callable[[Result], None]
+    queued_ns: int
+    deadline_ns: int = 0
+    cancelled: bool = False
+    alone: bool = False
+    size: int = 1
+    bytes: int = 0
+    place: Place | None = None
+    queue_ns: int = 0
+    run_ns: int = 0
+    batch_rows: int = 0
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether its caller was answered."""
+        return self.done is settled
+
+    def cancel(self, error: GatewayError | None = None) -> None:
+        """Take this job away, whose caller left or ran out of time; it alone is concerned.
+
+        `done` is called before this returns, unless it was before: then nothing happens. What runs
+        already goes on for those who share the run.
+        """
+        if self.done is settled:
+            return
+        done, self.done = self.done, settled
+        self.cancelled = True
+        if self.place is not None:
+            self.place.leave(self)
+        answer(done, error or Cancelled("The caller left before the answer was there."))
+
+
+def settled(_: Result) -> None:
+    """Stands in the place of a job's `done` once that was called."""
+
+
+def answer(done: Callable[[Result], None], result: Result) -> None:
+    """Tell one caller; a fault of theirs must not keep their batch-mates from an answer."""
+    try:
+        done(result)
+    except Exception:
+        log.exception("a caller could not take its result")
