@@ -16,8 +16,9 @@ from gateway.core.tensors import Tensors
 from gateway.serving.batching import Job, Result
 from gateway.serving.calls import Answer, Call, Clock
 from gateway.serving.live import Served
+from gateway.serving.payloads import payload_text
 from gateway.serving.pool import Loaded
-from gateway.serving.recording import Recorder, payload_text
+from gateway.serving.recording import Recorder
 from gateway.serving.shadowing import Copy
 from gateway.serving.worker import Worker
 from gateway.telemetry import ADMISSION_REJECTED, ENDPOINT, ERROR_TYPE, Kind, Record
