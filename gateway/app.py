@@ -24,9 +24,11 @@ from gateway.adapters.otel import OtelConfig, OtlpSender, read_config, resource_
 from gateway.adapters.otel_encode import OtlpEncoder
 from gateway.adapters.redis import RedisStore
 from gateway.adapters.valkey import EmbeddedValkey
-from gateway.control.export import Clock as ExportClock
-from gateway.control.export import Exporter, ExportSettings, Wire
+from gateway.control.export import Exporter
+from gateway.control.export_parts import Clock as ExportClock
+from gateway.control.export_parts import ExportParts, ExportSettings, Wire
 from gateway.control.plane import ControlParts, ControlPlane
+from gateway.control.pump import Pump
 from gateway.core.errors import GatewayError, InvalidRequest, NotReady
 from gateway.core.oip.messages import Limits
 from gateway.doors.http.admin import create_admin
@@ -81,7 +83,10 @@ class Gateway:
         resource = resource_of(otel, socket.gethostname(), os.getpid())
         self.cells = Cells()
         watch_process(self.cells)
-        self.recorder = Recorder(self.cells, settings.recording)
+        self.recorder = Recorder(self.cells, settings.recording, with_spans=otel.traces is not None)
+        exporter = exporter_of(otel, settings, self.cells, resource)
+        self.pump = None if exporter is None else Pump(self.recorder, exporter, resource)
+        self.recorder.enabled = exporter is not None and exporter.wants_records
         self.worker, concluder = self._serving(loop, clock, chance.randbytes)
         self.pipeline = Pipeline(self.worker, concluder, settings.batching.max_request_rows)
         self.valkey = _embedded(settings, state)
@@ -95,7 +100,7 @@ class Gateway:
                     Path(settings.model_store), state / "cache", describe=describe, now=time.time
                 ),
                 data_plane=self.worker,
-                exporter=_exporter(otel, self.recorder, resource),
+                exporter=exporter,
                 now=time.time,
                 entropy=secrets.token_bytes,
                 process=process_name(settings),
@@ -150,9 +155,13 @@ class Gateway:
             await self.valkey.start()
             self._tasks.start("embedded store", self.valkey.watch)
         await self.control.start()
+        if self.pump is not None:
+            self._tasks.start("pump", self.pump.run)
 
     async def stop(self) -> None:
         """Stop in the order in which things depend on each other, the embedded store last."""
+        if self.pump is not None:
+            self.pump.close()
         await self.control.stop(self.settings.stop_s * FLUSH_SHARE)
         await asyncio.to_thread(self.worker.close)
         await asyncio.to_thread(self.aside.close)
@@ -294,14 +303,18 @@ def _embedded(settings: Settings, state: Path) -> EmbeddedValkey | None:
     return EmbeddedValkey(state)
 
 
-def _exporter(otel: OtelConfig, recorder: Recorder, resource: Attributes) -> Exporter | None:
-    """The exporter, where the environment names a collector; else nothing is kept for one."""
+def exporter_of(
+    otel: OtelConfig, settings: Settings, cells: Cells, resource: Attributes
+) -> Exporter | None:
+    """The exporter, where the environment names a collector or records are kept on disk."""
     if not otel.exports_records and otel.metrics is None:
-        recorder.enabled = False
         return None
     return Exporter(
-        recorder,
-        Wire(OtlpEncoder(resource, time.time_ns()), OtlpSender(otel, time.time)),
+        ExportParts(
+            cells=cells,
+            wire=Wire(OtlpEncoder(resource, time.time_ns()), OtlpSender(otel, time.time)),
+            clock=ExportClock(time.monotonic, time.time_ns, random.random),
+        ),
         ExportSettings(
             logs=otel.logs is not None,
             traces=otel.traces is not None,
@@ -309,8 +322,9 @@ def _exporter(otel: OtelConfig, recorder: Recorder, resource: Attributes) -> Exp
             batch_records=otel.batch_records,
             linger_s=otel.linger_s,
             metric_interval_s=otel.metric_interval_s,
+            max_records=settings.recording.max_records,
+            max_bytes=settings.recording.max_bytes,
         ),
-        ExportClock(time.monotonic, time.time_ns, random.random),
     )
 
 

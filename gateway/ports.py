@@ -3,7 +3,7 @@
 Each is kept by an adapter (or, for `DataPlane`, by `gateway.serving.worker`) and wired in `app`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -105,6 +105,36 @@ class Parcel(Struct, frozen=True, array_like=True):
     logs: bytes
     spans: bytes = b""
     span_count: int = 0
+
+
+class Extent(Struct, frozen=True):
+    """Where one or more records' requests lie on disk: whole frames of one segment."""
+
+    segment: int
+    offset: int
+    size: int
+
+
+class RecordFolder(Protocol):
+    """The record log on disk: requests in segments, oldest first. Blocking; raises OSError."""
+
+    def undelivered(self) -> Iterator[tuple[Extent, bytes]]:
+        """Open the log: every request behind the cursor, as it was left. Called first, once."""
+
+    def append(self, bodies: Sequence[bytes]) -> list[Extent]:
+        """Write requests behind the others, all of them or none."""
+
+    def trim(self) -> list[int]:
+        """Delete the oldest segments beyond the size bound; their numbers."""
+
+    def read(self, extent: Extent) -> bytes:
+        """The requests that lie there, joined to one."""
+
+    def mark(self, extent: Extent) -> None:
+        """Put the cursor behind what lies there."""
+
+    def close(self) -> None:
+        """Let go of the files."""
 
 
 class DataPlane(Protocol):

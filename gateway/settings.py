@@ -145,11 +145,16 @@ class ShadowSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RecordingSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """What is kept for telemetry until it is sent."""
+    """What is kept of predictions: until it is sent, and on this host's disk."""
 
     max_records: int = 50_000
+    """Records that wait in memory, in each process; beyond it the newest are lost and counted."""
+    max_bytes: int = 32 * 1024 * 1024
+    """Bytes of encoded records that wait in memory, in each process."""
+    keep_mb: int = 256
+    """Size of the record log on disk, in MiB, which outages of the collector fill; 0 for none."""
     max_units: int = 100_000
-    """Units remembered for each split, to tell a first exposure."""
+    """Units remembered over all splits, to tell a first exposure."""
     trace_ratio: float = 0.0
     """Share of requests without a caller's trace that start one."""
 
@@ -271,6 +276,10 @@ def _check(settings: Settings) -> None:
         "admission.max_in_flight": settings.admission.max_in_flight,
         "admission.min_in_flight": settings.admission.min_in_flight,
         "shadows.max_wait_s": settings.shadows.max_wait_s,
+        "recording.max_records": settings.recording.max_records,
+        "recording.max_bytes": settings.recording.max_bytes,
+        "recording.max_units": settings.recording.max_units,
+        "recording.keep_mb + 1": settings.recording.keep_mb + 1,
         "redis.poll_s": settings.redis.poll_s,
         "redis.timeout_s": settings.redis.timeout_s,
         "store_scan_s": settings.store_scan_s,

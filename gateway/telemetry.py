@@ -169,7 +169,10 @@ ATTRIBUTES: Final = frozenset(
 """Every attribute name above."""
 
 PROVIDER_NAME: Final = "tiltyard"
-DROP_REASONS: Final = ("queue_full", "rejected", "invalid", "refused", "disabled", "shutdown")
+DROP_REASONS: Final = (
+    "queue_full", "spool_full", "process_lost", "rejected", "invalid", "refused", "disabled",
+    "shutdown",
+)  # fmt: skip
 """Values of `tiltyard.drop.reason` on records; a shadow has its own."""
 STANDARD_REASONS: Final[Mapping[Reason, str]] = {
     Reason.STATIC: "static",
@@ -294,10 +297,12 @@ MODEL_SWAP_COUNT: Final = _counter(
 
 # Records on their way: emitted = delivered + dropped + pending, at every moment.
 RECORD_EMITTED: Final = _counter(
-    "tiltyard.record.emitted", "{record}", "Prediction records made while an exporter is attached."
+    "tiltyard.record.emitted", "{record}", "Prediction records made, as far as control knows."
 )
 RECORD_DELIVERED: Final = _counter(
-    "tiltyard.record.delivered", "{record}", "Prediction records that the collector took."
+    "tiltyard.record.delivered",
+    "{record}",
+    "Prediction records that the collector took; without one, the record log.",
 )
 RECORD_DROPPED: Final = _counter(
     "tiltyard.record.dropped", "{record}", "Prediction records that were lost, by reason."

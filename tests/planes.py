@@ -27,7 +27,7 @@ from gateway.serving.recording import Recorder
 from gateway.serving.shadowing import Shadows
 from gateway.serving.worker import Worker
 from gateway.settings import BatchSettings, PoolSettings, RecordingSettings, ShadowSettings
-from gateway.telemetry import Instrument
+from gateway.telemetry import Instrument, Record
 from tests.fakes import CountingEntropy, NanoClock, SlowEngine, manifest_of
 
 INLINE = PoolSettings()
@@ -45,6 +45,23 @@ SECRETS = Secrets(
         )
     ),
 )
+
+
+class OpenRecorder(Recorder):
+    """A recorder that shows its records to the test."""
+
+    def __init__(self, cells: Cells, settings: RecordingSettings) -> None:
+        super().__init__(cells, settings)
+        self.shown: list[Record] = []
+
+    def record(self, record: Record) -> None:
+        self.shown.append(record)
+        super().record(record)
+
+    def drain(self) -> list[Record]:
+        """What was recorded since the last call."""
+        shown, self.shown = self.shown, []
+        return shown
 
 
 def model_of(
@@ -140,7 +157,7 @@ class Plane:
         self.loads: list[Key] = []
         self.clock = NanoClock()
         self.cells = Cells()
-        self.recorder = Recorder(self.cells, RecordingSettings())
+        self.recorder = OpenRecorder(self.cells, RecordingSettings())
         self.trims = 0
         parts = PoolParts(
             loop=asyncio.get_running_loop(),

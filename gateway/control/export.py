@@ -1,148 +1,169 @@
-"""Export: the loop that takes records out of the ring and metrics out of the cells to a collector.
+"""Export: what the processes recorded goes to the record log and to a collector.
 
 A collector may be away, slow or in a bad mood; serving never notices. One batch is on its way at a
-time, the rest waits in the bounded ring, and whatever is lost is counted with a reason, so that
-at every moment
+time, the rest waits in the spool, and whatever is lost is counted with a reason, so that at every
+moment
 
     emitted = delivered + dropped + pending
 
-where the sum over dropped is over all reasons, and pending is in the ring or on its way.
+where the sum over dropped is over all reasons. A record is emitted once its parcel is here, or once
+it is known that it will never come.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Final
 
-from msgspec import Struct
-
-from gateway.serving.recording import Recorder
+from gateway import __version__
+from gateway.control.export_parts import ExportParts, ExportSettings
+from gateway.control.pace import Pace
+from gateway.control.spool import Frame, Losses, Spool, SpoolBounds
+from gateway.core.errors import InvalidRequest
+from gateway.core.otlp.requests import pieces, request, resource_field, scope_field
+from gateway.ports import Parcel
 from gateway.telemetry import (
     DROP_REASON,
+    PREDICTION_EVENT,
     RECORD_DELIVERED,
     RECORD_DROPPED,
+    RECORD_EMITTED,
+    RECORD_QUEUE_SIZE,
     SPAN_DROPPED,
+    Attributes,
     Delivery,
-    Record,
-    Series,
 )
 
 MAX_RETRY_AFTER_S: Final = 3_600.0
+SAVE_S: Final = 1.0
+"""How often the cursor of the record log is written down."""
 _RECORDS_SHARE: Final = 0.8
 """Of the time to stop in; the rest is for the last metrics."""
-
-
-class Encoder(Protocol):
-    """Makes request bodies. Called from one thread at a time, not the event loop's.
-
-    Raises TypeError, ValueError or OverflowError for what cannot be encoded.
-    """
-
-    def logs(self, records: Sequence[Record]) -> bytes:
-        """The prediction events of these records."""
-
-    def spans(self, records: Sequence[Record]) -> tuple[bytes, int] | None:
-        """The spans of the sampled ones among them and their number, None for none."""
-
-    def metrics(self, series: Sequence[Series], at_ns: int) -> bytes:
-        """All series at this Unix time."""
-
-
-class Sender(Protocol):
-    """Carries request bodies to a collector. Never raises for the network."""
-
-    async def send(self, signal: Literal["logs", "traces", "metrics"], body: bytes) -> Delivery:
-        """Send one body and say what became of it."""
-
-    async def close(self) -> None:
-        """Let go of the connections."""
-
-
-class Wire(Struct, frozen=True):
-    """The way out."""
-
-    encoder: Encoder
-    sender: Sender
-
-
-class Clock(Struct, frozen=True):
-    """Time and chance: monotonic seconds, Unix nanoseconds, and a draw from [0, 1)."""
-
-    monotonic: Callable[[], float]
-    unix_ns: Callable[[], int]
-    draw: Callable[[], float]
-
-
-class ExportSettings(Struct, frozen=True):
-    """What is exported, and how often. Retries wait between `first` and `last`, doubling."""
-
-    logs: bool = True
-    traces: bool = True
-    metrics: bool = True
-    batch_records: int = 512
-    linger_s: float = 0.2
-    metric_interval_s: float = 60.0
-    first_retry_s: float = 0.5
-    last_retry_s: float = 30.0
+_EVENT: Final = PREDICTION_EVENT.encode()
+_SCOPE: Final = scope_field("tiltyard", __version__)
 
 
 @dataclass(slots=True)
-class _Parcel:
-    """Records on their way. Half of a refused parcel is not halved again."""
+class _Source:
+    """A process that records: how its requests begin, and the serial that it is to send next."""
 
-    records: list[Record]
+    resource: bytes
+    expected: int = 1
+
+
+@dataclass(slots=True)
+class _Sending:
+    """Records on their way; `frames` are settled with them. A half is not halved again."""
+
+    records: int
+    frames: list[Frame] = field(default_factory=list)
+    body: bytes | None = None
     is_half: bool = False
 
 
 class Exporter:
-    """Ships records and metrics; one for each process that has cells.
+    """Takes parcels in and ships them; one for each host.
 
-    idle → sending → idle, or → backing off → sending the same parcel again; closed at the end.
-    All calls come from the event loop. `run` may be cancelled at any await: a parcel leaves the
-    exporter only when it is settled, so it is sent again rather than lost.
+    idle → sending → idle, or → backing off → sending the same records again; closed at the end.
+    All calls come from the event loop. `run` may be cancelled at any await: records leave the
+    exporter only when they are settled, so they are sent again rather than lost.
     """
 
-    def __init__(
-        self, recorder: Recorder, wire: Wire, settings: ExportSettings, clock: Clock
-    ) -> None:
-        """Attach to the recorder, which starts to keep records if any are exported."""
+    def __init__(self, parts: ExportParts, settings: ExportSettings) -> None:
+        """Send nothing yet; every source must be named by `source` before its first parcel."""
         # For ever.
-        self._recorder = recorder
-        self._wire = wire
+        self._parts = parts
+        self._wire = parts.wire
         self._settings = settings
-        self._clock = clock
-        self._delivered = recorder.cells.counter(RECORD_DELIVERED)
-        recorder.enabled = settings.logs or settings.traces
-        # Between two parcels.
-        self._parcels: deque[_Parcel] = deque()
+        self._clock = parts.clock
+        self._emitted = parts.cells.counter(RECORD_EMITTED)
+        self._delivered = parts.cells.counter(RECORD_DELIVERED)
+        queue = parts.cells.gauge(RECORD_QUEUE_SIZE)
+        parts.cells.watch(lambda: queue.set(self.pending))
+        self._spool = Spool(
+            parts.folder,
+            SpoolBounds(settings.max_records, settings.max_bytes),
+            Losses(self._drop, self._drop_spans),
+            may_skip_disk=settings.logs,
+        )
+        self._pace = Pace(settings.drain_bytes_s, self._clock.monotonic)
+        # Changes with the processes.
+        self._sources: dict[str, _Source] = {}
+        # Change with every request.
+        self._sending: deque[_Sending] = deque()
         self._attempts = 0
         self._resume_at = 0.0
 
+    @property
+    def pending(self) -> int:
+        """Records that are here and neither delivered nor dropped."""
+        return self._spool.pending + sum(one.records for one in self._sending)
+
+    @property
+    def wants_records(self) -> bool:
+        """Whether records have anywhere to go."""
+        return self._settings.logs or self._settings.traces or self._spool.on_disk
+
+    def source(self, name: str, resource: Attributes) -> None:
+        """Name a process that is going to send parcels, in place of any of that name before."""
+        self._sources[name] = _Source(resource_field(resource))
+
+    def receive(self, source: str, parcel: Parcel) -> None:
+        """Take a parcel in; never waits. Parcels of a source come in the order of their serials."""
+        known = self._sources[source]
+        self._lose(known, parcel.first - 1)
+        known.expected += parcel.records + parcel.dropped
+        self._emitted.value += parcel.records + parcel.dropped
+        self._drop("queue_full", parcel.dropped)
+        if not parcel.records:
+            return
+        for frame in self._frames_of(known, parcel):
+            self._pace.came(frame.size)
+            if not self._spool.add(frame):
+                self._drop("queue_full", frame.records)
+                self._drop_spans("queue_full", frame.span_count)
+
+    def lost(self, source: str, made: int) -> None:
+        """Count what a dead process made and never sent; its successor counts from 1 again.
+
+        Args:
+            source: the process's name.
+            made: serial of the last record that it made.
+        """
+        known = self._sources[source]
+        self._lose(known, made)
+        known.expected = 1
+
     async def run(self) -> None:
         """Ship until cancelled."""
+        self._emitted.value += await self._spool.recover()
         async with asyncio.TaskGroup() as group:
-            if self._recorder.enabled:
-                group.create_task(self._run_records())
+            group.create_task(self._run_records())
+            if self._spool.on_disk:
+                group.create_task(self._run_disk())
             if self._settings.metrics:
                 group.create_task(self._run_metrics())
 
     async def close(self, timeout_s: float) -> None:
-        """Send what is left, for at most that long, drop the rest, and close the wire.
+        """Send what is left, for at most that long, and close the wire.
+
+        What is on disk stays there for the next process, and is still pending; the rest is dropped.
 
         Requires: `run` is over.
         """
         try:
             async with asyncio.timeout(timeout_s * _RECORDS_SHARE):
                 self._resume_at = 0.0
-                while self._recorder.pending:
+                await self._spool.write()
+                while self._sending or self._spool.has_ready:
                     wait = await self.ship()
                     if self._attempts:
+                        if self._spool.on_disk and not self._spool.failing:
+                            break
                         await asyncio.sleep(wait)
         except TimeoutError:
             pass
-        self._recorder.enabled = False
-        self._abandon()
+        await self._abandon()
         if self._settings.metrics:
             try:
                 async with asyncio.timeout(timeout_s * (1 - _RECORDS_SHARE)):
@@ -151,8 +172,12 @@ class Exporter:
                 pass
         await self._wire.sender.close()
 
+    async def write(self) -> None:
+        """Append what came to the record log."""
+        await self._spool.write()
+
     async def ship(self) -> float:
-        """Send one parcel, if there is one and it is due.
+        """Send one batch, if there is one and it is due.
 
         Returns:
             Seconds until there may be something to do.
@@ -160,22 +185,24 @@ class Exporter:
         wait = self._resume_at - self._clock.monotonic()
         if wait > 0:
             return wait
-        parcel = self._next()
-        if parcel is None:
+        sending = self._next()
+        if sending is None:
             return self._settings.linger_s
-        delivery = await self._send(parcel)
+        body = await self._body_of(sending)
+        delivery = await self._send(body)
         if delivery.result == "retry":
             return self._back_off(delivery.retry_after_s)
         self._attempts = 0
-        self._settle(parcel, delivery)
-        if delivery.result == "taken" and self._settings.traces:
-            await self._send_spans(parcel.records)
-        waits_already = self._parcels or self._recorder.pending >= self._settings.batch_records
-        return 0.0 if waits_already else self._settings.linger_s
+        self._settle(sending, delivery)
+        if delivery.result == "taken":
+            await self._send_spans(sending.frames)
+        waits_already = self._sending or self._spool.pending >= self._settings.batch_records
+        return self._pace.sent(len(body)) if waits_already else self._settings.linger_s
 
     async def push_metrics(self) -> None:
         """Send all metrics as they stand. Nothing is kept: the next time tells it all again."""
-        series = self._recorder.cells.collect()
+        collect = self._parts.collect
+        series = self._parts.cells.collect() if collect is None else await collect()
         at_ns = self._clock.unix_ns()
         body = await asyncio.to_thread(self._wire.encoder.metrics, series, at_ns)
         await self._wire.sender.send("metrics", body)
@@ -185,64 +212,94 @@ class Exporter:
             wait = await self.ship()
             await asyncio.sleep(wait)
 
+    async def _run_disk(self) -> None:
+        """Append what comes, several times a second at the most, and keep the cursor."""
+        saved_at = self._clock.monotonic()
+        while True:
+            await self._spool.write()
+            if self._clock.monotonic() - saved_at >= SAVE_S:
+                await self._spool.save()
+                saved_at = self._clock.monotonic()
+            await asyncio.sleep(self._settings.linger_s)
+
     async def _run_metrics(self) -> None:
         while True:
             await asyncio.sleep(self._settings.metric_interval_s)
             await self.push_metrics()
 
-    def _next(self) -> _Parcel | None:
-        """The parcel whose turn it is; it stays first until it is settled."""
-        if not self._parcels:
-            records = self._recorder.drain(self._settings.batch_records)
-            if not records:
-                return None
-            self._recorder.held += len(records)
-            self._parcels.append(_Parcel(records))
-        return self._parcels[0]
+    def _frames_of(self, known: _Source, parcel: Parcel) -> list[Frame]:
+        """A parcel as requests, one if it holds no more records than are sent at a time."""
+        body = request(known.resource, _SCOPE, parcel.logs)
+        most = self._settings.batch_records
+        cut = [(body, parcel.records)]
+        if parcel.records > most:
+            cut = pieces(body, _EVENT, most)
+        frames = [Frame(records, len(piece), piece) for piece, records in cut]
+        if parcel.span_count and self._settings.traces:
+            frames[-1].spans = request(known.resource, _SCOPE, parcel.spans)
+            frames[-1].span_count = parcel.span_count
+        return frames
 
-    async def _send(self, parcel: _Parcel) -> Delivery:
+    def _next(self) -> _Sending | None:
+        """The records whose turn it is; they stay first until they are settled."""
+        if not self._sending:
+            frames = self._spool.take(self._settings.batch_records, self._settings.batch_bytes)
+            if not frames:
+                return None
+            self._sending.append(_Sending(sum(frame.records for frame in frames), frames))
+        return self._sending[0]
+
+    async def _body_of(self, sending: _Sending) -> bytes:
         if not self._settings.logs:
+            return b""
+        if sending.body is None:
+            sending.body = await self._spool.body_of(sending.frames)
+            sending.records = sum(frame.records for frame in sending.frames)
+        return sending.body
+
+    async def _send(self, body: bytes) -> Delivery:
+        if not body:
             return Delivery("taken")
-        try:
-            body = await asyncio.to_thread(self._wire.encoder.logs, parcel.records)
-        except (TypeError, ValueError, OverflowError):
-            return Delivery("invalid")
         return await self._wire.sender.send("logs", body)
 
-    async def _send_spans(self, records: list[Record]) -> None:
+    async def _send_spans(self, frames: list[Frame]) -> None:
         """Send the spans of records that were taken, once: a lost span is counted, no more."""
-        try:
-            encoded = await asyncio.to_thread(self._wire.encoder.spans, records)
-        except (TypeError, ValueError, OverflowError):
-            self._drop_spans("invalid", len(records))
+        count = sum(frame.span_count for frame in frames)
+        if not count:
             return
-        if encoded is None:
-            return
-        body, count = encoded
-        delivery = await self._wire.sender.send("traces", body)
+        delivery = await self._wire.sender.send("traces", b"".join(one.spans for one in frames))
         if delivery.result != "taken":
             self._drop_spans("refused", count)
         elif delivery.rejected:
             self._drop_spans("rejected", min(delivery.rejected, count))
 
-    def _settle(self, parcel: _Parcel, delivery: Delivery) -> None:
-        """Take a parcel off, or halve it; without an await, so that the sum always holds."""
-        self._parcels.popleft()
-        count = len(parcel.records)
-        if delivery.result == "invalid" and not parcel.is_half and count > 1:
-            middle = count // 2
-            self._parcels.appendleft(_Parcel(parcel.records[middle:], is_half=True))
-            self._parcels.appendleft(_Parcel(parcel.records[:middle], is_half=True))
+    def _settle(self, sending: _Sending, delivery: Delivery) -> None:
+        """Take records off, or halve them; without an await, so that the sum always holds."""
+        if delivery.result == "invalid" and self._halve(sending):
             return
-        self._recorder.held -= count
-        if not self._settings.logs:
-            self._drop("disabled", count)
+        self._sending.popleft()
+        self._spool.settle(sending.frames)
+        if not self._settings.logs and not self._spool.on_disk:
+            self._drop("disabled", sending.records)
         elif delivery.result == "taken":
-            rejected = min(delivery.rejected, count)
-            self._delivered.add(count - rejected)
+            rejected = min(delivery.rejected, sending.records)
+            self._delivered.add(sending.records - rejected)
             self._drop("rejected", rejected)
         else:
-            self._drop(delivery.result, count)
+            self._drop(delivery.result, sending.records)
+
+    def _halve(self, sending: _Sending) -> bool:
+        """Put two halves in the place of what was refused; False if that cannot be done."""
+        if sending.is_half or sending.records < 2 or sending.body is None:  # noqa: PLR2004 - two halves
+            return False
+        try:
+            (first, count), (second, rest) = pieces(sending.body, _EVENT, -(-sending.records // 2))
+        except (InvalidRequest, ValueError):
+            return False
+        self._sending.popleft()
+        self._sending.appendleft(_Sending(rest, sending.frames, second, is_half=True))
+        self._sending.appendleft(_Sending(count, [], first, is_half=True))
+        return True
 
     def _back_off(self, retry_after_s: float | None) -> float:
         """Wait as long as the collector asks, or twice as long as last time, with jitter."""
@@ -256,17 +313,26 @@ class Exporter:
         self._resume_at = self._clock.monotonic() + wait
         return wait
 
-    def _abandon(self) -> None:
-        """Drop everything that is pending."""
-        count = self._recorder.pending
-        self._parcels.clear()
-        self._recorder.held = 0
-        self._recorder.drain(count)
-        self._drop("shutdown", count)
+    async def _abandon(self) -> None:
+        """Drop what only memory has; the rest is the next process's."""
+        lost = await self._spool.close()
+        for sending in tuple(self._sending):
+            if sending.is_half or any(frame.extent is None for frame in sending.frames):
+                self._sending.remove(sending)
+                lost += sending.records
+        self._drop("shutdown", lost)
+
+    def _lose(self, known: _Source, upto: int) -> None:
+        missing = upto + 1 - known.expected
+        if missing > 0:
+            known.expected += missing
+            self._emitted.value += missing
+            self._drop("process_lost", missing)
 
     def _drop(self, reason: str, count: int) -> None:
         if count:
-            self._recorder.cells.counter(RECORD_DROPPED, ((DROP_REASON, reason),)).add(count)
+            self._parts.cells.counter(RECORD_DROPPED, ((DROP_REASON, reason),)).add(count)
 
     def _drop_spans(self, reason: str, count: int) -> None:
-        self._recorder.cells.counter(SPAN_DROPPED, ((DROP_REASON, reason),)).add(count)
+        if count:
+            self._parts.cells.counter(SPAN_DROPPED, ((DROP_REASON, reason),)).add(count)

@@ -1,25 +1,28 @@
-"""Recording: what is kept of each prediction until the exporter fetches it.
+"""Recording: what becomes of each prediction until control fetches it.
 
-`record` costs one to two microseconds and never waits: it updates cells and appends to a bounded
-ring. A full ring loses the newest record and counts it; nothing is logged. Encoding, sending and
-all that can fail is someone else's work.
+`record` numbers a record and puts it on a list: a third of a microsecond, before the answer goes
+out. `encode_pending` measures and encodes what is on the list, after it went out. Records are kept
+up to a number and a size; beyond it the newest are lost and counted, and nothing is logged.
 """
 
-from collections import OrderedDict, deque
-from collections.abc import Collection
-from math import isfinite
+import struct
+from bisect import bisect_left
+from collections import deque
 from typing import Final
 
-import msgspec
+from msgspec import Struct
 
-from gateway.core.tensors import NAMES, Array, Tensors
+from gateway.ports import Parcel
 from gateway.serving.cells import Cells, Counter, Histogram
+from gateway.serving.otlp_records import RecordEncoder
+from gateway.serving.otlp_spans import encode_spans
+from gateway.serving.vitals import HANDED_OVER, RECORDS, vitals
 from gateway.settings import RecordingSettings
 from gateway.telemetry import (
     ASSIGNMENT_COUNT,
     ASSIGNMENT_REASON,
     BATCH_SIZE,
-    DROP_REASON,
+    DURATION_BOUNDS,
     ENDPOINT,
     ERROR_TYPE,
     INFERENCE_DURATION,
@@ -28,9 +31,6 @@ from gateway.telemetry import (
     PREDICTION_DURATION,
     QUEUE_DURATION,
     REASON,
-    RECORD_DROPPED,
-    RECORD_EMITTED,
-    RECORD_QUEUE_SIZE,
     SHADOW,
     STANDARD_REASONS,
     VARIANT,
@@ -39,10 +39,13 @@ from gateway.telemetry import (
     Record,
 )
 
-MAX_SPLITS: Final = 64
-"""Splits whose units are remembered at the same time."""
+AT_ONCE: Final = 64
+"""Records that one call encodes: about a tenth of a millisecond."""
+PARCEL_BYTES: Final = 256 * 1024
+_MAX_FRESH: Final = 512
 _MAX_CACHED: Final = 4_096
 _SECOND: Final = 1e-9
+_BOUNDS_NS: Final = tuple(round(bound / _SECOND) for bound in DURATION_BOUNDS)
 
 
 class _Measures:
@@ -76,151 +79,222 @@ class _Measures:
                 ),
             )
 
+    def add_runs(self, count: int, run_ns: int, batch_rows: int) -> None:
+        """Count so many predictions that one run answered, or that were never run."""
+        if self.assignments is not None:
+            self.assignments.value += count
+        if batch_rows:
+            self.inference.counts[bisect_left(_BOUNDS_NS, run_ns)] += count
+            self.inference.total += count * run_ns * _SECOND
+            self.batch.counts[bisect_left(self.batch.bounds, batch_rows)] += count
+            self.batch.total += count * batch_rows
+
+
+class _Encoded(Struct, gc=False):
+    """What one call encoded."""
+
+    records: int
+    logs: bytes
+    spans: bytes = b""
+    span_count: int = 0
+
 
 class Recorder:
-    """The ring between serving and export, and the cells of each prediction.
+    """What this process knows of its predictions and has not handed over.
 
-    `enabled` is False while nobody exports: cells are updated, records are neither kept nor
-    counted. `held` counts what the exporter drained and has not settled; it takes room in the
-    ring, so that emitted = settled + dropped + pending, and pending has one bound. All calls come
-    from the event loop's thread.
+    At every moment, `made` = records handed over + `dropped` + `pending`. While not `enabled`,
+    predictions are measured and nothing of them is kept. All calls come from the event loop's
+    thread. Whoever answers calls `encode_pending` after the answers went out, and a timer does;
+    without either, `record` does it itself before the list grows long.
     """
 
-    def __init__(self, cells: Cells, settings: RecordingSettings) -> None:
-        """Make an empty ring of `settings.max_records`."""
-        self.enabled = True
+    def __init__(
+        self,
+        cells: Cells,
+        settings: RecordingSettings,
+        shared: memoryview | None = None,
+        *,
+        with_spans: bool = True,
+    ) -> None:
+        """Know of no prediction yet.
+
+        Args:
+            cells: are up to date whenever they are collected.
+            settings: bounds.
+            shared: vitals of this process, where a serial outlives it; private ones if None.
+            with_spans: whether the spans of sampled requests go anywhere.
+        """
         self.cells = cells
+        self.with_spans = with_spans
         self._max_records = settings.max_records
+        self._max_bytes = settings.max_bytes
         self._max_units = settings.max_units
-        # Changes with every record.
-        self._ring: deque[Record] = deque()
-        self.held = 0
-        self._emitted = cells.counter(RECORD_EMITTED)
-        self._dropped = cells.counter(RECORD_DROPPED, ((DROP_REASON, "queue_full"),))
-        queue = cells.gauge(RECORD_QUEUE_SIZE)
-        cells.watch(lambda: queue.set(self.pending))
-        # Changes with the configuration.
+        self._vitals = vitals() if shared is None else shared
+        self._enabled = True
+        # Change with every record.
+        self.made = 0
+        self._fresh: list[Record] = []
+        # Change with every flush.
+        self.encoded_bytes = 0
+        self.dropped = 0
+        self._told_dropped = 0
+        self._encoded_records = 0
+        self._handed_over = 0
+        self._encoded: deque[_Encoded] = deque()
+        self._encoder = RecordEncoder()
+        # Change with the configuration.
         self._measures: dict[tuple[Kind, str | None], _Measures] = {}
-        # Changes with every new unit.
-        self._seen: OrderedDict[str, OrderedDict[bytes, None]] = OrderedDict()
+        # Change with every new unit.
+        self._seen: set[int] = set()
+        self._seen_before: set[int] = set()
+        cells.watch(self._catch_up)
 
     @property
-    def emitted(self) -> int:
-        """Records made while enabled."""
-        return int(self._emitted.value)
+    def enabled(self) -> bool:
+        """Whether anybody wants the records."""
+        return self._enabled
 
-    @property
-    def dropped(self) -> int:
-        """Those of them that found the ring full."""
-        return int(self._dropped.value)
+    @enabled.setter
+    def enabled(self, enabled: bool) -> None:
+        self._catch_up()
+        self._enabled = enabled
 
     @property
     def pending(self) -> int:
-        """Those of them that wait in the ring or are held."""
-        return len(self._ring) + self.held
+        """Records that are neither handed over nor dropped."""
+        return self._encoded_records + (len(self._fresh) if self._enabled else 0)
 
     def record(self, record: Record) -> None:
-        """Measure a prediction and keep its record if there is room."""
-        key = (record.kind, record.error_type)
-        measures = self._measures.get(key)
-        if measures is None:
-            measures = self._measure(key)
-        measures.prediction.observe(record.latency_ns * _SECOND)
-        if record.batch_rows:
-            measures.inference.observe(record.run_ns * _SECOND)
-            measures.queue.observe(record.queue_ns * _SECOND)
-            measures.batch.observe(record.batch_rows)
-        if measures.assignments is not None:
-            measures.assignments.value += 1
-        if not self.enabled:
-            return
-        self._emitted.value += 1
-        if len(self._ring) + self.held < self._max_records:
-            self._ring.append(record)
-        else:
-            self._dropped.value += 1
+        """Take note of a prediction."""
+        if self._enabled:
+            self._vitals[RECORDS] = self.made = self.made + 1
+        fresh = self._fresh
+        fresh.append(record)
+        if len(fresh) >= _MAX_FRESH:
+            self.encode_pending(_MAX_FRESH)
+
+    def encode_pending(self, limit: int = AT_ONCE) -> int:
+        """Measure and encode the oldest records, at most `limit`; how many are left to do."""
+        fresh = self._fresh
+        batch = fresh[:limit]
+        if not batch:
+            return 0
+        del fresh[:limit]
+        self._measure(batch)
+        if self._enabled:
+            self._encode(batch)
+        return len(fresh)
+
+    def take(self, limit_bytes: int = PARCEL_BYTES) -> Parcel | None:
+        """Hand over what is encoded, oldest first, and what was dropped; None for neither.
+
+        A parcel is larger than `limit_bytes` only if what one call encoded is.
+        """
+        untold = self.dropped - self._told_dropped
+        if not self._encoded and not untold:
+            return None
+        taken: list[_Encoded] = []
+        size = 0
+        while self._encoded:
+            size += len(self._encoded[0].logs) + len(self._encoded[0].spans)
+            if taken and size > limit_bytes:
+                break
+            taken.append(self._encoded.popleft())
+        parcel = Parcel(
+            first=self._handed_over + 1,
+            records=sum(one.records for one in taken),
+            dropped=untold,
+            logs=b"".join([one.logs for one in taken]),
+            spans=b"".join([one.spans for one in taken]),
+            span_count=sum(one.span_count for one in taken),
+        )
+        self.encoded_bytes -= len(parcel.logs) + len(parcel.spans)
+        self._encoded_records -= parcel.records
+        self._told_dropped = self.dropped
+        self._handed_over += parcel.records + untold
+        self._vitals[HANDED_OVER] = self._handed_over
+        return parcel
 
     def exposed(self, salt: str, unit_hash: bytes) -> bool:
         """Whether this unit is seen for the first time in the split of that salt.
 
-        An approximation: each process remembers the most recent `max_units` of a split, so a unit
-        is first seen once per process, and again after so many others.
+        An approximation: each process remembers, over all splits, the most recent `max_units` and
+        up to as many more, so a unit is first seen once per process, and again after that many
+        others.
         """
-        units = self._seen.get(salt)
-        if units is None:
-            units = self._seen[salt] = OrderedDict()
-            if len(self._seen) > MAX_SPLITS:
-                self._seen.popitem(last=False)
-        if unit_hash in units:
-            units.move_to_end(unit_hash)
+        mark = hash((salt, unit_hash))
+        seen = self._seen
+        if mark in seen:
             return False
-        units[unit_hash] = None
-        if len(units) > self._max_units:
-            units.popitem(last=False)
-        return True
+        is_new = mark not in self._seen_before
+        if len(seen) >= self._max_units:
+            self._seen_before, self._seen = seen, {mark}
+        else:
+            seen.add(mark)
+        return is_new
 
-    def drain(self, limit: int) -> list[Record]:
-        """Take the oldest records off the ring, at most `limit`."""
-        ring = self._ring
-        return [ring.popleft() for _ in range(min(limit, len(ring)))]
+    def _catch_up(self) -> None:
+        while self.encode_pending(_MAX_FRESH):
+            pass
 
-    def _measure(self, key: tuple[Kind, str | None]) -> _Measures:
+    def _measure(self, batch: list[Record]) -> None:
+        """Add to the cells; predictions of one run are mostly neighbours and added together."""
+        known = self._measures
+        last: _Measures | None = None
+        count = run_ns = batch_rows = 0
+        for record in batch:
+            measures = known.get((record.kind, record.error_type))
+            if measures is None:
+                measures = self._measures_of(record.kind, record.error_type)
+            latency_ns, queue_ns = record.latency_ns, record.queue_ns
+            prediction = measures.prediction
+            prediction.counts[bisect_left(_BOUNDS_NS, latency_ns)] += 1
+            prediction.total += latency_ns * _SECOND
+            if record.batch_rows:
+                queue = measures.queue
+                queue.counts[bisect_left(_BOUNDS_NS, queue_ns)] += 1
+                queue.total += queue_ns * _SECOND
+            if measures is last and record.run_ns == run_ns and record.batch_rows == batch_rows:
+                count += 1
+                continue
+            if last is not None:
+                last.add_runs(count, run_ns, batch_rows)
+            last, count, run_ns, batch_rows = measures, 1, record.run_ns, record.batch_rows
+        if last is not None:
+            last.add_runs(count, run_ns, batch_rows)
+
+    def _measures_of(self, kind: Kind, error_type: str | None) -> _Measures:
         if len(self._measures) >= _MAX_CACHED:
             self._measures.clear()
-        measures = self._measures[key] = _Measures(self.cells, *key)
+        measures = self._measures[kind, error_type] = _Measures(self.cells, kind, error_type)
         return measures
 
+    def _encode(self, batch: list[Record]) -> None:
+        room = self._max_records - self._encoded_records
+        if self.encoded_bytes >= self._max_bytes:
+            room = 0
+        if room < len(batch):
+            self.dropped += len(batch) - room
+            batch = batch[:room]
+        try:
+            self._keep(batch)
+        except _UNFIT:
+            for record in batch:
+                try:
+                    self._keep([record])
+                except _UNFIT:
+                    self.dropped += 1
 
-def payload_text(tensors: Tensors, redact: Collection[str], max_bytes: int) -> str:
-    """Render tensors as compact JSON of at most `max_bytes`; nothing of them is kept.
-
-    Each tensor has an equal share of what is left. `cut` counts the elements that did not fit;
-    a tensor for which there is no room at all is missing. Names in `redact` are listed under
-    `redacted`, and their values are never looked at. NaN and infinities become strings.
-    """
-    shown = [name for name in tensors if name not in redact]
-    hidden = msgspec.json.encode(sorted(name for name in tensors if name in redact)).decode()
-    tail = f'}},"redacted":{hidden}}}' if hidden != "[]" else "}}"
-    room = max_bytes - len(_PAYLOAD_HEAD) - len(tail.encode())
-    parts: list[str] = []
-    for index, name in enumerate(shown):
-        part = _tensor_text(name, tensors[name], room // (len(shown) - index) - 1)
-        if part is not None:
-            parts.append(part)
-            room -= len(part.encode()) + 1
-    text = _PAYLOAD_HEAD + ",".join(parts) + tail
-    return text if len(text.encode()) <= max_bytes else "{}"
-
-
-_PAYLOAD_HEAD: Final = '{"tensors":{'
-
-
-def _tensor_text(name: str, tensor: Array, room: int) -> str | None:
-    """One member of the object, or None when not even an empty one fits."""
-    key = msgspec.json.encode(name).decode()
-    datatype = NAMES.get(tensor.dtype, str(tensor.dtype))
-    shape = msgspec.json.encode(tensor.shape).decode()
-    head = f'{key}:{{"datatype":"{datatype}","shape":{shape},'
-    left = room - len(head.encode()) - len('"data":[],"cut":}') - len(str(tensor.size))
-    if left < 0:
-        return None
-    # An element takes two bytes at least, with its comma.
-    first = tensor.reshape(-1)[: left // 2 + 1].tolist()
-    texts: list[str] = []
-    for value in first:
-        text = msgspec.json.encode(_plain(value, left)).decode()
-        left -= len(text.encode()) + 1
-        if left < -1:
-            break
-        texts.append(text)
-    cut = int(tensor.size) - len(texts)
-    tail = f',"cut":{cut}}}' if cut else "}"
-    return f'{head}"data":[{",".join(texts)}]{tail}'
+    def _keep(self, batch: list[Record]) -> None:
+        if not batch:
+            return
+        encoded = _Encoded(len(batch), self._encoder.logs(batch))
+        if self.with_spans:
+            encoded.spans, encoded.span_count = encode_spans(batch)
+        self._encoded.append(encoded)
+        self._encoded_records += len(batch)
+        self.encoded_bytes += len(encoded.logs) + len(encoded.spans)
 
 
-def _plain(value: object, limit: int) -> object:
-    if isinstance(value, bytes):
-        return value[: max(limit, 0) + 1].decode("utf-8", "replace")
-    if isinstance(value, float) and not isfinite(value):
-        return {"nan": "NaN", "inf": "Infinity"}.get(str(value), "-Infinity")
-    return value
+_UNFIT: Final = (struct.error, TypeError, ValueError, AttributeError)
+"""What the encoder raises for a record that holds what it may not hold."""

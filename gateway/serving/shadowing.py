@@ -24,8 +24,9 @@ from gateway.core.endpoints import Recording
 from gateway.core.errors import EngineFailed, GatewayError
 from gateway.core.plans import ShadowPlan
 from gateway.core.tensors import Array, Tensors
+from gateway.serving.payloads import payload_text
 from gateway.serving.pool import Loaded, PoolParts
-from gateway.serving.recording import Recorder, payload_text
+from gateway.serving.recording import Recorder
 from gateway.serving.threads import Run, ThreadLimits, Threads
 from gateway.settings import ShadowSettings
 from gateway.telemetry import (

@@ -7,12 +7,17 @@ from time import monotonic
 from typing import Any, Literal
 
 import pytest
+from msgspec import structs
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from gateway.control.export import Clock, Exporter, ExportSettings, Wire
+from gateway.control.export import Exporter
+from gateway.control.export_parts import Clock, ExportParts, ExportSettings, Wire
 from gateway.serving.cells import Cells
 from gateway.serving.recording import Recorder
 from gateway.settings import RecordingSettings
-from gateway.telemetry import Delivery, Record, Series, Trace
+from gateway.telemetry import ASSIGNMENT_COUNT, Delivery, Record, Series, Trace
+from tests.otlp_receiver import log_records, plain
 from tests.records import make_record
 
 AT = 1_700_000_000_000_000_000
@@ -34,27 +39,31 @@ class FakeTime:
         return Clock(lambda: self.now, lambda: AT, lambda: 1.0)
 
 
-@dataclass
 class FakeEncoder:
-    """Bytes are the ids; a record whose id is in `poison` cannot be encoded."""
-
-    poison: frozenset[str] = frozenset()
-
-    def logs(self, records: Sequence[Record]) -> bytes:
-        ids = [one.prediction_id for one in records]
-        if self.poison.intersection(ids):
-            raise ValueError(ids)
-        return ",".join(ids).encode()
-
-    def spans(self, records: Sequence[Record]) -> tuple[bytes, int] | None:
-        ids = [one.prediction_id for one in records if one.trace is not None]
-        if "p666" in ids:
-            raise ValueError(ids)
-        return (",".join(ids).encode(), len(ids)) if ids else None
+    """Bytes are the sum of all values."""
 
     def metrics(self, series: Sequence[Series], at_ns: int) -> bytes:
         assert at_ns == AT
         return str(sum(one.value for one in series)).encode()
+
+
+def told(signal: str, body: bytes) -> str:
+    """Prediction ids in a request of logs, names of the spans in one of traces."""
+    if signal == "logs":
+        entries = log_records(ExportLogsServiceRequest.FromString(body))
+        ids = [plain(entry.attributes).get("tiltyard.prediction.id") for entry in entries]
+        return ",".join(str(one) for one in ids)
+    if signal == "traces":
+        message = ExportTraceServiceRequest.FromString(body)
+        roots = [
+            plain(span.attributes)["tiltyard.prediction.id"]
+            for resource in message.resource_spans
+            for scope in resource.scope_spans
+            for span in scope.spans
+            if span.attributes
+        ]
+        return ",".join(roots)
+    return body.decode()
 
 
 @dataclass
@@ -71,7 +80,7 @@ class FakeSender:
         self.closed = True
 
     async def send(self, signal: Literal["logs", "traces", "metrics"], body: bytes) -> Delivery:
-        self.sent.append((signal, body.decode()))
+        self.sent.append((signal, told(signal, body)))
         if self.hangs:
             await asyncio.Event().wait()
         if signal == "traces":
@@ -88,18 +97,23 @@ class Stage:
     settings: ExportSettings = field(default_factory=lambda: ExportSettings(batch_records=4))
     max_records: int = 1_000
     time: FakeTime = field(default_factory=FakeTime)
-    encoder: FakeEncoder = field(default_factory=FakeEncoder)
     sender: FakeSender = field(default_factory=FakeSender)
     cells: Cells = field(default_factory=Cells)
 
     def __post_init__(self) -> None:
-        self.recorder = Recorder(self.cells, RecordingSettings(max_records=self.max_records))
-        wire = Wire(self.encoder, self.sender)
-        self.exporter = Exporter(self.recorder, wire, self.settings, self.time.clock())
+        self.recorder = Recorder(self.cells, RecordingSettings())
+        settings = structs.replace(self.settings, max_records=self.max_records)
+        parts = ExportParts(self.cells, Wire(FakeEncoder(), self.sender), self.time.clock())
+        self.exporter = Exporter(parts, settings)
+        self.exporter.source("w0", (("service.name", "tiltyard"),))
 
     def emit(self, count: int, **changes: Any) -> None:
+        """Record so many predictions and hand them over, in one parcel."""
         for number in range(count):
             self.recorder.record(record(number, **changes))
+        self.recorder.encode_pending(count)
+        while (parcel := self.recorder.take()) is not None:
+            self.exporter.receive("w0", parcel)
 
 
 def dropped(cells: Cells, name: str = "tiltyard.record.dropped") -> dict[str, int]:
@@ -116,11 +130,10 @@ def total(cells: Cells, name: str) -> int:
     return int(sum(one.value for one in cells.collect() if one.instrument.name == name))
 
 
-def assert_balanced(recorder: Recorder) -> None:
+def assert_balanced(exporter: Exporter, cells: Cells) -> None:
     """Nothing is lost without being counted: the law of this room."""
-    cells = recorder.cells
     settled = total(cells, "tiltyard.record.delivered") + sum(dropped(cells).values())
-    assert total(cells, "tiltyard.record.emitted") == settled + recorder.pending
+    assert total(cells, "tiltyard.record.emitted") == settled + exporter.pending
 
 
 async def test_a_batch_is_delivered() -> None:
@@ -132,7 +145,7 @@ async def test_a_batch_is_delivered() -> None:
     assert await stage.exporter.ship() == 0.2
     assert stage.sender.sent == [("logs", "p0,p1,p2,p3"), ("logs", "p4,p5")]
     assert total(stage.cells, "tiltyard.record.delivered") == 6
-    assert_balanced(stage.recorder)
+    assert_balanced(stage.exporter, stage.cells)
 
 
 async def test_a_full_batch_waits_for_nothing() -> None:
@@ -151,7 +164,7 @@ async def test_partial_success_is_counted() -> None:
     await stage.exporter.ship()
     assert total(stage.cells, "tiltyard.record.delivered") == 3
     assert dropped(stage.cells) == {"rejected": 5}
-    assert_balanced(stage.recorder)
+    assert_balanced(stage.exporter, stage.cells)
 
 
 async def test_retry_after_is_honoured() -> None:
@@ -163,12 +176,12 @@ async def test_retry_after_is_honoured() -> None:
     stage.time.now += 59.0
     assert await stage.exporter.ship() == 1.0
     assert len(stage.sender.sent) == 1
-    assert_balanced(stage.recorder)
+    assert_balanced(stage.exporter, stage.cells)
     stage.time.now += 1.0
     await stage.exporter.ship()
     assert stage.sender.sent == [("logs", "p0,p1"), ("logs", "p0,p1")]
-    assert stage.recorder.pending == 0
-    assert_balanced(stage.recorder)
+    assert stage.exporter.pending == 0
+    assert_balanced(stage.exporter, stage.cells)
 
 
 async def test_absurd_waits_are_cut() -> None:
@@ -201,15 +214,16 @@ async def test_a_long_outage_is_bounded_and_counted() -> None:
     stage.sender.script.append(Delivery("retry"))
     stage.emit(7)
     await stage.exporter.ship()
-    stage.emit(20)
-    assert stage.recorder.pending == 10
+    for _ in range(20):
+        stage.emit(1)
+    assert stage.exporter.pending == 10
     assert dropped(stage.cells) == {"queue_full": 17}
-    assert_balanced(stage.recorder)
+    assert_balanced(stage.exporter, stage.cells)
     stage.time.now += 60.0
     for _ in range(3):
         await stage.exporter.ship()
     assert total(stage.cells, "tiltyard.record.delivered") == 10
-    assert_balanced(stage.recorder)
+    assert_balanced(stage.exporter, stage.cells)
 
 
 async def test_a_refused_batch_is_dropped() -> None:
@@ -221,7 +235,7 @@ async def test_a_refused_batch_is_dropped() -> None:
     await stage.exporter.ship()
     assert dropped(stage.cells) == {"refused": 4}
     assert total(stage.cells, "tiltyard.record.delivered") == 1
-    assert_balanced(stage.recorder)
+    assert_balanced(stage.exporter, stage.cells)
 
 
 async def test_an_invalid_batch_is_halved_once() -> None:
@@ -231,21 +245,10 @@ async def test_an_invalid_batch_is_halved_once() -> None:
     stage.emit(4)
     for _ in range(3):
         await stage.exporter.ship()
-        assert_balanced(stage.recorder)
+        assert_balanced(stage.exporter, stage.cells)
     assert [body for _, body in stage.sender.sent] == ["p0,p1,p2,p3", "p0,p1", "p2,p3"]
     assert dropped(stage.cells) == {"invalid": 2}
-    assert stage.recorder.pending == 0
-
-
-async def test_what_cannot_be_encoded_is_halved_too() -> None:
-    """A record that the encoder refuses is lost with its half, and counted."""
-    stage = Stage(encoder=FakeEncoder(poison=frozenset({"p3"})))
-    stage.emit(4)
-    for _ in range(3):
-        await stage.exporter.ship()
-        assert_balanced(stage.recorder)
-    assert stage.sender.sent == [("logs", "p0,p1")]
-    assert dropped(stage.cells) == {"invalid": 2}
+    assert stage.exporter.pending == 0
 
 
 async def test_one_invalid_record_is_dropped_at_once() -> None:
@@ -269,10 +272,10 @@ async def test_spans_follow_the_records() -> None:
 @pytest.mark.parametrize(
     ("delivery", "lost"),
     [
-        pytest.param(Delivery("retry"), {"refused": 2}, id="not now"),
-        pytest.param(Delivery("refused"), {"refused": 2}, id="not ever"),
+        pytest.param(Delivery("retry"), {"refused": 6}, id="not now"),
+        pytest.param(Delivery("refused"), {"refused": 6}, id="not ever"),
         pytest.param(Delivery("taken", rejected=1), {"rejected": 1}, id="not all"),
-        pytest.param(Delivery("taken", rejected=9), {"rejected": 2}, id="more than all"),
+        pytest.param(Delivery("taken", rejected=9), {"rejected": 6}, id="more than all"),
     ],
 )
 async def test_lost_spans_are_counted(delivery: Delivery, lost: dict[str, int]) -> None:
@@ -284,15 +287,6 @@ async def test_lost_spans_are_counted(delivery: Delivery, lost: dict[str, int]) 
     assert total(stage.cells, "tiltyard.record.delivered") == 2
 
 
-async def test_spans_that_cannot_be_encoded_are_counted() -> None:
-    """The encoder's refusal ends there."""
-    stage = Stage()
-    stage.recorder.record(record(666, trace=Trace(b"t" * 16, b"s" * 8, None, sampled=True)))
-    await stage.exporter.ship()
-    assert dropped(stage.cells, "tiltyard.span.dropped") == {"invalid": 1}
-    assert_balanced(stage.recorder)
-
-
 async def test_spans_alone_may_be_exported() -> None:
     """Without logs the records are told as spans, and counted as not wanted."""
     stage = Stage(settings=ExportSettings(logs=False))
@@ -300,14 +294,14 @@ async def test_spans_alone_may_be_exported() -> None:
     await stage.exporter.ship()
     assert stage.sender.sent == [("traces", "p0,p1")]
     assert dropped(stage.cells) == {"disabled": 2}
-    assert_balanced(stage.recorder)
+    assert_balanced(stage.exporter, stage.cells)
 
 
 async def test_metrics_alone_may_be_exported() -> None:
-    """Without logs and traces no record is kept."""
+    """Without logs, traces and a record log nobody wants a record."""
     stage = Stage(settings=ExportSettings(logs=False, traces=False))
-    stage.emit(2)
-    assert stage.recorder.pending == 0
+    assert stage.exporter.wants_records is False
+    stage.cells.counter(ASSIGNMENT_COUNT).add(2)
     await stage.exporter.push_metrics()
     assert stage.sender.sent == [("metrics", "2")]
 
@@ -319,9 +313,8 @@ async def test_closing_sends_what_is_left() -> None:
     await stage.exporter.close(PATIENCE_S)
     assert [signal for signal, _ in stage.sender.sent] == ["logs", "logs", "metrics"]
     assert total(stage.cells, "tiltyard.record.delivered") == 6
-    assert stage.recorder.enabled is False
     assert stage.sender.closed
-    assert_balanced(stage.recorder)
+    assert_balanced(stage.exporter, stage.cells)
 
 
 async def test_closing_does_not_wait_out_a_pause() -> None:
@@ -342,8 +335,8 @@ async def test_closing_ends_in_time() -> None:
     await stage.exporter.close(0.2)
     assert monotonic() - began < PATIENCE_S
     assert dropped(stage.cells) == {"shutdown": 6}
-    assert stage.recorder.pending == 0
-    assert_balanced(stage.recorder)
+    assert stage.exporter.pending == 0
+    assert_balanced(stage.exporter, stage.cells)
 
 
 async def test_closing_gives_up_while_the_collector_is_away() -> None:
@@ -353,7 +346,7 @@ async def test_closing_gives_up_while_the_collector_is_away() -> None:
     stage.emit(6)
     await stage.exporter.close(0.2)
     assert dropped(stage.cells) == {"shutdown": 6}
-    assert_balanced(stage.recorder)
+    assert_balanced(stage.exporter, stage.cells)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -371,13 +364,13 @@ async def test_nothing_is_lost_without_being_counted(seed: int) -> None:
     ]
     for _ in range(200):
         stage.emit(random.choice((0, 1, 5, 20)))
-        assert_balanced(stage.recorder)
+        assert_balanced(stage.exporter, stage.cells)
         stage.sender.script.append(random.choice(answers))
         await stage.exporter.ship()
-        assert stage.recorder.pending <= 30
-        assert_balanced(stage.recorder)
+        assert stage.exporter.pending <= 30
+        assert_balanced(stage.exporter, stage.cells)
         stage.time.now += random.choice((0.0, 1.0, 40.0))
     stage.sender.script.clear()
     await stage.exporter.close(PATIENCE_S)
-    assert stage.recorder.pending == 0
-    assert_balanced(stage.recorder)
+    assert stage.exporter.pending == 0
+    assert_balanced(stage.exporter, stage.cells)

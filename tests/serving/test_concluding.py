@@ -40,7 +40,7 @@ def split_of(exposure: int) -> Snapshot:
 async def recorded(plane: Plane, *values: float, endpoint: str = "m", **fields: object) -> Record:
     """Ask once and take the record of it."""
     await plane.ask(plane.call(*values, **fields), endpoint)  # type: ignore[arg-type]
-    (record,) = plane.recorder.drain(10)
+    (record,) = plane.recorder.drain()
     return record
 
 
@@ -51,7 +51,7 @@ async def test_each_answer_leaves_one_record() -> None:
         call = plane.call(1.0, 2.0)
         plane.clock.advance(0.25)
         answer = await plane.ask(call)
-        (record,) = plane.recorder.drain(10)
+        (record,) = plane.recorder.drain()
         assert (
             record.kind.endpoint,
             record.kind.model,
@@ -175,7 +175,7 @@ async def test_a_record_retains_nothing_of_its_request(
             assert gone() is None
         finally:
             gc.enable()
-        (record,) = plane.recorder.drain(10)
+        (record,) = plane.recorder.drain()
         assert record.prediction_id == answer.prediction_id
         shown = json.loads(record.inputs or "")["tensors"]["x"]["data"]
         assert shown[4] == values[1]

@@ -1,14 +1,20 @@
-import json
 from typing import Any
 
-import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import structs
+from opentelemetry.proto.logs.v1.logs_pb2 import ScopeLogs
+from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans
 
 from gateway.core.assignment import Reason
+from gateway.ports import Parcel
 from gateway.serving.cells import Cells
-from gateway.serving.recording import MAX_SPLITS, Recorder, payload_text
+from gateway.serving.recording import Recorder
+from gateway.serving.vitals import HANDED_OVER, RECORDS, vitals
 from gateway.settings import RecordingSettings
-from gateway.telemetry import STANDARD_REASONS, Record
+from gateway.telemetry import STANDARD_REASONS, Record, Trace
+from tests.otlp_receiver import plain
 from tests.records import make_record
 
 
@@ -78,50 +84,179 @@ def test_a_shadow_is_no_assignment() -> None:
     assert values(cells, "tiltyard.assignment.count") == {}
 
 
-def test_a_full_ring_loses_the_newest_and_counts_it() -> None:
-    """Emitted is settled, dropped and pending together, whatever the ring holds."""
-    recorder = Recorder(Cells(), RecordingSettings(max_records=3))
+def recorder_of(**bounds: int) -> Recorder:
+    """A recorder with these bounds."""
+    return Recorder(Cells(), RecordingSettings(**bounds))
+
+
+def ids_of(parcel: Parcel) -> list[str]:
+    """Prediction ids in a parcel."""
+    rows = ScopeLogs.FromString(parcel.logs).log_records
+    return [plain(row.attributes)["tiltyard.prediction.id"] for row in rows]
+
+
+def assert_balanced(recorder: Recorder, handed_over: int) -> None:
+    """Nothing is lost without being counted."""
+    assert recorder.made == handed_over + recorder.dropped + recorder.pending
+
+
+def test_records_are_handed_over_in_order() -> None:
+    """A parcel settles the next serials, and its bytes tell the records in their order."""
+    recorder = recorder_of()
     for number in range(5):
         recorder.record(record(prediction_id=f"p{number}"))
-    assert (recorder.emitted, recorder.dropped, recorder.pending) == (5, 2, 3)
-    assert [one.prediction_id for one in recorder.drain(2)] == ["p0", "p1"]
-    assert [one.prediction_id for one in recorder.drain(9)] == ["p2"]
-    assert recorder.drain(9) == []
+    assert recorder.take() is None
+    assert recorder.encode_pending(3) == 2
+    parcel = recorder.take()
+    assert parcel is not None
+    assert (parcel.first, parcel.records, parcel.dropped) == (1, 3, 0)
+    assert ids_of(parcel) == ["p0", "p1", "p2"]
+    assert recorder.encode_pending() == 0
+    parcel = recorder.take()
+    assert parcel is not None
+    assert (parcel.first, ids_of(parcel)) == (4, ["p3", "p4"])
+    assert recorder.take() is None
+    assert (recorder.encoded_bytes, recorder.pending) == (0, 0)
 
 
-def test_held_records_take_room() -> None:
-    """What the exporter has drained and not settled still counts against the bound."""
-    recorder = Recorder(Cells(), RecordingSettings(max_records=3))
-    for _ in range(3):
+def test_a_full_recorder_loses_the_newest_and_says_so() -> None:
+    """The next parcel tells how many found no room, and the serials go on behind them."""
+    recorder = recorder_of(max_records=3)
+    for number in range(5):
+        recorder.record(record(prediction_id=f"p{number}"))
+    recorder.encode_pending()
+    assert (recorder.dropped, recorder.pending) == (2, 3)
+    parcel = recorder.take()
+    assert parcel is not None
+    assert (ids_of(parcel), parcel.dropped) == (["p0", "p1", "p2"], 2)
+    recorder.record(record(prediction_id="p5"))
+    recorder.encode_pending()
+    parcel = recorder.take()
+    assert parcel is not None
+    assert (parcel.first, ids_of(parcel), parcel.dropped) == (6, ["p5"], 0)
+
+
+def test_bytes_are_bounded_too() -> None:
+    """Records of much payload do not fill the memory: what is over is lost by the flush."""
+    recorder = recorder_of(max_bytes=10_000)
+    for _ in range(10):
+        recorder.record(record(inputs="x" * 4_000))
+        recorder.encode_pending()
+    assert recorder.encoded_bytes < 10_000 + 5_000
+    assert (recorder.pending, recorder.dropped) == (3, 7)
+
+
+def test_parcels_are_of_limited_size() -> None:
+    """A parcel takes whole flushes as long as they fit, and one at least."""
+    recorder = recorder_of()
+    for _ in range(10):
+        recorder.record(record(inputs="x" * 1_000))
+        recorder.encode_pending()
+    sizes = []
+    while (parcel := recorder.take(4_000)) is not None:
+        sizes.append(parcel.records)
+    assert sum(sizes) == 10
+    assert max(sizes) == 2
+    recorder.record(record())
+    recorder.encode_pending()
+    assert recorder.take(1) is not None
+
+
+def test_serials_outlive_the_process() -> None:
+    """Shared memory knows what was made with every record, what was handed over by parcel."""
+    shared = vitals()
+    recorder = Recorder(Cells(), RecordingSettings(), shared)
+    for number in range(3):
         recorder.record(record())
-    recorder.held += len(recorder.drain(2))
-    recorder.record(record())
-    assert (recorder.dropped, recorder.pending) == (1, 3)
-    recorder.held = 0
-    recorder.record(record())
-    assert (recorder.dropped, recorder.pending) == (1, 2)
+        assert shared[RECORDS] == number + 1
+    recorder.encode_pending(2)
+    recorder.take()
+    assert (shared[RECORDS], shared[HANDED_OVER]) == (3, 2)
 
 
-def test_without_an_exporter_nothing_is_kept() -> None:
-    """Cells are updated; records are neither queued nor counted."""
+def test_a_long_list_is_encoded_by_itself() -> None:
+    """Where nobody flushes, the list of fresh records stays short."""
+    recorder = recorder_of()
+    for _ in range(2_000):
+        recorder.record(record())
+        assert len(recorder._fresh) < 512
+    assert recorder.pending == 2_000
+
+
+def test_a_record_that_cannot_be_encoded_costs_itself() -> None:
+    """Its neighbours are told, and it is counted."""
+    recorder = recorder_of()
+    for at_ns in (1, -1, 2):
+        recorder.record(record(at_ns=at_ns, prediction_id=f"p{at_ns}"))
+    recorder.encode_pending()
+    parcel = recorder.take()
+    assert parcel is not None
+    assert (ids_of(parcel), parcel.dropped) == (["p1", "p2"], 1)
+
+
+def test_spans_travel_with_their_records() -> None:
+    """Sampled records have spans in the parcel, unless they are not wanted."""
+    sampled = record(trace=Trace(b"t" * 16, b"s" * 8, None, sampled=True))
+    for wanted, spans in ((True, 3), (False, 0)):
+        recorder = Recorder(Cells(), RecordingSettings(), with_spans=wanted)
+        recorder.record(sampled)
+        recorder.encode_pending()
+        parcel = recorder.take()
+        assert parcel is not None
+        assert parcel.span_count == len(ScopeSpans.FromString(parcel.spans).spans) == spans
+
+
+@given(st.lists(st.sampled_from("reto"), max_size=60), st.integers(1, 8))
+def test_nothing_is_lost_without_being_counted(steps: list[str], max_records: int) -> None:
+    """Made is handed over, dropped and pending together at every moment."""
+    recorder = recorder_of(max_records=max_records)
+    handed_over = 0
+    settled = 0
+    for step in steps:
+        if step == "r":
+            recorder.record(record())
+        elif step == "o":
+            recorder.enabled = not recorder.enabled
+        elif step == "e":
+            recorder.encode_pending(3)
+        elif (parcel := recorder.take(1)) is not None:
+            assert parcel.first == settled + 1
+            handed_over += parcel.records
+            settled += parcel.records + parcel.dropped
+        assert_balanced(recorder, handed_over)
+    assert recorder.dropped + handed_over >= settled
+
+
+def test_while_nobody_exports_nothing_is_kept() -> None:
+    """Cells are updated; records are neither kept nor counted."""
     cells = Cells()
     recorder = Recorder(cells, RecordingSettings())
     recorder.enabled = False
     recorder.record(record())
-    assert (recorder.emitted, recorder.dropped, recorder.pending) == (0, 0, 0)
+    recorder.encode_pending()
+    assert (recorder.made, recorder.dropped, recorder.pending) == (0, 0, 0)
+    assert recorder.take() is None
     assert sum(values(cells, "tiltyard.assignment.count").values()) == 1
 
 
-def test_the_queue_is_measured_when_asked() -> None:
-    """The instruments show what the recorder itself says."""
-    cells = Cells()
-    recorder = Recorder(cells, RecordingSettings(max_records=1))
-    recorder.record(record())
-    recorder.record(record())
-    assert values(cells, "tiltyard.record.queue.size") == {(): 1}
-    assert values(cells, "tiltyard.record.emitted") == {(): 2}
-    dropped = values(cells, "tiltyard.record.dropped")
-    assert dropped == {(("tiltyard.drop.reason", "queue_full"),): 1}
+def test_predictions_of_one_run_are_measured_like_others() -> None:
+    """Neighbours that are added together give the same cells as records one by one."""
+    cells, others = Cells(), Cells()
+    kind = record().kind
+    told = [
+        structs.replace(record(), kind=kind, run_ns=run_ns, batch_rows=rows, latency_ns=run_ns * 2)
+        for run_ns, rows in ((5_000, 2), (5_000, 2), (5_000, 3), (9_000_000, 2), (5_000, 2), (0, 0))
+    ]
+    together, alone = Recorder(cells, RecordingSettings()), Recorder(others, RecordingSettings())
+    for one in told:
+        together.record(one)
+        alone.record(one)
+        alone.encode_pending()
+    assert [structs.replace(series, total=0.0) for series in cells.collect()] == [
+        structs.replace(series, total=0.0) for series in others.collect()
+    ]
+    totals = [series.total for series in others.collect()]
+    assert [series.total for series in cells.collect()] == pytest.approx(totals)
 
 
 def test_cached_cells_stay_bounded_and_right() -> None:
@@ -143,78 +278,20 @@ def test_a_unit_is_seen_once_in_each_split() -> None:
 
 
 def test_the_units_of_late_are_remembered() -> None:
-    """Of more units than fit, the one that was longest away is forgotten."""
-    recorder = Recorder(Cells(), RecordingSettings(max_units=2))
-    assert [recorder.exposed("s", unit) for unit in (b"a", b"b", b"a", b"c")] == [
-        True,
-        True,
-        False,
-        True,
-    ]
-    assert recorder.exposed("s", b"a") is False
-    assert recorder.exposed("s", b"b") is True
+    """The most recent units are known, as many as asked for and no more than twice as many."""
+    recorder = recorder_of(max_units=100)
+    units = [number.to_bytes(8, "big") for number in range(1_000)]
+    for unit in units:
+        assert recorder.exposed("s", unit) is True
+    assert not any(recorder.exposed("s", unit) for unit in units[-100:])
+    assert all(recorder.exposed("s", unit) for unit in units[:800])
+    assert len(recorder._seen) + len(recorder._seen_before) <= 200
 
 
-def test_splits_are_bounded_too() -> None:
-    """A new split takes the place of the oldest."""
-    recorder = Recorder(Cells(), RecordingSettings())
-    for number in range(MAX_SPLITS + 1):
-        recorder.exposed(f"s{number}", b"u")
-    assert len(recorder._seen) == MAX_SPLITS
-    assert recorder.exposed("s0", b"u") is True
-
-
-def test_a_payload_is_json() -> None:
-    """Names, datatypes, shapes and values, in the order of the request."""
-    tensors = {
-        "x": np.array([[1.5, np.nan], [np.inf, -np.inf]], dtype=np.float64),
-        "ok": np.array([True, False]),
-        "who": np.array([b"a\x00b", b"\xff"], dtype=object),
-    }
-    assert json.loads(payload_text(tensors, (), 4096)) == {
-        "tensors": {
-            "x": {
-                "datatype": "FP64",
-                "shape": [2, 2],
-                "data": [1.5, "NaN", "Infinity", "-Infinity"],
-            },
-            "ok": {"datatype": "BOOL", "shape": [2], "data": [True, False]},
-            "who": {"datatype": "BYTES", "shape": [2], "data": ["a\x00b", "\ufffd"]},
-        }
-    }
-
-
-def test_redacted_values_are_never_looked_at() -> None:
-    """A redacted input is named; nothing of its value is in the text."""
-    tensors = {"x": np.array([1]), "ssn": np.array([b"078-05-1120"], dtype=object)}
-    text = payload_text(tensors, ("ssn", "unknown"), 4096)
-    assert json.loads(text)["redacted"] == ["ssn"]
-    assert "078" not in text
-    assert "unknown" not in text
-
-
-@pytest.mark.parametrize("max_bytes", [0, 2, 60, 61, 100, 200, 1000, 4096])
-def test_a_payload_is_capped_and_still_json(max_bytes: int) -> None:
-    """At most so many bytes, valid JSON, and what was cut is counted."""
-    tensors = {
-        "x": np.arange(100_000, dtype=np.int64).reshape(1000, 100),
-        "é": np.array(["é".encode() * 50_000, b"s"], dtype=object),
-        "z": np.zeros((0, 4), dtype=np.float32),
-    }
-    text = payload_text(tensors, ("é",) if max_bytes == 200 else (), max_bytes)
-    assert len(text.encode()) <= max(max_bytes, 2)
-    shown = json.loads(text).get("tensors", {})
-    for name, tensor in shown.items():
-        assert len(tensor["data"]) + tensor.get("cut", 0) == tensors[name].size
-    if max_bytes == 4096:
-        assert shown["x"]["data"][:3] == [0, 1, 2]
-        assert shown["z"] == {"datatype": "FP32", "shape": [0, 4], "data": []}
-
-
-def test_a_payload_keeps_no_buffer() -> None:
-    """The text is a copy: a request's memory changes or goes without it."""
-    buffer = bytearray(np.array([1.0, 2.0]).tobytes())
-    text = payload_text({"x": np.frombuffer(buffer)}, (), 4096)
-    buffer[:] = bytes(16)
-    buffer.clear()
-    assert json.loads(text)["tensors"]["x"]["data"] == [1.0, 2.0]
+def test_a_unit_that_comes_again_is_kept() -> None:
+    """Who was seen lately is not forgotten for being old."""
+    recorder = recorder_of(max_units=10)
+    recorder.exposed("s", b"regular")
+    for number in range(1_000):
+        recorder.exposed("s", number.to_bytes(8, "big"))
+        assert recorder.exposed("s", b"regular") is False

@@ -271,8 +271,8 @@ async def test_a_shadow_leaves_a_record_of_its_own() -> None:
     with plane_of(FakeEngine()) as plane:
         await plane.serve(shadowed(share=10_000))
         answer = await plane.ask(plane.call(1.0), "e")
-        await until(lambda: plane.recorder.pending == 2)
-        primary, copy = plane.recorder.drain(2)
+        await until(lambda: len(plane.recorder.shown) == 2)
+        primary, copy = plane.recorder.drain()
         assert (primary.kind.shadow, copy.kind.shadow) == (False, True)
         assert (copy.kind.version, copy.kind.variant, copy.error_type) == (2, "dark", None)
         assert copy.primary_id == primary.prediction_id == answer.prediction_id
