@@ -118,6 +118,13 @@ class ShadowSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Worst disagreements kept for each shadow."""
 
 
+class CacheSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Bounds on the answers that endpoints keep, where their documents ask for it."""
+
+    max_mb: int = 256
+    """All endpoints together, in each process; in units of 1,048,576 bytes."""
+
+
 class RecordingSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """What is kept for telemetry until it is sent."""
 
@@ -149,6 +156,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     batching: BatchSettings = field(default_factory=BatchSettings)
     shadows: ShadowSettings = field(default_factory=ShadowSettings)
     recording: RecordingSettings = field(default_factory=RecordingSettings)
+    cache: CacheSettings = field(default_factory=CacheSettings)
 
 
 SECRETS: Final = frozenset({("admin", "token"), ("redis", "url"), ("redis", "seal_key")})
@@ -235,6 +243,7 @@ def _check(settings: Settings) -> None:
         "batching.max_rows": settings.batching.max_rows,
         "batching.max_request_rows": settings.batching.max_request_rows,
         "batching.max_queued_rows": settings.batching.max_queued_rows,
+        "cache.max_mb": settings.cache.max_mb,
         "redis.poll_s": settings.redis.poll_s,
         "redis.timeout_s": settings.redis.timeout_s,
         "store_scan_s": settings.store_scan_s,
@@ -255,4 +264,5 @@ _SECTIONS: Final[Mapping[str, type[Struct]]] = {
     "batching": BatchSettings,
     "shadows": ShadowSettings,
     "recording": RecordingSettings,
+    "cache": CacheSettings,
 }

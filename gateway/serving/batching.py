@@ -39,7 +39,8 @@ class Job:
     `rows` is its first dimension. `done` is called once, on the event loop. `deadline_ns` is
     monotonic, 0 for none; a job that is cancelled or late before it runs is not run. `alone` is set
     on the jobs of a shared run that failed.
-    `queue_ns`, `run_ns` and `batch_rows` are filled in before `done`.
+    `queue_ns`, `run_ns` and `batch_rows` are filled in before `done`. `cache` says what
+    `gateway.serving.caching` made of it; it is empty where the endpoint keeps no answers.
     """
 
     tensors: Tensors
@@ -52,6 +53,7 @@ class Job:
     queue_ns: int = 0
     run_ns: int = 0
     batch_rows: int = 0
+    cache: str = ""
 
 
 class Threads:

@@ -108,6 +108,8 @@ def identity_of(answer: Answer) -> Headers:
         headers.append((b"x-variant", answer.variant.name.encode("latin-1")))
     if answer.prediction_id is not None:
         headers.append((b"x-prediction-id", answer.prediction_id.encode("ascii")))
+    if answer.cache:
+        headers.append((b"x-cache", answer.cache.encode("ascii")))
     return headers
 
 
