@@ -40,7 +40,7 @@ class ResponseCache:
             parts: the process's loop, clock and cells.
             max_bytes: all endpoints together keep no more.
         """
-        self.storage = Storage(parts, max_bytes)
+        self.storage = Storage(parts.loop.call_soon, parts.cells, max_bytes)
         self.now_ns = parts.now_ns
         self._leads: dict[tuple[Shelf, bytes], _Lead] = {}
 
