@@ -8,7 +8,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
 
-import numpy as np
+from msgspec import Struct
 
 from gateway.core.endpoints import Caching
 from gateway.core.tensors import Array
@@ -23,29 +23,27 @@ from gateway.telemetry import (
 )
 
 MIB: Final = 1024 * 1024
-ANSWER_BYTES: Final = 512
+ANSWER_BYTES: Final = 448
 """What keeping an answer costs beside its arrays: its key, its place and its times."""
-ARRAY_BYTES: Final = 192
+ARRAY_BYTES: Final = 176
 """What an array costs beside its elements."""
 ELEMENT_BYTES: Final = 64
 """What an element of BYTES costs beside its bytes and its place in the array."""
-CLEARED_AT_ONCE: Final = 1_000
-"""Answers of a closed version that are freed in one go; takes less than a millisecond."""
+CLEARED_AT_ONCE: Final = 250
+"""Answers of a closed version that are freed in one go; takes half a millisecond."""
 
 
-class Kept:
+class Kept(Struct, gc=False):
     """An answer that is kept: read-only outputs in the signature's order, and its bookkeeping.
 
-    `at_ns` is when it was asked for; `used` grows with each use, over all shelves.
+    Not tracked by the garbage collector, so that many of them cost it nothing. `size` is in bytes,
+    `at_ns` when it was asked for; `used` grows with each use, over all shelves.
     """
 
-    __slots__ = ("at_ns", "outputs", "size", "used")
-
-    def __init__(self, outputs: tuple[Array, ...], size: int, at_ns: int, used: int) -> None:
-        self.outputs = outputs
-        self.size = size
-        self.at_ns = at_ns
-        self.used = used
+    outputs: tuple[Array, ...]
+    size: int
+    at_ns: int
+    used: int
 
 
 class Shelf:
@@ -227,8 +225,8 @@ class Storage:
 
 
 def _read_only(output: Array) -> Array:
-    copy = np.array(output, copy=True, order="C")
-    copy.flags.writeable = False
+    copy = output.copy()
+    copy.setflags(write=False)
     return copy
 
 
