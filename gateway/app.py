@@ -45,8 +45,10 @@ from gateway.doors.http.metrics import render
 from gateway.doors.http.readers import Readers
 from gateway.doors.http.requests import Requests
 from gateway.doors.http.watch import Watch
+from gateway.serving.caching import ResponseCache
 from gateway.serving.cells import Cells, watch_process
 from gateway.serving.concluding import Concluder
+from gateway.serving.keeping import MIB
 from gateway.serving.pipeline import Pipeline
 from gateway.serving.pool import PoolParts
 from gateway.serving.recording import Recorder
@@ -191,7 +193,8 @@ class Gateway:
             cells=self.cells,
         )
 
-        worker = Worker(parts, Shadows(parts, settings.shadows, self.recorder))
+        shadows = Shadows(parts, settings.shadows, self.recorder)
+        worker = Worker(parts, shadows, ResponseCache(parts, settings.cache.max_mb * MIB))
         return worker, Concluder(worker, self.recorder, clock, randbytes)
 
     def _store(self) -> RedisStore:

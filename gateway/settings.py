@@ -144,6 +144,13 @@ class ShadowSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Worst disagreements kept for each shadow."""
 
 
+class CacheSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Bounds on the answers that endpoints keep, where their documents ask for it."""
+
+    max_mb: int = 256
+    """All endpoints together, in each process; in units of 1,048,576 bytes."""
+
+
 class RecordingSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """What is kept of predictions: until it is sent, and on this host's disk."""
 
@@ -181,6 +188,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     admission: AdmissionSettings = field(default_factory=AdmissionSettings)
     shadows: ShadowSettings = field(default_factory=ShadowSettings)
     recording: RecordingSettings = field(default_factory=RecordingSettings)
+    cache: CacheSettings = field(default_factory=CacheSettings)
 
 
 SECRETS: Final = frozenset({("admin", "token"), ("redis", "url"), ("redis", "seal_key")})
@@ -280,6 +288,7 @@ def _check(settings: Settings) -> None:
         "recording.max_bytes": settings.recording.max_bytes,
         "recording.max_units": settings.recording.max_units,
         "recording.keep_mb + 1": settings.recording.keep_mb + 1,
+        "cache.max_mb": settings.cache.max_mb,
         "redis.poll_s": settings.redis.poll_s,
         "redis.timeout_s": settings.redis.timeout_s,
         "store_scan_s": settings.store_scan_s,
@@ -301,4 +310,5 @@ _SECTIONS: Final[Mapping[str, type[Struct]]] = {
     "admission": AdmissionSettings,
     "shadows": ShadowSettings,
     "recording": RecordingSettings,
+    "cache": CacheSettings,
 }

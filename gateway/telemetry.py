@@ -85,7 +85,8 @@ class Record(Struct, gc=False):
 
     Not tracked by the garbage collector, so that many of them cost it nothing: a record must not
     refer to itself. Times are nanoseconds; `at_ns` is Unix time at arrival. `trace` of a shadow
-    is that of the request that it copies.
+    is that of the request that it copies. `cached` says that a kept answer was given and nothing
+    ran.
     """
 
     kind: Kind
@@ -104,6 +105,7 @@ class Record(Struct, gc=False):
     first_exposure: bool = False
     inputs: str | None = None
     outputs: str | None = None
+    cached: bool = False
 
 
 class Delivery(Struct, frozen=True):
@@ -153,6 +155,7 @@ SHADOW: Final = "tiltyard.shadow"
 INPUTS: Final = "tiltyard.inputs"
 OUTPUTS: Final = "tiltyard.outputs"
 DROP_REASON: Final = "tiltyard.drop.reason"
+CACHE_HIT: Final = "tiltyard.cache.hit"
 RESULT: Final = "tiltyard.result"
 
 ATTRIBUTES: Final = frozenset(
@@ -163,7 +166,7 @@ ATTRIBUTES: Final = frozenset(
         ASSIGNMENT_HASH_VERSION, ASSIGNMENT_PROPENSITY, ASSIGNMENT_STICKY, ASSIGNMENT_REASON,
         PREDICTION_ID,
         PRIMARY_PREDICTION_ID, REQUEST_ID, LATENCY, QUEUE_LATENCY, BATCH_ROWS, ROWS, SHADOW,
-        INPUTS, OUTPUTS, DROP_REASON, RESULT,
+        INPUTS, OUTPUTS, DROP_REASON, RESULT, CACHE_HIT,
     }
 )  # fmt: skip
 """Every attribute name above."""
@@ -271,6 +274,21 @@ SHADOW_DISAGREED: Final = _counter(
 ADMISSION_REJECTED: Final = _counter(
     "tiltyard.admission.rejected", "{request}", "Requests refused before any model ran."
 )
+CACHE_HITS: Final = _counter(
+    "tiltyard.cache.hit", "{request}", "Requests that were given a kept answer."
+)
+CACHE_MISSES: Final = _counter(
+    "tiltyard.cache.miss", "{request}", "Requests that were looked up and had to be run."
+)
+CACHE_COALESCED: Final = _counter(
+    "tiltyard.cache.coalesced", "{request}", "Requests that were answered by an equal one's run."
+)
+CACHE_EVICTED: Final = _counter(
+    "tiltyard.cache.evicted", "{answer}", "Kept answers that made room for others."
+)
+CACHE_SIZE: Final = Instrument(
+    "tiltyard.cache.size", "updown", "By", "Memory that kept answers take."
+)
 
 # Configuration and models.
 CONFIG_REVISION: Final = Instrument(
@@ -323,7 +341,8 @@ PROCESS_CPU_TIME: Final = _counter("process.cpu.time", "s", "Processor time used
 INSTRUMENTS: Final = (
     REQUEST_DURATION, ACTIVE_REQUESTS, PREDICTION_DURATION, INFERENCE_DURATION, QUEUE_DURATION,
     BATCH_SIZE, ASSIGNMENT_COUNT, SHADOW_COMPARED, SHADOW_SKIPPED, SHADOW_DISAGREED,
-    ADMISSION_REJECTED, CONFIG_REVISION, CONFIG_AGE, CONFIG_REJECTED, MODEL_STATE,
+    ADMISSION_REJECTED, CACHE_HITS, CACHE_MISSES, CACHE_COALESCED, CACHE_EVICTED, CACHE_SIZE,
+    CONFIG_REVISION, CONFIG_AGE, CONFIG_REJECTED, MODEL_STATE,
     MODEL_LOAD_DURATION, MODEL_SWAP_COUNT, RECORD_EMITTED, RECORD_DELIVERED, RECORD_DROPPED,
     RECORD_QUEUE_SIZE, SPAN_DROPPED, PROCESS_MEMORY, PROCESS_CPU_TIME,
 )  # fmt: skip

@@ -18,6 +18,7 @@ from gateway.core.snapshot import ModelRecord, Snapshot, named_versions
 from gateway.core.targeting import Scalar
 from gateway.core.tensors import Array
 from gateway.ports import Artifact, Engine, Secrets, Update
+from gateway.serving.caching import ResponseCache
 from gateway.serving.calls import Answer, Call
 from gateway.serving.cells import Cells
 from gateway.serving.concluding import Concluder
@@ -151,6 +152,7 @@ class Plane:
         batching: BatchSettings | None = None,
         shadows: ShadowSettings | None = None,
         max_request_rows: int = 1_000,
+        cache_bytes: int = 2**20,
     ) -> None:
         self.engines = dict(engines)
         self.gates: dict[Key, threading.Event] = {}
@@ -169,7 +171,7 @@ class Plane:
             cells=self.cells,
         )
         self.shadows = Shadows(parts, shadows or ShadowSettings(), self.recorder)
-        self.worker = Worker(parts, self.shadows)
+        self.worker = Worker(parts, self.shadows, ResponseCache(parts, cache_bytes))
         self.concluder = Concluder(self.worker, self.recorder, self.clock, CountingEntropy())
         self.pipeline = Pipeline(self.worker, self.concluder, max_request_rows)
         self.worker.entrust(SECRETS)

@@ -37,3 +37,11 @@ def test_a_seal_key_is_long_enough(key: str, accepted: bool) -> None:
     with pytest.raises(InvalidRequest, match="at least 16 bytes") as caught:
         load({"TILTYARD_REDIS_SEAL_KEY": key})
     assert not key or key not in str(caught.value)
+
+
+def test_what_a_process_keeps_of_answers_is_bounded() -> None:
+    """The bound may be set, and cannot be taken away."""
+    assert load({}).cache.max_mb == 256
+    assert load({"TILTYARD_CACHE_MAX_MB": "7"}).cache.max_mb == 7
+    with pytest.raises(InvalidRequest, match=r"cache\.max_mb is 0; it must be above 0"):
+        load({"TILTYARD_CACHE_MAX_MB": "0"})

@@ -25,6 +25,8 @@ MAX_TOKEN_SCALARS: Final = 4
 MAX_SALT_BYTES: Final = 64
 MAX_UNIT_KEY: Final = 128
 MAX_DIGITS: Final = 9
+MAX_CACHE_MB: Final = 1024 * 1024
+MAX_TTL_S: Final = 366 * 86_400
 DEFAULT_UNIT_HEADER: Final = "X-Unit-Id"
 DEFAULT_VARIANT: Final = "default"
 
@@ -109,6 +111,16 @@ class Recording(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
     max_bytes: int = 4096
 
 
+class Caching(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How much an endpoint may keep of its versions' answers in each process, and for how long.
+
+    `max_mb` counts 1,048,576 bytes; without `ttl_s` an answer stays until there is no room.
+    """
+
+    max_mb: int
+    ttl_s: float | None = None
+
+
 class Endpoint(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The document behind one name that clients call."""
 
@@ -120,6 +132,8 @@ class Endpoint(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     shadows: tuple[Shadow, ...] = ()
     recording: Recording = Recording()
     token_scalars: tuple[str, ...] = ()
+    cache: Caching | None = None
+    """Off unless asked for: only who knows the model knows that its answers may be kept."""
 
 
 class EndpointRecord(Struct, frozen=True, forbid_unknown_fields=True):
@@ -170,6 +184,8 @@ def check_endpoint(name: str, endpoint: Endpoint) -> None:
     if not 0 <= endpoint.recording.max_bytes <= MAX_DOCUMENT_BYTES:
         message = f"Endpoint '{name}': recording.max_bytes must be 0 to {MAX_DOCUMENT_BYTES}."
         raise InvalidRequest(message)
+    if endpoint.cache is not None:
+        _check_cache(f"Endpoint '{name}'", endpoint.cache)
 
 
 def is_scalar_name(text: str) -> bool:
@@ -275,6 +291,21 @@ def _check_shadow(where: str, shadow: Shadow, endpoint: Endpoint) -> None:
     check_tolerance(where, shadow.tolerance)
     if not endpoint.rules and shadow.target == endpoint.default:
         message = f"{where}: it would shadow itself; name another version than the default."
+        raise InvalidRequest(message)
+
+
+def _check_cache(where: str, cache: Caching) -> None:
+    if not 1 <= cache.max_mb <= MAX_CACHE_MB:
+        message = (
+            f"{where}: cache.max_mb is {excerpt(cache.max_mb)}; it must be 1 to {MAX_CACHE_MB}, "
+            "or leave 'cache' out to keep nothing."
+        )
+        raise InvalidRequest(message)
+    if cache.ttl_s is not None and not 0 < cache.ttl_s <= MAX_TTL_S:
+        message = (
+            f"{where}: cache.ttl_s is {excerpt(cache.ttl_s)}; it must be above 0 and at most "
+            f"{MAX_TTL_S}, or null to keep answers while there is room."
+        )
         raise InvalidRequest(message)
 
 

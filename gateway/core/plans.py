@@ -15,6 +15,7 @@ from gateway.core.assignment import SCALE, Drawer, Reason, SplitState
 from gateway.core.compare import Tolerance
 from gateway.core.endpoints import (
     DEFAULT_VARIANT,
+    Caching,
     Endpoint,
     EndpointRecord,
     Recording,
@@ -111,6 +112,7 @@ class Plan:
     recording: Recording
     token_scalars: tuple[str, ...]
     variants: Mapping[str, Variant]
+    cache: Caching | None = None
 
     @property
     def versions(self) -> frozenset[int]:
@@ -161,6 +163,7 @@ def compile_plan(
         recording=document.recording,
         token_scalars=document.token_scalars,
         variants=variants,
+        cache=document.cache,
     )
 
 

@@ -65,7 +65,7 @@ def _raw(name: str) -> bytes:
 class Answer(Struct):
     """The end of a request: outputs, or the error; and who answered, as far as it got.
 
-    `outputs` holds the requested tensors in the order asked for.
+    `outputs` holds the requested tensors in the order asked for. `cache` is that of the job.
     """
 
     revision: int
@@ -75,6 +75,7 @@ class Answer(Struct):
     prediction_id: str | None = None
     outputs: Mapping[str, Array] = {}
     kind: Kind | None = None
+    cache: str = ""
 
 
 Reply: TypeAlias = Callable[[Answer], None]

@@ -12,6 +12,7 @@ from gateway.core.errors import DeadlineExceeded, GatewayError, NotReady, Overlo
 from gateway.core.plans import Assignment
 from gateway.core.predictions import NO_UNIT, PredictionFacts, scalars_of, stub
 from gateway.core.tensors import Array, Tensors
+from gateway.serving.caching import HIT
 from gateway.serving.calls import Answer, Clock
 from gateway.serving.flights import Flight
 from gateway.serving.jobs import Result
@@ -66,7 +67,7 @@ class Concluder:
         if wanted and error is None:
             outputs = {output.name: outputs[output.name] for output in wanted}
         assignment, kind = flight.assignment, record.kind
-        return Answer(
+        answer = Answer(
             kind.revision,
             error,
             assignment.variant,
@@ -75,6 +76,9 @@ class Concluder:
             outputs,
             kind,
         )
+        if flight.served.plan.cache is not None and flight.job is not None:
+            answer.cache = flight.job.cache
+        return answer
 
     def fell_back(self, flight: Flight, error: Result) -> None:
         """Note that a version failed, though its caller is going to be answered by another."""
@@ -128,6 +132,8 @@ class Concluder:
             record.inputs = _text(flight, call.tensors)
         if recording.outputs and outputs:
             record.outputs = _text(flight, outputs)
+        if plan.cache is not None and job is not None:
+            record.cached = job.cache == HIT
         return record
 
     def _first_exposure(self, assignment: Assignment, unit_hash: bytes) -> bool:
@@ -146,7 +152,8 @@ class Concluder:
         statistics.last_ms = record.at_ns // 1_000_000
         if error is None:
             statistics.success.add(record.latency_ns)
-            statistics.queue.add(record.queue_ns)
+            if not record.cached:
+                statistics.queue.add(record.queue_ns)
         else:
             statistics.fail.add(record.latency_ns)
 

@@ -29,7 +29,8 @@ class Job(Struct, gc=False, eq=False):
     `tensors` are those of the request, checked against the signature; `rows` is their first
     dimension. `done` is called exactly once, on the event loop: with the outputs, with why there
     are none, or with what `cancel` was given. `deadline_ns` is monotonic, 0 for none.
-    `queue_ns`, `run_ns` and `batch_rows` are filled in before `done`.
+    `queue_ns`, `run_ns` and `batch_rows` are filled in before `done`. `cache` says what
+    `gateway.serving.caching` made of it; it is empty where the endpoint keeps no answers.
 
     The rest is kept by the batcher. `size` is what the run time follows: rows, or elements where
     rows are of different extents; `bytes` is only known of the latter. `alone` is set on the jobs
@@ -51,6 +52,7 @@ class Job(Struct, gc=False, eq=False):
     queue_ns: int = 0
     run_ns: int = 0
     batch_rows: int = 0
+    cache: str = ""
 
     @property
     def is_settled(self) -> bool:

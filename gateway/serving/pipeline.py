@@ -1,8 +1,8 @@
 """The pipeline: the life of one request, from decoded call to reply.
 
 It reads as a sentence: find what is served, assign a variant, check the tensors, hold the version,
-run, conclude, reply. It is callback-shaped and synchronous up to the batch queue: no task, no
-future, no await. Doors wrap `submit` as they like.
+look it up or run it, conclude, reply. It is callback-shaped and synchronous up to the batch queue:
+no task, no future, no await. Doors wrap `submit` as they like.
 """
 
 import logging
@@ -115,7 +115,10 @@ class Pipeline:
         )
         batcher = loaded.acquire()
         flight.loaded = loaded
-        batcher.submit(flight.job)
+        if served.plan.cache is None:
+            batcher.submit(flight.job)
+        else:
+            self.worker.cache.submit(flight.job, batcher, loaded, served.plan.endpoint)
 
     def _land(self, flight: Flight, result: Result) -> None:
         """The run is over, or never was: fall back, or conclude and reply."""

@@ -32,7 +32,10 @@ class Duration:
 class Statistics:
     """Totals of one version."""
 
-    __slots__ = ("batches", "executions", "fail", "infer", "last_ms", "queue", "rows", "success")
+    __slots__ = (
+        "batches", "cache_hit", "cache_miss", "executions", "fail", "infer", "last_ms", "queue",
+        "rows", "success",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         """Start at nothing."""
@@ -40,6 +43,8 @@ class Statistics:
         self.fail = Duration()
         self.queue = Duration()
         self.infer = Duration()
+        self.cache_hit = Duration()
+        self.cache_miss = Duration()
         self.batches: dict[int, Duration] = {}
         self.executions = 0
         self.rows = 0
@@ -58,7 +63,6 @@ class Statistics:
 
     def as_dict(self, name: str, version: int) -> dict[str, Any]:
         """One element of `model_stats`."""
-        nothing = {"count": 0, "ns": 0}
         unmeasured = {"count": self.infer.count, "ns": 0}
         return {
             "name": name,
@@ -73,8 +77,8 @@ class Statistics:
                 "compute_input": unmeasured,
                 "compute_infer": self.infer.as_dict(),
                 "compute_output": unmeasured,
-                "cache_hit": nothing,
-                "cache_miss": nothing,
+                "cache_hit": self.cache_hit.as_dict(),
+                "cache_miss": self.cache_miss.as_dict(),
             },
             "response_stats": {},
             "batch_stats": [

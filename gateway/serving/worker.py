@@ -9,6 +9,7 @@ from typing import Any
 from gateway.core.models import Key
 from gateway.core.predictions import Signer
 from gateway.ports import Secrets, Update, VersionReport, WorkerReport
+from gateway.serving.caching import ResponseCache
 from gateway.serving.live import NOTHING, Live, advance, still_held
 from gateway.serving.pool import Pool, PoolParts, State
 from gateway.serving.shadowing import Shadows
@@ -26,12 +27,13 @@ from gateway.telemetry import (
 class Worker:
     """Implements `gateway.ports.DataPlane` in this process."""
 
-    def __init__(self, parts: PoolParts, shadows: Shadows) -> None:
+    def __init__(self, parts: PoolParts, shadows: Shadows, cache: ResponseCache) -> None:
         """Start with nothing to serve.
 
         Args:
             parts: what the pool needs.
             shadows: copies of requests go there.
+            cache: keeps answers of the endpoints that ask for it.
         """
         self.live: Live = NOTHING
         self.secrets: Secrets | None = None
@@ -39,6 +41,7 @@ class Worker:
         self.stopping = False
         self.pool = Pool(parts, self._advance)
         self.shadows = shadows
+        self.cache = cache
         self._update: Update | None = None
         self._parts = parts
         self._shown: set[Key] = set()
@@ -105,6 +108,11 @@ class Worker:
         self._count_swaps(before)
         held = still_held(self.live, update.snapshot)
         self.pool.retire(lambda key: key not in held)
+        plans = [served.plan for served in self.live.endpoints.values()]
+        self.cache.adapt(
+            {plan.endpoint: plan.cache for plan in plans if plan.cache is not None},
+            {loaded.digest for loaded in self.pool.all()},
+        )
 
     def _count_swaps(self, before: Live) -> None:
         """Count each endpoint that now runs other versions than it did."""

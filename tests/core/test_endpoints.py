@@ -94,6 +94,15 @@ def with_shadow(**shadow: Any) -> dict[str, Any]:
             {"schema": 1, "model": "m", "recording": {"inputs": True, "max_bytes": 0}},
             id="recording",
         ),
+        pytest.param({"schema": 1, "model": "m", "cache": {"max_mb": 1}}, id="cache"),
+        pytest.param(
+            {"schema": 1, "model": "m", "cache": {"max_mb": 1_048_576, "ttl_s": 0.001}},
+            id="cache-with-a-time",
+        ),
+        pytest.param(
+            {"schema": 1, "model": "m", "cache": {"max_mb": 5, "ttl_s": None}},
+            id="cache-without-a-time",
+        ),
         pytest.param(
             {
                 "schema": 1,
@@ -296,6 +305,16 @@ def test_a_sound_document_is_accepted(document: dict[str, Any]) -> None:
             "recording.max_bytes must be",
             id="max-bytes-above",
         ),
+        *[
+            pytest.param({"schema": 1, "model": "m", "cache": cache}, said, id=f"cache-{name}")
+            for name, cache, said in (
+                ("nothing", {"max_mb": 0}, "cache.max_mb is 0; it must be 1 to 1048576"),
+                ("huge", {"max_mb": 1_048_577}, "cache.max_mb is 1048577; it must be"),
+                ("no-time", {"max_mb": 1, "ttl_s": 0}, "cache.ttl_s is 0.0; it must be above 0"),
+                ("past", {"max_mb": 1, "ttl_s": -1.5}, "cache.ttl_s is -1.5; it must be above 0"),
+                ("ages", {"max_mb": 1, "ttl_s": 1e9}, "or null to keep answers while there is"),
+            )
+        ],
     ],
 )
 def test_a_document_that_contradicts_itself_is_refused(
@@ -370,6 +389,7 @@ def test_a_weight_that_is_not_an_integer_is_refused(field: str, weight: str) -> 
         pytest.param(with_shadow(weight=1), id="shadow"),
         pytest.param(with_shadow(tolerance={"abs": 1}), id="tolerance"),
         pytest.param({"schema": 1, "model": "m", "recording": {"input": True}}, id="recording"),
+        pytest.param({"schema": 1, "model": "m", "cache": {"max_mb": 1, "ttl": 1}}, id="cache-key"),
     ],
 )
 def test_an_unknown_field_is_refused(document: dict[str, Any]) -> None:
@@ -445,6 +465,7 @@ def test_what_is_not_said_has_the_documented_default() -> None:
         shadows=(),
         recording=Recording(inputs=False, outputs=False, redact=(), max_bytes=4096),
         token_scalars=(),
+        cache=None,
     )
     split = read(with_rule(split=SPLIT)).rules[0].split
     assert split is not None

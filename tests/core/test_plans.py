@@ -10,6 +10,7 @@ import pytest
 from gateway.core.assignment import Reason, SplitState
 from gateway.core.compare import Tolerance
 from gateway.core.endpoints import (
+    Caching,
     Endpoint,
     EndpointRecord,
     Recording,
@@ -371,6 +372,7 @@ def test_a_plan_holds_everything_resolved() -> None:
         shadows=(Shadow(name="s", share=250, version=9, tolerance=tolerance),),
         recording=recording,
         token_scalars=("p:1",),
+        cache=Caching(max_mb=3, ttl_s=1.5),
     )
     assert (plan.endpoint, plan.model, plan.revision) == ("e", "m", 7)
     assert plan.default == Variant("default", 1)
@@ -384,6 +386,7 @@ def test_a_plan_holds_everything_resolved() -> None:
     assert plan.versions == {1, 2, 4, 5, 6, 9}
     assert plan.shadows == (ShadowPlan(Variant("s", 9), 250, tolerance),)
     assert (plan.recording, plan.token_scalars) == (recording, ("p:1",))
+    assert plan.cache == Caching(max_mb=3, ttl_s=1.5)
 
 
 @pytest.mark.parametrize(

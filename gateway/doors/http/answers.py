@@ -46,10 +46,12 @@ class Answers:
         except Exception as error:  # noqa: BLE001 - who answered is told all the same
             return _refused(answer, error)
         prediction_id = (b"x-prediction-id", (answer.prediction_id or "").encode("ascii"))
-        if rendered.json_bytes is None:
-            return Response(_OK, rendered.body, [JSON, *style.identity, prediction_id])
-        split = (HEADER_LENGTH, b"%d" % rendered.json_bytes)
-        return Response(_OK, rendered.body, [BINARY, split, *style.identity, prediction_id])
+        headers = [JSON, *style.identity, prediction_id]
+        if rendered.json_bytes is not None:
+            headers[:1] = [BINARY, (HEADER_LENGTH, b"%d" % rendered.json_bytes)]
+        if answer.cache:
+            headers.append(_cache_header(answer))
+        return Response(_OK, rendered.body, headers)
 
     def predict(
         self, served: Served, asked: InferRequest, answer: Answer, *, columnar: bool
@@ -108,7 +110,14 @@ def identity_of(answer: Answer) -> Headers:
         headers.append((b"x-variant", answer.variant.name.encode("latin-1")))
     if answer.prediction_id is not None:
         headers.append((b"x-prediction-id", answer.prediction_id.encode("ascii")))
+    if answer.cache:
+        headers.append(_cache_header(answer))
     return headers
+
+
+def _cache_header(answer: Answer) -> tuple[bytes, bytes]:
+    """What the response cache made of the request."""
+    return b"x-cache", answer.cache.encode("ascii")
 
 
 def _version(answer: Answer) -> str:
