@@ -18,12 +18,15 @@ from msgspec.json import Decoder
 
 from gateway.core.errors import InvalidRequest
 from gateway.core.oip.binary import Span, read_span
+from gateway.core.oip.documents import read_document, read_literals
 from gateway.core.oip.elements import CODES, bytes_array, check_element, count_of
 from gateway.core.oip.messages import InferRequest, Limits
-from gateway.core.oip.parse import parse_infer
+from gateway.core.oip.parse import DECODER, parse_infer, understand
+from gateway.core.oip.pieces import PIECE, UNREADABLE, cut, put_back
 from gateway.core.oip.stated import (
     KnownInput,
     KnownRequest,
+    StatedRequest,
     check_id,
     check_input,
     check_name,
@@ -51,19 +54,32 @@ class Reader:
     It may be used by many threads at once.
     """
 
-    __slots__ = ("_decode", "_inputs", "_limits", "_most", "_signature", "_small", "_whole")
+    __slots__ = (
+        "_decode",
+        "_inputs",
+        "_limits",
+        "_most",
+        "_piece_bytes",
+        "_signature",
+        "_small",
+        "_whole",
+    )
 
-    def __init__(self, signature: Signature, limits: Limits = _DEFAULTS) -> None:
+    def __init__(
+        self, signature: Signature, limits: Limits = _DEFAULTS, piece_bytes: int = PIECE
+    ) -> None:
         """Compile the forms that this signature makes likely.
 
         Args:
             signature: of the model that is asked.
             limits: on sizes and counts.
+            piece_bytes: of long JSON data that one call decodes.
         """
         kinds = {_kind(spec.datatype) for spec in signature.inputs}
         is_plain = bool not in kinds and limits.depth >= _DEPTH
         self._signature = signature
         self._limits = limits
+        self._piece_bytes = piece_bytes
         self._inputs = {spec.name: _Input(spec) for spec in signature.inputs if _is_fit(spec)}
         self._most = min(len(signature.inputs), limits.tensors)
         self._small = min(SMALL, limits.json_bytes) if is_plain and kinds else 0
@@ -88,7 +104,36 @@ class Reader:
             request = self._read_known(body[:json_bytes], body)
         else:
             request = None
-        return request or parse_infer(body, json_bytes, self._signature, self._limits)
+        return request or self._read_otherwise(body, json_bytes)
+
+    def _read_otherwise(self, body: bytes, json_bytes: int | None) -> InferRequest:
+        """Read a long request in pieces, or else any request as the parser does."""
+        length = len(body) if json_bytes is None else json_bytes
+        limits = self._limits
+        is_long = SMALL < length <= limits.json_bytes and length <= len(body) <= limits.body_bytes
+        if is_long and limits.depth >= _DEPTH:
+            text = body if json_bytes is None else body[:json_bytes]
+            try:
+                return self._read_pieces(text, body)
+            except UNREADABLE:
+                pass  # the parser says why
+        return parse_infer(body, json_bytes, self._signature, limits)
+
+    def _read_pieces(self, text: bytes, body: bytes) -> InferRequest:
+        """Read a long request whose length is in its numbers.
+
+        Raises:
+            pieces.UNREADABLE: it has another form.
+        """
+        short, regions = cut(text, self._most, self._piece_bytes)
+        if not regions or len(short) > SMALL:
+            raise ValueError
+        stated = read_document(short, DECODER, StatedRequest[Any], self._limits)
+        if any(region.literals for region in regions):
+            stated = read_literals(short, StatedRequest[Any])
+        put_back(stated.inputs, regions)
+        rest = Span(body, len(text), len(body))
+        return understand(stated, rest, self._signature, self._limits)
 
     def _read_known(self, text: bytes, body: bytes) -> InferRequest | None:
         """Read a request of a known form; None where another way must say what it is."""
