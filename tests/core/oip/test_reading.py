@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.errors import GatewayError
+from gateway.core.errors import GatewayError, InvalidRequest
 from gateway.core.oip import reading
 from gateway.core.oip.messages import Limits
 from gateway.core.oip.parse import parse_infer
@@ -146,4 +146,11 @@ def test_only_so_many_shapes_are_remembered() -> None:
     reader = Reader(X)
     for count in range(1, 2 * reading._SHAPES):
         assert reader.read(body_of(tensor([1.5] * count, shape=[count]))).tensors["x"].size == count
-    assert len(reader._inputs["x"]._packers) == reading._SHAPES
+    assert len(reader._inputs["x"]._packings) == reading._SHAPES
+
+
+@pytest.mark.parametrize("flag", [1, 1.0, "true", None, 0])
+def test_only_a_bool_is_a_flag(flag: Any) -> None:
+    """A number that equals one is not one."""
+    with pytest.raises(InvalidRequest):
+        parse(body_of(tensor(), outputs=[{"name": "x", "parameters": {"binary_data": flag}}]))
