@@ -67,7 +67,7 @@ def read_document(text: bytes, decoder: Decoder[T], loose: type[T], limits: Limi
             raise refusal(error) from None
     except (ValueError, RecursionError) as error:
         raise refusal(error) from None
-    return _read_literals(text, loose)
+    return read_literals(text, loose)
 
 
 def read_values(source: bytes) -> object:
@@ -100,7 +100,12 @@ def refusal(error: Exception) -> GatewayError:
     return InvalidRequest("The body is not valid JSON.")
 
 
-def _read_literals(text: bytes, loose: type[T]) -> T:
+def read_literals(text: bytes, loose: type[T]) -> T:
+    """Decode a JSON document whose depth was checked, literals included.
+
+    Raises:
+        InvalidRequest: not JSON, or not the type.
+    """
     values = read_values(text)
     try:
         return convert(values, loose)

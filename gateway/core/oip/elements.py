@@ -141,7 +141,11 @@ def check_element(where: str, size: int, limits: Limits) -> None:
 
 
 @cache
-def _reader(datatype: str, levels: int, *, encoded: bool) -> tuple[Any, Decoder[Any]]:
+def reader_of(datatype: str, levels: int, *, encoded: bool = False) -> tuple[Any, Decoder[Any]]:
+    """The type of elements in lists in lists, that many levels deep, and its decoder.
+
+    Where `encoded`, BYTES may be `{"b64": ...}`.
+    """
     kind = str | Base64 if encoded and datatype == BYTES else _TYPES[datatype]
     for _ in range(levels):
         kind = list[kind]  # type: ignore[valid-type]
@@ -154,7 +158,7 @@ def _packer(code: str, count: int) -> struct.Struct:
 
 
 def _decode(source: object, datatype: str, levels: int, *, encoded: bool = False) -> Nested:
-    kind, decoder = _reader(datatype, levels, encoded=encoded)
+    kind, decoder = reader_of(datatype, levels, encoded=encoded)
     if isinstance(source, Raw):
         return decoder.decode(source)
     return convert(source, kind)

@@ -16,6 +16,7 @@ from gateway.core.oip.binary import Span, read_span
 from gateway.core.oip.documents import check_size, read_document
 from gateway.core.oip.elements import bytes_array, check_element, read_tensor
 from gateway.core.oip.messages import InferRequest, Limits
+from gateway.core.oip.pieces import Region, read_region
 from gateway.core.oip.stated import (
     StatedInput,
     StatedRequest,
@@ -29,7 +30,7 @@ from gateway.core.tensors import BYTES, DTYPES, Array, Signature, TensorSpec
 
 _DEFAULTS: Final = Limits()
 _DIGITS: Final = re.compile(rb"[0-9]{1,19}")
-_DECODER: Final[Decoder[StatedRequest[Any]]] = Decoder(StatedRequest[Raw])
+DECODER: Final[Decoder[StatedRequest[Any]]] = Decoder(StatedRequest[Raw])
 
 
 def parse_header_length(values: Sequence[bytes], body_bytes: int) -> int | None:
@@ -82,10 +83,27 @@ def parse_infer(
         raise _header_refusal(json_bytes, len(body))
     else:
         head = body[:json_bytes]
-    stated = read_document(head, _DECODER, StatedRequest[Any], limits)
+    stated = read_document(head, DECODER, StatedRequest[Any], limits)
+    return understand(stated, Span(body, len(head), len(body)), signature, limits)
+
+
+def understand(
+    stated: StatedRequest[Any], rest: Span, signature: Signature, limits: Limits
+) -> InferRequest:
+    """Give a stated request its meaning.
+
+    Args:
+        stated: with data that are `msgspec.Raw`, values, or a `Region` of text.
+        rest: the body from the end of its JSON part on.
+        signature: of the model that is asked.
+        limits: on sizes and counts.
+
+    Raises:
+        InvalidRequest: it has none; TooLarge: beyond the limits; Unsupported: shared memory.
+    """
     check_id(stated.id)
     request = InferRequest({}, stated.id)
-    _read_inputs(request, stated.inputs, Span(body, len(head), len(body)), signature, limits)
+    _read_inputs(request, stated.inputs, rest, signature, limits)
     if stated.outputs:
         request.outputs = read_outputs(stated.outputs, signature, limits)
     if stated.parameters:
@@ -114,7 +132,12 @@ def _read_inputs(
         check_name(name)
         size = check_input(tensor, len(body) - at, limits)
         if size is None:
-            read, nonfinite = read_tensor(name, tensor.data, tensor.datatype, tensor.shape, limits)
+            data = tensor.data
+            datatype, shape = tensor.datatype, tensor.shape
+            if isinstance(data, Region):
+                read, nonfinite = read_region(name, data, datatype, shape, limits)
+            else:
+                read, nonfinite = read_tensor(name, data, datatype, shape, limits)
             request.nonfinite = nonfinite or request.nonfinite
         else:
             read = read_span(name, Span(body, at, size), tensor.datatype, tensor.shape, limits)

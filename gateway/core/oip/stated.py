@@ -181,6 +181,9 @@ def read_parameters(request: InferRequest, parameters: dict[str, Scalar], limits
         if name in RESERVED or name.startswith(RESERVED_PREFIX):
             message = f"The parameter '{excerpt(name)}' is reserved and not supported here."
             raise InvalidRequest(message)
+    if _FIELDS.isdisjoint(parameters):
+        request.parameters = parameters
+        return
     request.priority = _natural("priority", parameters.get("priority", 0))
     request.timeout_us = _natural("timeout", parameters.get("timeout", 0))
     if _flag("binary_data_output", parameters):

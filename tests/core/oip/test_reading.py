@@ -1,4 +1,3 @@
-import json
 from functools import partial
 from typing import Any
 
@@ -6,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.errors import GatewayError
+from gateway.core.errors import GatewayError, InvalidRequest
 from gateway.core.oip import reading
 from gateway.core.oip.messages import Limits
 from gateway.core.oip.parse import parse_infer
@@ -25,48 +24,11 @@ from tests.core.oip.bodies import (
     signature_of,
     tensor,
 )
+from tests.core.oip.texts import data_texts
 
 MIXED = signature_of(x="FP32", n="INT64", t="BYTES")
 WITH_BOOL = signature_of(x="FP32", flag="BOOL")
 HALF = Signature((TensorSpec("x", "FP16", (-1,)),), (), batched=True)
-
-NUMBERS = [
-    *("0", "-0", "1", "-1", "1.0", "-0.0", "1e3", "1E+3", "0.1", "1e-400", "65504", "65520"),
-    *("255", "256", "-128", "-129", "2147483648", "3.4028235677973366e38", "3.4028234e38"),
-    *("1e39", "1e308", "1e309", "1e999", "-1e999", "9007199254740993", "9223372036854775808"),
-    *("18446744073709551615", "18446744073709551616", "123456789012345678901234567890"),
-]
-ODD = [
-    "true",
-    "null",
-    '"a"',
-    '"1"',
-    "NaN",
-    "-Infinity",
-    "[]",
-    "[1]",
-    "{}",
-    "01",
-    "+1",
-    ".5",
-    "1.",
-    "",
-]
-ELEMENTS = st.sampled_from(NUMBERS) | st.sampled_from(ODD) | st.floats().map(json.dumps)
-SPACES = st.sampled_from(["", "", "", " ", "\n\t"])
-
-
-@st.composite
-def data_texts(draw: Any, depth: int = 3) -> str:
-    """The text of some data: elements in lists in lists, mostly alike and now and then not."""
-    if depth == 0 or draw(st.integers(0, 4)) == 0:
-        return str(draw(ELEMENTS))
-    usual = draw(data_texts(depth=depth - 1))
-    count = draw(st.integers(0, 4))
-    items = [draw(st.just(usual) | data_texts(depth=depth - 1)) for _ in range(count)]
-    space = draw(SPACES)
-    return f"[{space}{f'{space},'.join(items)}{space}]"
-
 
 KEYS = {
     "id": ['"a"', '""', '"a b"', "1", "null", '"\\ud800"', '"a\\u0062"'],
@@ -184,4 +146,11 @@ def test_only_so_many_shapes_are_remembered() -> None:
     reader = Reader(X)
     for count in range(1, 2 * reading._SHAPES):
         assert reader.read(body_of(tensor([1.5] * count, shape=[count]))).tensors["x"].size == count
-    assert len(reader._inputs["x"]._packers) == reading._SHAPES
+    assert len(reader._inputs["x"]._packings) == reading._SHAPES
+
+
+@pytest.mark.parametrize("flag", [1, 1.0, "true", None, 0])
+def test_only_a_bool_is_a_flag(flag: Any) -> None:
+    """A number that equals one is not one."""
+    with pytest.raises(InvalidRequest):
+        parse(body_of(tensor(), outputs=[{"name": "x", "parameters": {"binary_data": flag}}]))
