@@ -17,9 +17,11 @@ from uvicorn.server import ServerState
 
 from gateway.doors.http.cycles import without_offer
 from gateway.doors.http.heads import (
-    CHUNKED,
     HEAD_TOO_LARGE,
     MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    MAX_URL_BYTES,
+    SPECIAL,
     Refusal,
     body_too_large,
     check_size,
@@ -42,6 +44,8 @@ LINGER_S: Final = 2.0
 MIN_BYTES_PER_S: Final = 1024
 """The least rate of a request, once the time for its first part is over, and of an answer."""
 
+_TWICE: Final = b""
+"""Stands among special headers for one that came again."""
 INVALID: Final = "The request is not valid HTTP/1.1."
 
 
@@ -67,11 +71,16 @@ class GuardedProtocol(Turns):
         """A connection that is not made yet, under the listener's watch."""
         super().__init__(config, server_state, app_state, _loop, watch=watch)
         self._into: Headers = []  # where headers go, or trailers
-        self._received = 0  # bytes of what is read
+        self._special: dict[bytes, bytes] = {}  # those of them that a check needs
+        self._plain: object = None  # what a plain head said that passed every check
+        self._received = 0  # bytes of what is read, and of what came before it in its segment
+        self._late = False  # whether another request ended in this segment
         self._seen = 0  # of them, at the last look that saw more
         self._moved = watch.now  # when that was
         self._unsent = 0  # the most that waited to be written since `_unsent_since`
         self._unsent_since = 0.0
+        self._offered = False  # whether the head offered to go on in another protocol
+        self._before = 0  # bytes of its segment that came before a chunked request, at most
         self._chunks = self._body_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -90,7 +99,8 @@ class GuardedProtocol(Turns):
         if self.deaf:
             self._drain(len(data))
             return
-        self._received += len(data)
+        self._received = len(data) + (0 if self._reading == BETWEEN else self._received)
+        self._late = False
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -109,35 +119,62 @@ class GuardedProtocol(Turns):
         self._since = self.watch.now
         self.url = b""
         self.headers = self._into = []
+        self._special = {}
         self.cycle = None  # type: ignore[assignment]
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header, or a trailer; those are dropped with the list they are in."""
-        self._into.append((name.lower(), value))
+        name = name.lower()
+        self._into.append((name, value))
+        if name in SPECIAL:
+            special = self._special
+            special[_TWICE if name in special else name] = value
 
     def on_headers_complete(self) -> None:
-        """A head is whole: check it, then begin."""
+        """A head is whole: check it, then begin.
+
+        Most callers send the same head again and again. Where it differs from one that passed only
+        in what no check reads, it is not checked again.
+        """
         if self.deaf:
             raise Refusal(0, "")
+        self.method = method = self.parser.get_method()
+        self.keep_alive = keep_alive = self.parser.should_keep_alive()
+        find = self._special.get
+        self.stated = stated = find(b"content-length")
+        count = len(self._special)
+        plain = (self.url, method, find(b"host"), find(b"connection"), count, stated is None)
+        if not (
+            plain == self._plain
+            and keep_alive
+            and self._received <= MAX_URL_BYTES
+            and len(self.headers) <= MAX_HEADERS
+            and (stated is None or len(stated) <= self.watch.short_length)
+        ):
+            self._plain = plain if self._check_head() else None
+            if self._offered:
+                return  # it is read again without the offer
+        self._reading = BODY
+        self.begin()
+
+    def _check_head(self) -> bool:
+        """Check a whole head; whether it is as plain as most."""
         parser = self.parser
-        self.method = method = parser.get_method()
-        self.keep_alive = keep_alive = parser.should_keep_alive()
         if self._received > MAX_HEAD_BYTES:
             check_size(self.headers, self.url)
-        self.length, self.version, self.expect_100_continue, offered = read_head(
-            (method, self.url),
+        self.version, self.chunked, self.expect_100_continue, offered = read_head(
+            (self.method, self.url),
             self.headers,
             parser.get_http_version,
             self.watch.bounds.max_body_bytes,
-            keep_alive=keep_alive,
+            keep_alive=self.keep_alive,
         )
-        if offered and parser.should_upgrade():
-            return  # it is read again without the offer
-        self._reading = BODY
-        if self.length == CHUNKED:
-            self._into = []
+        self._offered = offered and parser.should_upgrade()
+        if self.chunked:
+            self._into, self._special = [], {}
             self._chunks = self._body_bytes = 0
-        self.begin()
+            self._before = self._received if self._late else 0
+        return self.version == "1.1" and not (self.chunked or self.expect_100_continue or offered)
 
     def on_chunk_header(self) -> None:
         """A chunk begins."""
@@ -147,7 +184,7 @@ class GuardedProtocol(Turns):
 
     def on_body(self, body: bytes) -> None:
         """A part of a body came. A subclass that takes it calls `count` if it is chunked."""
-        if self.length == CHUNKED:
+        if self.chunked:
             self.count(len(body))
         cycle = self.cycle
         if cycle.response_complete:
@@ -175,7 +212,7 @@ class GuardedProtocol(Turns):
         if self._reading == HEAD:
             return  # it offered another protocol
         self._reading = BETWEEN
-        self._received = self._seen = 0
+        self._late = True
         self.end()
 
     def end(self) -> None:
@@ -227,7 +264,7 @@ class GuardedProtocol(Turns):
         if self._received != self._seen:
             self._seen, self._moved = self._received, now
         slow = self._received < MIN_BYTES_PER_S * (waited - idle_s)
-        if slow or now - self._moved > idle_s:
+        if slow or now - max(self._moved, self._since) > idle_s:
             self.refuse(408, "The body of the request did not come in time.")
 
     def _patience(self) -> float:
@@ -244,10 +281,12 @@ class GuardedProtocol(Turns):
 
     def _check_received(self) -> None:
         """Bound what is neither a whole head nor a body, however small the pieces it comes in."""
-        if self._reading < BODY:
+        if self._reading == HEAD and self._late:
+            self._received = MAX_HEAD_BYTES  # of this head, that is not known; the next part tells
+        elif self._reading < BODY and not self._late:
             self.refuse(431, HEAD_TOO_LARGE)
-        elif self._reading == BODY and self.length == CHUNKED:
-            allowed = MAX_CHUNK_OVERHEAD + CHUNK_LINE_BYTES * self._chunks
+        elif self._reading == BODY and self.chunked:
+            allowed = MAX_CHUNK_OVERHEAD + CHUNK_LINE_BYTES * self._chunks + self._before
             if self._received - self._body_bytes > allowed:
                 self.refuse(400, "The chunks of the body hold more than their data.")
 
@@ -259,6 +298,6 @@ class GuardedProtocol(Turns):
         """
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        self._received = 0
+        self._reading = BETWEEN
         head = without_offer((self.method, self.url, self.version.encode()), self.headers)
         self.data_received(head + data[upgrade.args[0] :])

@@ -12,12 +12,12 @@ from gateway.doors.http.inference_head import Headers
 MAX_HEAD_BYTES: Final = 32 * 1024
 MAX_HEADERS: Final = 100
 MAX_URL_BYTES: Final = 8 * 1024
-CHUNKED: Final = -1
-"""Stands for the length of a body that comes in chunks."""
+ONCE: Final = frozenset((b"host", b"content-length", b"transfer-encoding", b"expect"))
+SPECIAL: Final = ONCE | {b"connection", b"upgrade"}
+"""Headers that say how a request is read; the others are the application's."""
 
-Framing: TypeAlias = tuple[int, str, bool, bool]
-"""The body's length or `CHUNKED`, the version, and whether 100-continue is expected and another
-protocol offered."""
+Framing: TypeAlias = tuple[str, bool, bool, bool]
+"""The version, and whether the body is chunked, 100-continue expected, another protocol offered."""
 
 
 class Refusal(Exception):
@@ -63,7 +63,7 @@ def read_head(
     *,
     keep_alive: bool,
 ) -> Framing:
-    """Check a whole head in one pass; how its body is framed.
+    """Check a whole head in one pass; how it is to be read.
 
     Args:
         asked: the method and the target.
@@ -76,7 +76,7 @@ def read_head(
     Raises:
         Refusal: it is not taken.
     """
-    special = [header for header in headers if header[0] in _SPECIAL]
+    special = [header for header in headers if header[0] in SPECIAL]
     named = dict(special)
     if len(named) != len(special):
         _refuse_twice(special)
@@ -91,13 +91,13 @@ def read_head(
         raise Refusal(400, "The Host header is not a name and a port.")
     _check_asked(asked, len(headers))
     length = named.get(b"content-length")
-    size = 0 if length is None else _read_length(length, max_body_bytes)
+    if length is not None:
+        _check_length(length, max_body_bytes)
     codings, expects = named.get(b"transfer-encoding"), named.get(b"expect")
     if codings is not None:
         _check_chunked(codings, version, length)
-        size = CHUNKED
     expected = expects is not None and _is_expected(expects, version)
-    return size, version, expected, b"upgrade" in named
+    return version, codings is not None, expected, b"upgrade" in named
 
 
 def check_size(headers: Headers, url: bytes) -> None:
@@ -131,7 +131,7 @@ def _check_asked(asked: tuple[bytes, bytes], count: int) -> None:
 
 def _refuse_twice(special: Headers) -> None:
     """Two of these are two opinions on where the request ends, or whom it is for."""
-    names = [name for name, _ in special if name in _ONCE]
+    names = [name for name, _ in special if name in ONCE]
     if len(names) != len(set(names)):
         raise Refusal(400, "A header that may be sent once was sent twice.")
 
@@ -146,12 +146,11 @@ def _check_chunked(codings: bytes, version: str, length: bytes | None) -> None:
         raise Refusal(400, "Transfer-Encoding can only be 'chunked'.")
 
 
-def _read_length(length: bytes, max_body_bytes: int) -> int:
+def _check_length(length: bytes, max_body_bytes: int) -> None:
     if not length.isdigit():
         raise Refusal(400, "Content-Length must be a number.")
-    if len(length) > _LENGTH_DIGITS or (size := int(length)) > max_body_bytes:
+    if len(length) > _LENGTH_DIGITS or int(length) > max_body_bytes:
         raise body_too_large(max_body_bytes)
-    return size
 
 
 def _is_expected(expects: bytes, version: str) -> bool:
@@ -161,8 +160,6 @@ def _is_expected(expects: bytes, version: str) -> bool:
 
 
 HEAD_TOO_LARGE: Final = f"The head is larger than the {MAX_HEAD_BYTES} bytes allowed."
-_ONCE: Final = frozenset((b"host", b"content-length", b"transfer-encoding", b"expect"))
-_SPECIAL: Final = _ONCE | {b"connection", b"upgrade"}
 _VERSIONS: Final = frozenset(("1.1", "1.0"))
 _REFUSED_METHODS: Final = frozenset((b"CONNECT", b"TRACE"))
 _HOST_BYTES: Final = (

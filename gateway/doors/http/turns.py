@@ -38,7 +38,8 @@ class Turns(HttpToolsProtocol):
 
     Attributes:
         method, url, headers, version: of the newest head; names of headers in lower case.
-        length: of its body in bytes, or `CHUNKED`.
+        stated: the Content-Length it states, if it does.
+        chunked: whether its body comes in chunks.
         keep_alive: whether the connection outlives its answer.
         deaf: nothing more is read from this connection.
         draining: the server stops, so every answer is the last of its connection.
@@ -60,7 +61,8 @@ class Turns(HttpToolsProtocol):
         self.method = self.url = b""
         self.version = "1.1"
         self.headers: Headers = []
-        self.length = 0
+        self.stated: bytes | None = None
+        self.chunked = False
         self.keep_alive = True
         self.deaf = False
         self.draining = False
@@ -206,7 +208,7 @@ class Turns(HttpToolsProtocol):
             keep_alive=self.keep_alive and self.version != "1.0" and not self.draining,
             on_response=self.on_response_complete,
         )
-        cycle.small = 0 <= self.length <= MAX_DRAINED_BYTES
+        cycle.small = not self.chunked and int(self.stated or 0) <= MAX_DRAINED_BYTES
         return cycle
 
     def _start(self, cycle: Cycle) -> None:

@@ -52,12 +52,14 @@ class Watch:
     Attributes:
         bounds: of the listener.
         now: the clock, in seconds.
+        short_length: a Content-Length of so few digits is never too large.
         refused: how many requests were refused, by status.
     """
 
     def __init__(self, bounds: Bounds) -> None:
         """Nothing is connected, and no timer runs."""
         self.bounds = bounds
+        self.short_length = len(str(bounds.max_body_bytes)) - 1
         self.now = 0.0
         self.refused: Counter[int] = Counter()
         shortest = min(bounds.header_s, bounds.body_idle_s, bounds.write_stall_s)
