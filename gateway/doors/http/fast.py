@@ -18,7 +18,6 @@ from uvicorn.server import ServerState
 from gateway.core.errors import GatewayError
 from gateway.doors.http.exchange import Desk, Exchange
 from gateway.doors.http.guarded import GuardedProtocol
-from gateway.doors.http.heads import CHUNKED
 from gateway.doors.http.inference_head import Head
 from gateway.doors.http.messages import CLOSE, Response
 from gateway.doors.http.requests import Requests
@@ -77,7 +76,7 @@ class FastProtocol(GuardedProtocol):
         if self._exchange is None:
             super().on_body(body)
             return
-        if self.length == CHUNKED:
+        if self.chunked:
             self.count(len(body))
         if not self._body:
             self._body = body
