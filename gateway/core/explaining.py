@@ -150,6 +150,10 @@ class _Facts:
     def header(self, name: str) -> str | None:
         return self.headers.get(name)
 
+    def raw_header(self, name: bytes) -> bytes | None:
+        value = self.headers.get(name.decode("latin-1"))
+        return None if value is None else value.encode("latin-1")
+
 
 def _facts_of(document: Endpoint, situation: Situation) -> _Facts:
     """The situation, with the unit where each split looks for it."""

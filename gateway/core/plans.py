@@ -45,6 +45,9 @@ class Facts(Protocol):
     def header(self, name: str) -> str | None:
         """The first header of that lower-case name, decoded as Latin-1; None if absent."""
 
+    def raw_header(self, name: bytes) -> bytes | None:
+        """The same, as it came."""
+
 
 class Variant(Struct, frozen=True):
     """One branch of a plan: its name and the version that it runs."""
@@ -78,6 +81,7 @@ class _CompiledSplit:
     salt: str
     drawer: Drawer
     unit: UnitKey
+    unit_header: bytes | None
     variants: Mapping[str, tuple[Variant, float]]
     left_out: float
 
@@ -232,7 +236,12 @@ def _take(plan: Plan, rule: _CompiledRule, facts: Facts, draw: bytes) -> Assignm
     if isinstance(split, Variant):
         reason = Reason.TARGETING_MATCH
         return Assignment(split, reason, rule=rule.name, falls_back=rule.falls_back)
-    unit = _unit_of(split.unit, facts)
+    if split.unit_header is None:
+        unit = _unit_of(split.unit, facts)
+    else:
+        unit = facts.raw_header(split.unit_header)
+    if unit is not None:
+        unit = _checked(unit)
     hashed = draw if unit is None else unit
     name = split.drawer.draw(hashed)
     if name is None:
@@ -243,26 +252,26 @@ def _take(plan: Plan, rule: _CompiledRule, facts: Facts, draw: bytes) -> Assignm
     return Assignment(
         variant,
         reason,
-        propensity=propensity,
-        rule=rule.name,
-        salt=split.salt,
-        unit=hashed,
-        sticky=unit is not None,
-        falls_back=rule.falls_back and name is not None,
+        propensity,
+        rule.name,
+        split.salt,
+        hashed,
+        unit is not None,  # sticky
+        rule.falls_back and name is not None,
     )
 
 
 def _unit_of(key: UnitKey, facts: Facts) -> bytes | None:
-    """The unit's bytes as they came; None when the request names none, or more than one."""
-    if key.header is not None:
-        stated = facts.header(key.header)
-        unit = None if stated is None else stated.encode("latin-1")
-    elif key.parameter is not None:
+    """A unit that is no header; None when the request names none, or more than one."""
+    if key.parameter is not None:
         value = facts.parameters.get(key.parameter)
-        unit = None if value is None else str(value).encode()
-    else:
-        unit = _unit_of_input(facts.tensors, key.input or "")
-    if unit is None or not unit.strip():
+        return None if value is None else str(value).encode()
+    return _unit_of_input(facts.tensors, key.input or "")
+
+
+def _checked(unit: bytes) -> bytes | None:
+    """A unit as it came, None for a blank one."""
+    if not unit.strip():
         return None
     if len(unit) > MAX_UNIT_BYTES:
         message = f"The unit holds {len(unit)} bytes; at most {MAX_UNIT_BYTES} are allowed."
@@ -298,14 +307,12 @@ def _compile_rule(
 def _compile_split(
     split: Split, state: SplitState, variant: Callable[[str, Target], Variant]
 ) -> _CompiledSplit:
+    header = split.unit.header
     return _CompiledSplit(
         salt=state.salt,
         drawer=Drawer(state, split.exposure),
-        unit=UnitKey(
-            header=None if split.unit.header is None else split.unit.header.lower(),
-            parameter=split.unit.parameter,
-            input=split.unit.input,
-        ),
+        unit=split.unit,
+        unit_header=None if header is None else header.lower().encode("latin-1", "replace"),
         variants={
             weighted.name: (
                 variant(weighted.name, weighted.target),

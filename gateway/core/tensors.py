@@ -39,6 +39,7 @@ FLOATS: Final = frozenset({"FP16", "FP32", "FP64"})
 MAX_RANK: Final = 8
 
 _MANY: Final = 4096
+_KNOWN_SHAPES: Final = 1024
 _HALF: Final = 2
 
 
@@ -81,6 +82,53 @@ def check_inputs(signature: Signature, tensors: Tensors) -> None:
         _check_input(spec, tensors[spec.name], symbols)
     if signature.batched:
         _check_rows(specs, tensors)
+
+
+class InputCheck:
+    """`check_inputs` for one signature, which knows the usual shapes by heart."""
+
+    __slots__ = ("_dtypes", "_known", "_names", "_only", "_signature")
+
+    def __init__(self, signature: Signature) -> None:
+        """Know no shape yet."""
+        self._signature = signature
+        self._names = [spec.name for spec in signature.inputs]
+        self._dtypes = [DTYPES[spec.datatype] for spec in signature.inputs]
+        self._only = self._names[0] if len(self._names) == 1 else None
+        self._known: dict[object, int] = {}
+
+    def rows(self, tensors: Tensors) -> int:
+        """Rows in a request: the shared first dimension, or 1 where the model is not batched.
+
+        Raises:
+            InvalidRequest: as `check_inputs`.
+        """
+        shapes: object = None
+        if self._only is not None:
+            tensor = tensors.get(self._only)
+            if tensor is not None and len(tensors) == 1 and tensor.dtype is self._dtypes[0]:
+                shapes = tensor.shape
+        elif len(tensors) == len(self._names):
+            found = [tensors.get(name) for name in self._names]
+            shapes = self._shapes(found)
+        rows = self._known.get(shapes)
+        return self._learn(tensors, shapes) if rows is None else rows
+
+    def _shapes(self, found: list[Array | None]) -> object:
+        """The shapes of all inputs, None where a datatype is not the one that is asked for."""
+        shapes = []
+        for tensor, dtype in zip(found, self._dtypes, strict=True):
+            if tensor is None or tensor.dtype is not dtype:
+                return None
+            shapes.append(tensor.shape)
+        return tuple(shapes)
+
+    def _learn(self, tensors: Tensors, shapes: object) -> int:
+        check_inputs(self._signature, tensors)
+        rows = rows_of(self._signature, tensors)
+        if shapes is not None and len(self._known) < _KNOWN_SHAPES:
+            self._known[shapes] = rows
+        return rows
 
 
 def has_nonfinite(tensor: Array) -> bool:

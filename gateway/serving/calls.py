@@ -56,6 +56,10 @@ class Call(Struct):
         value = self.headers.get(_raw(name))
         return None if value is None else value.decode("latin-1")
 
+    def raw_header(self, name: bytes) -> bytes | None:
+        """The same, as it came."""
+        return self.headers.get(name)
+
 
 @lru_cache(maxsize=1024)
 def _raw(name: str) -> bytes:

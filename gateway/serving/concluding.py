@@ -41,25 +41,20 @@ class Concluder:
         self.worker = worker
         self.recorder = recorder
         self.clock = clock
-        self._randbytes = randbytes
-
-    def nonce(self) -> bytes:
-        """The fresh bytes of one request: nonce of its id, unit if it names none, shadow draw."""
-        return self._randbytes(NONCE_BYTES)
+        self.draw = randbytes
 
     def conclude(self, flight: Flight, result: Result, in_flight: int) -> Answer:
         """Make the answer of a request that was assigned, and leave its traces."""
+        loaded, error = flight.loaded, None
         outputs: dict[str, Array] = {}
-        error: GatewayError | None = None
         if isinstance(result, GatewayError):
             error = result
-        elif flight.loaded is not None:
-            outputs = dict(zip(flight.loaded.output_names, result, strict=True))
-        record = self._record(flight, outputs, error)
+        elif loaded is not None:
+            outputs = dict(zip(loaded.output_names, result))  # noqa: B905 - the batcher checked it
+        record = self._record(flight, error, outputs)
         try:
-            self._count(flight, record, error)
-            self.recorder.record(record)
-            if error is None and flight.served.plan.shadows:
+            self._leave_traces(flight, record, error)
+            if not flight.served.is_plain and error is None:
                 self._offer(flight, outputs, record, in_flight)
         except Exception:
             log.exception("an answer left incomplete traces")
@@ -93,9 +88,9 @@ class Concluder:
             elapsed_ns = self.clock.monotonic_ns() - flight.call.arrived_ns
             flight.loaded.statistics.fail.add(elapsed_ns)
 
-    def _record(self, flight: Flight, outputs: Tensors, error: GatewayError | None) -> Record:
-        plan, assignment, call, job = (
-            flight.served.plan,
+    def _record(self, flight: Flight, error: GatewayError | None, outputs: Tensors) -> Record:
+        served, assignment, call, job = (
+            flight.served,
             flight.assignment,
             flight.call,
             flight.job,
@@ -110,7 +105,8 @@ class Concluder:
         if assignment.salt is not None and assignment.unit is not None:
             unit_hash = signer.unit_hash(assignment.salt, assignment.unit)
         kind, of_kind = _kind_of(flight)
-        scalars = scalars_of(plan.token_scalars, outputs) if plan.token_scalars and outputs else ()
+        declared = served.plan.token_scalars
+        scalars = scalars_of(declared, outputs) if declared and outputs else ()
         record = Record(
             kind,
             at_ns,
@@ -125,39 +121,34 @@ class Concluder:
             None if error is None else error.kind,
             call.trace,
         )
-        recording = plan.recording
-        if error is None and unit_hash is not None:
+        if unit_hash is not None and assignment.sticky and error is None:
             record.first_exposure = self._first_exposure(assignment, unit_hash)
-        if recording.inputs:
-            record.inputs = _text(flight, call.tensors)
-        if recording.outputs and outputs:
-            record.outputs = _text(flight, outputs)
-        if plan.cache is not None and job is not None:
-            record.cached = job.cache == HIT
+        if not served.is_plain:
+            _tell_more(flight, record, outputs)
         return record
 
     def _first_exposure(self, assignment: Assignment, unit_hash: bytes) -> bool:
         """Whether a unit is served by its split for the first time, as this process knows."""
-        if assignment.reason is not Reason.SPLIT or not assignment.sticky:
+        if assignment.reason is not Reason.SPLIT or assignment.salt is None:
             return False
-        return assignment.salt is not None and self.recorder.exposed(assignment.salt, unit_hash)
+        return self.recorder.exposed(assignment.salt, unit_hash)
 
-    def _count(self, flight: Flight, record: Record, error: GatewayError | None) -> None:
-        if isinstance(error, (Overloaded, DeadlineExceeded)):
-            labels = ((ENDPOINT, record.kind.endpoint), (ERROR_TYPE, error.kind))
-            self.recorder.cells.counter(ADMISSION_REJECTED, labels).add()
-        if flight.loaded is None:
-            return
-        statistics = flight.loaded.statistics
-        statistics.last_ms = record.at_ns // 1_000_000
+    def _leave_traces(self, flight: Flight, record: Record, error: GatewayError | None) -> None:
+        loaded = flight.loaded
         if error is None:
-            statistics.success.add(record.latency_ns)
-            if not record.cached:
-                statistics.queue.add(record.queue_ns)
+            if loaded is not None:
+                loaded.statistics.answered(record)
         else:
-            statistics.fail.add(record.latency_ns)
+            if isinstance(error, (Overloaded, DeadlineExceeded)):
+                labels = ((ENDPOINT, record.kind.endpoint), (ERROR_TYPE, error.kind))
+                self.recorder.cells.counter(ADMISSION_REJECTED, labels).add()
+            if loaded is not None:
+                loaded.statistics.failed(record)
+        self.recorder.record(record)
 
     def _offer(self, flight: Flight, outputs: Tensors, record: Record, in_flight: int) -> None:
+        if not flight.served.plan.shadows:
+            return
         draw = (int.from_bytes(flight.nonce, "big") * SCALE) >> (8 * NONCE_BYTES)
         copy = Copy(
             origin=record,
@@ -220,6 +211,17 @@ def _new_kind(flight: Flight) -> tuple[Kind, bytes]:
         propensity=assignment.propensity,
     )
     return kind, stub(facts)
+
+
+def _tell_more(flight: Flight, record: Record, outputs: Tensors) -> None:
+    """What only some endpoints ask to be told of their predictions."""
+    plan = flight.served.plan
+    if plan.recording.inputs:
+        record.inputs = _text(flight, flight.call.tensors)
+    if plan.recording.outputs and outputs:
+        record.outputs = _text(flight, outputs)
+    if plan.cache is not None and flight.job is not None:
+        record.cached = flight.job.cache == HIT
 
 
 def _text(flight: Flight, tensors: Tensors) -> str:

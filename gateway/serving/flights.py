@@ -12,13 +12,15 @@ class Flight:
 
     __slots__ = ("assignment", "call", "job", "loaded", "nonce", "reply", "served")
 
-    def __init__(self, served: Served, call: Call, assignment: Assignment, nonce: bytes) -> None:
+    def __init__(
+        self, served: Served, call: Call, assignment: Assignment, nonce: bytes, reply: Reply
+    ) -> None:
         """`nonce` is the request's fresh bytes."""
         self.served = served
         self.call = call
         self.assignment = assignment
         self.nonce = nonce
-        self.reply: Reply | None = None
+        self.reply: Reply | None = reply
         self.loaded: Loaded | None = None
         self.job: Job | None = None
 

@@ -40,6 +40,7 @@ class Served:
     labels: tuple[str, ...]
     aliases: Mapping[str, int]
     kinds: Kinds
+    is_plain: bool
 
     def signature_of(self, version: int | None) -> Signature:
         """What a call must look like: to a version that is pinned, or to the endpoint."""
@@ -163,6 +164,9 @@ def _bind(snapshot: Snapshot, plan: Plan, loaded: dict[int, Loaded]) -> Served:
         labels=model.labels,
         aliases=model.aliases,
         kinds={},
+        is_plain=not (
+            plan.shadows or plan.cache or plan.recording.inputs or plan.recording.outputs
+        ),
     )
 
 

@@ -6,6 +6,7 @@ no task, no future, no await. Doors wrap `submit` as they like.
 """
 
 import logging
+from functools import partial
 from typing import Final
 
 from gateway.core.assignment import Reason
@@ -20,9 +21,8 @@ from gateway.core.errors import (
 )
 from gateway.core.oip.render import check_outputs
 from gateway.core.plans import Assignment, Variant, assign, fall_back, force
-from gateway.core.tensors import check_inputs, rows_of
 from gateway.serving.calls import Answer, Call, Reply
-from gateway.serving.concluding import Concluder
+from gateway.serving.concluding import NONCE_BYTES, Concluder
 from gateway.serving.flights import Flight
 from gateway.serving.jobs import Job, Result
 from gateway.serving.live import Served
@@ -47,6 +47,7 @@ class Pipeline:
         self.concluder = concluder
         self.max_request_rows = max_request_rows
         self.in_flight = 0
+        self._now_ns = concluder.clock.monotonic_ns
 
     def find(self, endpoint: str, version: int | None = None) -> Served:
         """The one read of what is live; pass the result to `submit`.
@@ -73,15 +74,17 @@ class Pipeline:
         Returns:
             What a door may `cancel` when its caller leaves; None when it is over already.
         """
-        nonce = self.concluder.nonce()
+        nonce = self.concluder.draw(NONCE_BYTES)
         try:
-            assignment = _decide(served, call, nonce)
+            if call.version is None and call.force is None:
+                assignment = assign(served.plan, call, nonce)
+            else:
+                assignment = _asked_for(served, call)
         except Exception as error:  # noqa: BLE001 - every failure is answered
             reply(Answer(served.plan.revision, _told(error)))
             return None
         self.in_flight += 1
-        flight = Flight(served, call, assignment, nonce)
-        flight.reply = reply
+        flight = Flight(served, call, assignment, nonce, reply)
         self._take_off(flight)
         return flight
 
@@ -95,30 +98,24 @@ class Pipeline:
     def _queue(self, flight: Flight) -> None:
         served, call = flight.served, flight.call
         request, loaded = call.request, _version(served, flight.assignment)
-        signature = loaded.artifact.manifest.signature
-        check_inputs(signature, request.tensors)
+        rows = loaded.check.rows(request.tensors)
         if request.outputs:
-            check_outputs(request.outputs, signature)
-        if not served.allow_nonfinite and request.has_nonfinite:
+            check_outputs(request.outputs, loaded.artifact.manifest.signature)
+        if request.nonfinite is not False and not served.allow_nonfinite and request.has_nonfinite:
             message = "The inputs hold NaN or an infinity, which this model does not allow."
             raise InvalidRequest(message)
-        rows = rows_of(signature, request.tensors)
         if rows > self.max_request_rows:
             message = f"The request holds {rows} rows; at most {self.max_request_rows} are allowed."
             raise TooLarge(message)
-        flight.job = Job(
-            tensors=request.tensors,
-            rows=rows,
-            done=lambda result: self._land(flight, result),
-            queued_ns=self.concluder.clock.monotonic_ns(),
-            deadline_ns=call.deadline_ns,
+        job = flight.job = Job(
+            request.tensors, rows, partial(self._land, flight), self._now_ns(), call.deadline_ns
         )
         batcher = loaded.acquire()
         flight.loaded = loaded
         if served.plan.cache is None:
-            batcher.submit(flight.job)
+            batcher.submit(job)
         else:
-            self.worker.cache.submit(flight.job, batcher, loaded, served.plan.endpoint)
+            self.worker.cache.submit(job, batcher, loaded, served.plan.endpoint)
 
     def _land(self, flight: Flight, result: Result) -> None:
         """The run is over, or never was: fall back, or conclude and reply."""
@@ -150,12 +147,11 @@ def _may_fall_back(flight: Flight, result: Result) -> bool:
     return flight.assignment.variant.version != flight.served.plan.default.version
 
 
-def _decide(served: Served, call: Call, draw: bytes) -> Assignment:
+def _asked_for(served: Served, call: Call) -> Assignment:
+    """The assignment of a caller who names the version, or the variant."""
     if call.version is not None:
         return Assignment(Variant(f"v{call.version}", call.version), Reason.PINNED)
-    if call.force is not None:
-        return force(served.plan, call.force)
-    return assign(served.plan, call, draw)
+    return force(served.plan, call.force or "")
 
 
 def _version(served: Served, assignment: Assignment) -> Loaded:

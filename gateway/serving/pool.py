@@ -21,6 +21,7 @@ from typing import Final
 
 from gateway.core.errors import GatewayError, NotReady
 from gateway.core.models import Key
+from gateway.core.tensors import InputCheck
 from gateway.ports import Artifact, Engine, LoadEngine
 from gateway.serving.batching import Batcher
 from gateway.serving.cells import Cells
@@ -53,6 +54,7 @@ class Loaded:
     __slots__ = (
         "artifact",
         "batcher",
+        "check",
         "key",
         "leases",
         "output_names",
@@ -66,6 +68,7 @@ class Loaded:
         """Start in state loading."""
         self.key = key
         self.artifact = artifact
+        self.check = InputCheck(artifact.manifest.signature)
         self.output_names = [spec.name for spec in artifact.manifest.signature.outputs]
         self.state = State.LOADING
         self.reason: str | None = None

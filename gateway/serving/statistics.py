@@ -5,6 +5,8 @@ Counts and nanoseconds only ever grow, so processes add up. Updated on the event
 
 from typing import Any, Final
 
+from gateway.telemetry import Record
+
 MAX_SIZES: Final = 1024
 """Sizes of runs that are told apart: callers choose them, so they are bounded."""
 
@@ -49,6 +51,21 @@ class Statistics:
         self.executions = 0
         self.rows = 0
         self.last_ms = 0
+
+    def answered(self, record: Record) -> None:
+        """Count a request that was answered."""
+        self.last_ms = record.at_ns // 1_000_000
+        success, queue = self.success, self.queue
+        success.count += 1
+        success.ns += record.latency_ns
+        if not record.cached:
+            queue.count += 1
+            queue.ns += record.queue_ns
+
+    def failed(self, record: Record) -> None:
+        """Count a request that this version could not answer."""
+        self.last_ms = record.at_ns // 1_000_000
+        self.fail.add(record.latency_ns)
 
     def ran(self, rows: int, requests: int, run_ns: int) -> None:
         """Count one run that served `requests` requests with `rows` rows altogether."""

@@ -52,6 +52,10 @@ class Request:
         assert name == name.lower()
         return self.headers.get(name)
 
+    def raw_header(self, name: bytes) -> bytes | None:
+        value = self.header(name.decode("latin-1"))
+        return None if value is None else value.encode("latin-1")
+
 
 def planned(*rules: Rule, **more: Any) -> Plan:
     """The plan of an endpoint with these rules; the salt of a split is its rule's name."""

@@ -24,10 +24,11 @@ _MAX_STYLES: Final = 4096
 
 
 class _Style(Struct, frozen=True):
-    """What all answers of one kind share."""
+    """What all answers of one kind share; `block` are their headers up to the prediction id."""
 
     writer: Writer
     identity: tuple[tuple[bytes, bytes], ...]
+    block: bytes
 
 
 class Answers:
@@ -40,13 +41,20 @@ class Answers:
 
     def infer(self, served: Served, asked: InferRequest, answer: Answer) -> Response:
         """The response to an inference, or the error that it came to."""
+        kind = answer.kind
         try:
-            style = self._style(served, answer)
+            if answer.error is not None:
+                raise answer.error
+            style = None if kind is None else self._styles.get(kind)
+            if style is None:
+                style = self._new_style(served, kind)
             rendered = style.writer.write(answer.outputs, asked)
         except Exception as error:  # noqa: BLE001 - who answered is told all the same
             return _refused(answer, error)
-        prediction_id = (b"x-prediction-id", (answer.prediction_id or "").encode("ascii"))
-        headers = [JSON, *style.identity, prediction_id]
+        prediction_id = (answer.prediction_id or "").encode("ascii")
+        headers = [JSON, *style.identity, (b"x-prediction-id", prediction_id)]
+        if rendered.json_bytes is None and not answer.cache:
+            return Response(_OK, rendered.body, headers, b"%b%b\r\n" % (style.block, prediction_id))
         if rendered.json_bytes is not None:
             headers[:1] = [BINARY, (HEADER_LENGTH, b"%d" % rendered.json_bytes)]
         if answer.cache:
@@ -69,37 +77,33 @@ class Answers:
             text = render_predict(message, columnar=columnar, nonfinite=self._nonfinite)
         except Exception as error:  # noqa: BLE001 - who answered is told all the same
             return _refused(answer, error)
-        return Response(_OK, text, [JSON, *identity_of(answer)])
+        headers = [JSON, *identity_of(answer)]
+        if answer.cache:
+            headers.append(_cache_header(answer))
+        return Response(_OK, text, headers)
 
-    def _style(self, served: Served, answer: Answer) -> _Style:
-        if answer.error is not None:
-            raise answer.error
-        if answer.kind is None:
+    def _new_style(self, served: Served, kind: Kind | None) -> _Style:
+        if kind is None:
             message = f"'{served.plan.endpoint}' did not answer."
             raise NotReady(message)
-        style = self._styles.get(answer.kind)
-        if style is None:
-            style = self._new_style(served, answer.kind)
-            if len(self._styles) >= _MAX_STYLES:
-                self._styles.clear()
-            self._styles[answer.kind] = style
-        return style
-
-    def _new_style(self, served: Served, kind: Kind) -> _Style:
         loaded = served.loaded.get(kind.version) or served.pinnable[kind.version]
         signature = loaded.artifact.manifest.signature
         labels: Mapping[str, tuple[str, ...]] = {}
         if served.labels:
             labels = dict.fromkeys((spec.name for spec in signature.outputs), served.labels)
         version = str(kind.version)
-        return _Style(
-            Writer(kind.endpoint, version, signature, self._nonfinite, labels),
-            (
-                (b"x-revision", b"%d" % kind.revision),
-                (b"x-model-version", version.encode("ascii")),
-                (b"x-variant", kind.variant.encode("latin-1")),
-            ),
+        identity = (
+            (b"x-revision", b"%d" % kind.revision),
+            (b"x-model-version", version.encode("ascii")),
+            (b"x-variant", kind.variant.encode("latin-1")),
         )
+        block = b"".join(b"%b: %b\r\n" % header for header in (JSON, *identity))
+        writer = Writer(kind.endpoint, version, signature, self._nonfinite, labels)
+        style = _Style(writer, identity, block + b"x-prediction-id: ")
+        if len(self._styles) >= _MAX_STYLES:
+            self._styles.clear()
+        self._styles[kind] = style
+        return style
 
 
 def identity_of(answer: Answer) -> Headers:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from gateway.core.access import FORCE, Principal, Token, principal_of, require
-from gateway.core.errors import InvalidRequest, NotFound, TooLarge
+from gateway.core.errors import InvalidRequest, NotFound, NotReady, TooLarge
 from gateway.core.oip.messages import InferRequest, Limits
 from gateway.core.oip.parse import parse_header_length
 from gateway.core.oip.v1 import parse_predict
@@ -18,6 +18,7 @@ from gateway.doors.http.answers import Answers
 from gateway.doors.http.aside import Aside
 from gateway.doors.http.inference_head import HEADER_LENGTH, TIMEOUT, Head, too_large
 from gateway.doors.http.messages import (
+    COMPRESS_FROM_BYTES,
     Response,
     coding_for,
     compress,
@@ -29,12 +30,14 @@ from gateway.doors.http.routes import Route
 from gateway.doors.tracing import DRAW_BYTES, parse_traceparent
 from gateway.serving.calls import Answer, Call, Clock
 from gateway.serving.flights import Flight
-from gateway.serving.live import Served
+from gateway.serving.live import NOTHING, Live, Served
 from gateway.serving.pipeline import Pipeline
 
 LARGE_BYTES: Final = 128 * 1024
 """A body from this size on is decoded, and a response encoded or compressed, in a thread."""
 _TIMEOUT_DIGITS: Final = 9
+
+_UNOPENED: Final = "The request was not opened."
 
 Respond: TypeAlias = Callable[[Response], None]
 
@@ -54,14 +57,15 @@ class Desk:
 
     def find(self, route: Route) -> tuple[Served, int | None]:
         """What serves a route, and the version that it pins by number or by alias."""
+        find, version = self.pipeline.find, route.version
+        served = find(route.name, version)
         if route.alias is None:
-            return self.pipeline.find(route.name, route.version), route.version
-        served = self.pipeline.find(route.name)
+            return served, version
         version = served.aliases.get(route.alias)
         if version is None:
             message = f"Model '{served.plan.model}' has no alias of that name."
             raise NotFound(message)
-        return self.pipeline.find(route.name, version), version
+        return find(route.name, version), version
 
     def principal(self, head: Head) -> Principal:
         """Who asks."""
@@ -79,6 +83,7 @@ class Exchange:
         "_desk",
         "_flight",
         "_head",
+        "_live",
         "_respond",
         "_route",
         "_served",
@@ -104,6 +109,7 @@ class Exchange:
         self._flight: Flight | None = None
         self._asked: InferRequest | None = None
         self._columnar = False
+        self._live: Live = NOTHING
         self._served: Served | None = None
         self._version: int | None = None
 
@@ -114,7 +120,8 @@ class Exchange:
             GatewayError: the request is refused, whatever its body; nothing more is to be done.
         """
         desk, head = self._desk, self._head
-        desk.find(self._route)
+        self._live = desk.pipeline.worker.live
+        self._served, self._version = desk.find(self._route)
         head.check_body(desk.limits.body_bytes)
         if not head.is_plain and head.force is not None:
             require(desk.principal(head), FORCE)
@@ -145,7 +152,11 @@ class Exchange:
             body = inflate(coding, body, limits.body_bytes)
         elif len(body) > limits.body_bytes:
             raise TooLarge(too_large(limits.body_bytes))
-        served, self._version = desk.find(self._route)  # it may have moved since the head came
+        if self._live is not desk.pipeline.worker.live:  # it moved since the head came
+            self._served, self._version = desk.find(self._route)
+        served = self._served
+        if served is None:
+            raise NotReady(_UNOPENED)
         signature = served.signature_of(self._version)
         if self._route.action == "predict":
             self._asked, self._columnar = parse_predict(body, signature, limits)
@@ -153,7 +164,6 @@ class Exchange:
             lengths = None if head.is_plain else head.all(HEADER_LENGTH)
             json_bytes = parse_header_length(lengths, len(body)) if lengths else None
             self._asked = desk.readers.of(signature).read(body, json_bytes)
-        self._served = served
 
     def _decoded(self, error: Exception | None) -> None:
         if error is not None:
@@ -199,12 +209,15 @@ class Exchange:
 
     def _answered(self, answer: Answer) -> None:
         self._flight = None
-        size = sum([output.nbytes for output in answer.outputs.values()])
-        if size >= LARGE_BYTES:
-            self._desk.aside.start(lambda: self._packed(self._encode(answer)), self._end)
-            return
+        for output in answer.outputs.values():
+            if output.nbytes >= LARGE_BYTES:
+                self._desk.aside.start(lambda: self._packed(self._encode(answer)), self._end)
+                return
         response = self._encode(answer)
-        if coding_for(response, self._head.accept_encoding) is None:
+        if (
+            len(response.body) < COMPRESS_FROM_BYTES
+            or coding_for(response, self._head.accept_encoding) is None
+        ):
             self._end(response)
         else:
             self._desk.aside.start(lambda: self._packed(response), self._end)
@@ -213,7 +226,7 @@ class Exchange:
         """Make the response of an answer; may run in a thread, and never raises."""
         asked, served, desk = self._asked, self._served, self._desk
         if asked is None or served is None:
-            return error_response(InvalidRequest("There was no request."))
+            return error_response(NotReady(_UNOPENED))
         if self._route.action == "predict":
             return desk.answers.predict(served, asked, answer, columnar=self._columnar)
         return desk.answers.infer(served, asked, answer)

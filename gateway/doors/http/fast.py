@@ -9,7 +9,6 @@ ASGI door, which gives the same bytes.
 
 import asyncio
 from functools import lru_cache
-from http import HTTPStatus
 from typing import Any, Final
 
 import uvicorn
@@ -25,10 +24,6 @@ from gateway.doors.http.routes import Route, route_of
 from gateway.doors.http.watch import Watch
 
 EXCHANGES: Final = frozenset({"infer", "predict"})
-_STATUS_LINES: Final = {
-    status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode())
-    for status in HTTPStatus
-}
 
 
 class FastProtocol(GuardedProtocol):
@@ -125,20 +120,15 @@ class FastProtocol(GuardedProtocol):
         self.owed = 0
         if exchange is None or self.transport.is_closing():
             return
-        desk, status, headers = self._desk, response.status, response.headers
-        if desk.pipeline.worker.stopping and CLOSE not in headers:
-            headers.append(CLOSE)
-        headers.append((b"content-length", b"%d" % len(response.body)))
-        is_last = self.draining or not self.keep_alive or CLOSE in headers
-        if is_last and CLOSE not in headers:
-            headers.append(CLOSE)
-        parts = [_STATUS_LINES[status]]
-        for name, value in self.server_state.default_headers:
-            parts += (name, b": ", value, b"\r\n")
-        for name, value in headers:
-            parts += (name, b": ", value, b"\r\n")
-        parts += (b"\r\n", response.body)
-        self.transport.write(b"".join(parts))
+        desk, status, block = self._desk, response.status, response.block
+        stopping = desk.pipeline.worker.stopping
+        is_last = self.draining or stopping or not self.keep_alive or CLOSE in response.headers
+        if is_last or not block:
+            block = _block(response, is_stopping=stopping, is_last=is_last)
+        else:
+            block = b"%bcontent-length: %d\r\n\r\n" % (block, len(response.body))
+        start = self._requests.start(status, self.server_state.default_headers)
+        self.transport.write(b"".join((start, block, response.body)))
         took_ns = desk.clock.monotonic_ns() - exchange.arrived_ns
         self._requests.answered("POST", self._action, status, took_ns, self.scheme or "http")
         if is_last:
@@ -152,6 +142,17 @@ class FastProtocol(GuardedProtocol):
             exchange.cancel()
         self._body = b""
         self._parts.clear()
+
+
+def _block(response: Response, *, is_stopping: bool, is_last: bool) -> bytes:
+    """The headers of a response, and the empty line, in the order of the ASGI door."""
+    headers = [*response.headers]
+    if is_stopping and CLOSE not in headers:
+        headers.append(CLOSE)
+    headers.append((b"content-length", b"%d" % len(response.body)))
+    if is_last and CLOSE not in headers:
+        headers.append(CLOSE)
+    return b"".join([b"%b: %b\r\n" % header for header in headers]) + b"\r\n"
 
 
 @lru_cache(maxsize=4096)

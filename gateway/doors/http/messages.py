@@ -5,10 +5,10 @@ Nothing here is asynchronous but reading the body, so a door on the socket may u
 
 import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 import orjson
+from msgspec import Struct, field
 
 from gateway.core.errors import InvalidRequest, TooLarge
 from gateway.doors.errors import headers_of, sentence_of, status_of
@@ -31,13 +31,17 @@ class Disconnected(Exception):
     """The caller left before the request was whole."""
 
 
-@dataclass(slots=True)
-class Response:
-    """What goes back: a status, headers without the length, and a whole body."""
+class Response(Struct):
+    """What goes back: a status, headers without the length, and a whole body.
+
+    `block`, where it is not empty, is the same headers as they stand on the wire, each with its
+    line end; who changes the headers takes it away.
+    """
 
     status: int = 200
     body: bytes = b""
     headers: Headers = field(default_factory=lambda: [JSON])
+    block: bytes = b""
 
 
 def json_response(document: object, status: int = 200) -> Response:

@@ -1,7 +1,9 @@
-"""How long requests took: the standard's histogram, whichever door answered."""
+"""What all responses of a process share: how they start, and how long they took."""
 
+from http import HTTPStatus
 from typing import Final
 
+from gateway.doors.http.inference_head import Headers
 from gateway.doors.http.routes import TEMPLATES
 from gateway.serving.cells import Cells, Histogram
 from gateway.telemetry import (
@@ -21,7 +23,20 @@ class Requests:
     def __init__(self, cells: Cells) -> None:
         """Start with nothing answered."""
         self._cells = cells
+        self._headers: Headers = []
+        self._starts: dict[int, bytes] = {}
         self._durations: dict[tuple[str, str, int, str], Histogram] = {}
+
+    def start(self, status: int, headers: Headers) -> bytes:
+        """The status line and the headers of every response, made anew when those change."""
+        if headers is not self._headers:
+            self._headers = headers
+            self._starts = {}
+        known = self._starts.get(status)
+        if known is None:
+            line = b"HTTP/1.1 %d %b\r\n" % (status, HTTPStatus(status).phrase.encode())
+            known = self._starts[status] = line + b"".join(b"%b: %b\r\n" % one for one in headers)
+        return known
 
     def answered(self, method: str, action: str, status: int, took_ns: int, scheme: str) -> None:
         """Count a request of a route's action that took so long."""
