@@ -45,6 +45,8 @@ from gateway.doors.http.metrics import render
 from gateway.doors.http.readers import Readers
 from gateway.doors.http.requests import Requests
 from gateway.doors.http.watch import Watch
+from gateway.serving.admission import Admission
+from gateway.serving.afterwards import Afterwards
 from gateway.serving.caching import ResponseCache
 from gateway.serving.cells import Cells, watch_process
 from gateway.serving.concluding import Concluder
@@ -89,6 +91,7 @@ class Gateway:
         exporter = exporter_of(otel, settings, self.cells, resource)
         self.pump = None if exporter is None else Pump(self.recorder, exporter, resource)
         self.recorder.enabled = exporter is not None and exporter.wants_records
+        self.admission = Admission(settings.admission, clock.monotonic_ns)
         self.worker, concluder = self._serving(loop, clock, chance.randbytes)
         self.pipeline = Pipeline(self.worker, concluder, settings.batching.max_request_rows)
         self.valkey = _embedded(settings, state)
@@ -116,6 +119,7 @@ class Gateway:
         )
         self.desk = Desk(
             pipeline=self.pipeline,
+            admission=self.admission,
             aside=self.aside,
             clock=clock,
             randbytes=chance.randbytes,
@@ -191,9 +195,9 @@ class Gateway:
             pool=settings.pool,
             batching=settings.batching,
             cells=self.cells,
+            after_flush=Afterwards(loop, self.recorder.encode_pending).soon,
         )
-
-        shadows = Shadows(parts, settings.shadows, self.recorder)
+        shadows = Shadows(parts, settings.shadows, self.recorder, calm=lambda: self.admission.calm)
         worker = Worker(parts, shadows, ResponseCache(parts, settings.cache.max_mb * MIB))
         return worker, Concluder(worker, self.recorder, clock, randbytes)
 

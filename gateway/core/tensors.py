@@ -40,7 +40,8 @@ MAX_RANK: Final = 8
 
 _MANY: Final = 4096
 _KNOWN_SHAPES: Final = 1024
-_HALF: Final = 2
+_HALF_SIZE: Final = 0x7FFF
+_HALF_INFINITY: Final = 0x7C00
 
 
 class TensorSpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -135,10 +136,13 @@ def has_nonfinite(tensor: Array) -> bool:
     """Whether a tensor is of floats and holds NaN or an infinity."""
     if tensor.dtype.kind != "f":
         return False
-    if tensor.size < _MANY or tensor.itemsize == _HALF:
+    if tensor.size < _MANY:
         return not np.isfinite(tensor).all()
-    # NaN is the greatest and the least of all; over many elements this is cheaper than to mark
-    # each one. Half floats have no such fast way.
+    if (
+        tensor.dtype == np.float16 and tensor.dtype.isnative
+    ):  # processors compare halves as integers sooner
+        return bool((tensor.view(np.uint16) & _HALF_SIZE).max() >= _HALF_INFINITY)
+    # NaN is both the greatest and the least; over many elements this is cheaper than marking each.
     return not (np.isfinite(tensor.max()) and np.isfinite(tensor.min()))
 
 

@@ -12,11 +12,11 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from heapq import heappush, heapreplace
 from typing import Any, Final
 
 import msgspec
+from msgspec import Struct
 
 from gateway.core.assignment import SCALE
 from gateway.core.compare import Comparison, ComparisonTally, compare, tally_of
@@ -50,8 +50,7 @@ SLICE_NS: Final = 5_000_000
 log: Final = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Copy:
+class Copy(Struct, frozen=True):
     """What a shadow needs of an answered request.
 
     `origin` is the record of the primary answer. `draw` is a number out of 0..9,999, fresh for
@@ -65,8 +64,7 @@ class Copy:
     recording: Recording
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(Struct, frozen=True):
     """A copy on its way through one shadow, which holds a lease on the version."""
 
     copy: Copy
@@ -75,8 +73,7 @@ class Work:
     queued_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """What came of one copy."""
 
     work: Work

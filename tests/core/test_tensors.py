@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from gateway.core.errors import InvalidRequest
-from gateway.core.tensors import DTYPES, NAMES, Signature, TensorSpec, check_inputs, rows_of
+from gateway.core.tensors import (
+    DTYPES,
+    NAMES,
+    Signature,
+    TensorSpec,
+    check_inputs,
+    has_nonfinite,
+    rows_of,
+)
 
 X = TensorSpec("x", "FP32", (-1, 4), ("batch", None))
 TEXT = TensorSpec("text", "BYTES", (-1,), ("batch",))
@@ -180,3 +188,23 @@ def test_datatypes_and_dtypes_name_each_other() -> None:
         "BYTES": ("O", 8),
     }
     assert all(NAMES[dtype] == name for name, dtype in DTYPES.items())
+
+
+@pytest.mark.parametrize("dtype", ["<f2", ">f2", "<f4", "<f8"])
+@pytest.mark.parametrize("size", [0, 1, 4095, 4096, 10_000])
+def test_one_value_that_is_not_finite_is_found(dtype: str, size: int) -> None:
+    """Wherever it stands among however many others."""
+    tensor = np.full(size, -np.finfo(dtype).max, dtype)
+    assert not has_nonfinite(tensor)
+    for place in {0, size // 2, size - 1} if size else ():
+        for value in (np.nan, np.inf, -np.inf):
+            odd = tensor.copy()
+            odd[place] = value
+            assert has_nonfinite(odd)
+            assert has_nonfinite(odd[::-1])
+
+
+def test_what_is_no_float_is_finite() -> None:
+    """Texts and integers know no infinity."""
+    assert not has_nonfinite(texts(b"NaN"))
+    assert not has_nonfinite(np.zeros(3, np.int64))

@@ -36,6 +36,9 @@ UNREADABLE: Final = (GatewayError, MsgspecError, OverflowError, ValueError, stru
 _START: Final = re.compile(rb'"data"[ \t\r\n]{0,64}:[ \t\r\n]{0,64}\[')
 _NESTED: Final = re.compile(rb"\[[ \t\r\n]{0,64}\[")
 _BLANKS: Final = b" \t\r\n"
+_SHORT: Final = 1024
+"""Bytes of data that are not worth cutting out."""
+
 _MARGIN: Final = 256
 """Bytes behind the elements that may be blank."""
 
@@ -59,10 +62,11 @@ def cut(text: bytes, most: int, piece_bytes: int = PIECE) -> tuple[bytes, list[R
     Args:
         text: of the whole request.
         most: places to cut at.
-        piece_bytes: that one call may decode; shorter data stay where they are.
+        piece_bytes: that one call may decode.
 
     Returns:
-        A short document with a mark where data stood, and those data in order.
+        A short document with a mark where data stood, and those data in order; data that are
+        short themselves stay where they are.
 
     Raises:
         ValueError: it cannot be told where they end, or there are too many.
@@ -71,7 +75,7 @@ def cut(text: bytes, most: int, piece_bytes: int = PIECE) -> tuple[bytes, list[R
     regions: list[Region] = []
     done = 0
     for start, end in _places(text):
-        if end - start <= piece_bytes:
+        if end - start <= min(piece_bytes, _SHORT):
             continue
         if len(regions) == most:
             raise ValueError

@@ -106,6 +106,31 @@ class Writer:
         text = b"".join(parts)
         return Rendered(b"".join((text, *tails)), len(text)) if tails else Rendered(text)
 
+    def rows(self, outputs: Sequence[Array]) -> "Rows | None":
+        """Encode every row of a batch at once, for requests of one row each.
+
+        Args:
+            outputs: of the whole batch, in the order of the signature.
+
+        Returns:
+            None where each request must be written by itself: outputs that are long, are no
+            numbers or were not announced, or values that JSON cannot say.
+        """
+        count = len(outputs[0]) if len(outputs) == len(self._names) and outputs[0].ndim else 0
+        template = [_escaped(self._stated)]
+        columns: list[list[bytes]] = []
+        for name, tensor in zip(self._names, outputs, strict=False):
+            known = self._outputs[name]
+            column = known.column(tensor, count) if count else None
+            if column is None:
+                return None
+            template += (_escaped(known.head_of((1, *tensor.shape[1:]))), b"[%b]", _NEXT)
+            columns.append(column)
+        if not columns:
+            return None
+        template[-1] = _LAST
+        return Rows(b"".join(template), list(zip(*columns, strict=True)))
+
     def _named(self, outputs: Outputs | Sequence[Array]) -> Outputs:
         if isinstance(outputs, Mapping):
             return outputs
@@ -118,6 +143,29 @@ class Writer:
         return render_infer(
             response, asked.outputs, asked.binary_default, self._nonfinite, self._labels
         )
+
+
+class Rows:
+    """The JSON of each row of a batch."""
+
+    __slots__ = ("_rows", "_template")
+
+    def __init__(self, template: bytes, rows: list[tuple[bytes, ...]]) -> None:
+        """Hold a template of an answer, and what each row puts in its places."""
+        self._template = template
+        self._rows = rows
+
+    def write(self, index: int, asked: InferRequest) -> Rendered | None:
+        """Encode the answer to the request of that row, as `Writer.write` does.
+
+        Returns:
+            None where the request asks for something else than all outputs in JSON.
+        """
+        if asked.outputs or asked.binary_default:
+            return None
+        text = self._template % self._rows[index]
+        id_ = asked.id
+        return Rendered(b"{" + text if id_ is None else b'{"id":%b,%b' % (_dumps(id_), text))
 
 
 class _Output:
@@ -152,8 +200,7 @@ class _Output:
         if is_binary:
             self._say_binary(tensor, parts, tails)
             return True
-        shape = tensor.shape
-        head = self._json.get(shape) or self._learn(self._json, shape, b',"data":')
+        head = self.head_of(tensor.shape)
         if self._is_bytes or tensor.size > PIECE:
             data = self._long(tensor)
         else:
@@ -164,6 +211,23 @@ class _Output:
             return False
         parts += (head, data, _NEXT)
         return True
+
+    def head_of(self, shape: tuple[int, ...]) -> bytes:
+        """What stands before the data of an output in JSON."""
+        return self._json.get(shape) or self._learn(self._json, shape, b',"data":')
+
+    def column(self, tensor: Array, count: int) -> list[bytes] | None:
+        """Write each of `count` rows without its brackets; None where that cannot be done."""
+        is_short = not self._is_bytes and tensor.size <= PIECE
+        if not is_short or tensor.dtype != self._dtype or not tensor.ndim or len(tensor) != count:
+            return None
+        if tensor.ndim == 1:
+            text = _dumps(tensor.ravel(), None, _OPTIONS)
+            rows = text[1:-1].split(b",")
+        else:
+            text = _dumps(tensor.reshape(count, -1), None, _OPTIONS)
+            rows = text[2:-2].split(b"],[")
+        return None if _N in text and self._nonfinite != "null" else rows
 
     def _say_binary(
         self, tensor: Array, parts: list[bytes], tails: list[bytes | memoryview]
@@ -209,3 +273,7 @@ class _Output:
 
 def _size(size: int) -> bytes:
     return b',"parameters":{"binary_data_size":%d}' % size
+
+
+def _escaped(text: bytes) -> bytes:
+    return text.replace(b"%", b"%%")

@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from gateway.core.access import FORCE, Principal, Token, principal_of, require
-from gateway.core.errors import InvalidRequest, NotFound, NotReady, TooLarge
+from gateway.core.errors import (
+    InvalidRequest,
+    NotFound,
+    NotReady,
+    Overloaded,
+    TooLarge,
+    Unauthenticated,
+)
 from gateway.core.oip.messages import InferRequest, Limits
 from gateway.core.oip.parse import parse_header_length
 from gateway.core.oip.v1 import parse_predict
@@ -28,6 +35,7 @@ from gateway.doors.http.messages import (
 from gateway.doors.http.readers import Readers
 from gateway.doors.http.routes import Route
 from gateway.doors.tracing import DRAW_BYTES, parse_traceparent
+from gateway.serving.admission import Admission
 from gateway.serving.calls import Answer, Call, Clock
 from gateway.serving.flights import Flight
 from gateway.serving.live import NOTHING, Live, Served
@@ -47,6 +55,7 @@ class Desk:
     """What exchanges need of their process."""
 
     pipeline: Pipeline
+    admission: Admission
     aside: Aside
     clock: Clock
     randbytes: Callable[[int], bytes]
@@ -67,6 +76,15 @@ class Desk:
             raise NotFound(message)
         return find(route.name, version), version
 
+    def caller(self, head: Head, peer: str) -> str:
+        """Who is held to a share of an endpoint: a token by its name, anyone else by address."""
+        if head.is_plain or head.authorization is None:
+            return peer
+        try:
+            return self.principal(head).name
+        except Unauthenticated:
+            return peer
+
     def principal(self, head: Head) -> Principal:
         """Who asks."""
         secrets = self.pipeline.worker.secrets
@@ -79,11 +97,13 @@ class Exchange:
 
     __slots__ = (
         "_asked",
+        "_caller",
         "_columnar",
         "_desk",
         "_flight",
         "_head",
         "_live",
+        "_refused",
         "_respond",
         "_route",
         "_served",
@@ -106,6 +126,8 @@ class Exchange:
         self._head = head
         self._respond: Respond | None = respond
         self.arrived_ns = desk.clock.monotonic_ns()
+        self._caller: str | None = None
+        self._refused = False
         self._flight: Flight | None = None
         self._asked: InferRequest | None = None
         self._columnar = False
@@ -113,8 +135,11 @@ class Exchange:
         self._served: Served | None = None
         self._version: int | None = None
 
-    def open(self) -> None:
-        """Judge the head.
+    def open(self, peer: str) -> None:
+        """Judge the head, and let the request in.
+
+        Args:
+            peer: the address that the request came from.
 
         Raises:
             GatewayError: the request is refused, whatever its body; nothing more is to be done.
@@ -125,6 +150,9 @@ class Exchange:
         head.check_body(desk.limits.body_bytes)
         if not head.is_plain and head.force is not None:
             require(desk.principal(head), FORCE)
+        caller = desk.caller(head, peer)
+        desk.admission.enter(self._route.name, caller)
+        self._caller = caller
 
     def take(self, body: bytes) -> None:
         """Go on with the whole body; never raises."""
@@ -141,6 +169,7 @@ class Exchange:
     def cancel(self) -> None:
         """The caller left: respond to nobody, and run nothing that is only queued."""
         self._respond = None
+        self._leave()
         if self._flight is not None:
             self._flight.cancel()
 
@@ -209,6 +238,8 @@ class Exchange:
 
     def _answered(self, answer: Answer) -> None:
         self._flight = None
+        if answer.error is not None:
+            self._refused = isinstance(answer.error, Overloaded)
         for output in answer.outputs.values():
             if output.nbytes >= LARGE_BYTES:
                 self._desk.aside.start(lambda: self._packed(self._encode(answer)), self._end)
@@ -236,7 +267,13 @@ class Exchange:
         coding = coding_for(response, self._head.accept_encoding)
         return response if coding is None else compress(response, coding)
 
+    def _leave(self) -> None:
+        caller, self._caller = self._caller, None
+        if caller is not None:
+            self._desk.admission.leave(self._route.name, caller, refused=self._refused)
+
     def _end(self, response: Response) -> None:
+        self._leave()
         respond, self._respond = self._respond, None
         if respond is not None:
             respond(response)

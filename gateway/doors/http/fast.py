@@ -107,7 +107,7 @@ class FastProtocol(GuardedProtocol):
             if route.action not in EXCHANGES:
                 return False
             exchange = Exchange(self._desk, route, Head(self.headers), self._respond)
-            exchange.open()
+            exchange.open(self.client[0] if self.client else "")
         except GatewayError:
             return False  # the ASGI door tells it
         self._exchange = exchange

@@ -61,6 +61,7 @@ class _Request:
     headers: Headers
     receive: Receive
     route: Route
+    peer: str
 
 
 class InferenceDoor:
@@ -101,7 +102,7 @@ class InferenceDoor:
             route = route_of(scope["raw_path"])
             response = _wrong_method(route, method)
             if response is None:
-                request = _Request(scope["headers"], receive, route)
+                request = _Request(scope["headers"], receive, route, peer_of(scope))
                 response = await self._actions[route.action](request)
         except Disconnected:
             return
@@ -168,8 +169,13 @@ class InferenceDoor:
                 landed.set_result(response)
 
         exchange = Exchange(self._desk, request.route, Head(request.headers), respond)
-        exchange.open()
-        exchange.take(await collect(request.receive, self._desk.limits.body_bytes))
+        exchange.open(request.peer)
+        try:
+            body = await collect(request.receive, self._desk.limits.body_bytes)
+        except BaseException:
+            exchange.cancel()
+            raise
+        exchange.take(body)
         if landed.done():
             return landed.result()
         leaving: list[asyncio.Task[None]] = []
@@ -241,6 +247,12 @@ def _wrong_method(route: Route, method: str) -> Response | None:
     response = json_response({"error": "Method Not Allowed"}, 405)
     response.headers.append((b"allow", b"GET, HEAD" if wanted == "GET" else wanted.encode()))
     return response
+
+
+def peer_of(scope: Message) -> str:
+    """The address that a request came from, empty if the server does not know it."""
+    client = scope.get("client")
+    return client[0] if client else ""
 
 
 async def _give_up(landed: asyncio.Future[Response], exchange: Exchange, receive: Receive) -> None:

@@ -11,7 +11,9 @@ _LENGTH_DIGITS: Final = 19
 TIMEOUT: Final = b"x-request-timeout-ms"
 HEADER_LENGTH: Final = b"inference-header-content-length"
 FORCE: Final = b"x-force-variant"
-_SPECIAL: Final = frozenset({b"content-encoding", b"traceparent", HEADER_LENGTH, FORCE, TIMEOUT})
+_SPECIAL: Final = frozenset(
+    {b"authorization", b"content-encoding", b"traceparent", HEADER_LENGTH, FORCE, TIMEOUT}
+)
 _USUAL_TYPES: Final = frozenset({None, b"application/json", b"application/octet-stream"})
 _CODINGS: Final = frozenset({None, b"gzip", b"x-gzip", b"deflate"})
 

@@ -139,6 +139,16 @@ def test_no_single_call_decodes_much(body: bytes) -> None:
     assert Reader(X)._read_pieces(body, body).tensors["x"].size >= 100_000
 
 
+def test_many_inputs_make_one_call_no_longer() -> None:
+    """J16 Data that are no longer than a piece are cut out all the same."""
+    many = signature_of(**{f"x{index}": "FP32" for index in range(100)})
+    inputs = [tensor([1.5] * 1000, shape=[1000]) | {"name": f"x{index}"} for index in range(100)]
+    body = body_of(*inputs)
+    short, regions = cut(body, 100)
+    assert len(body) > reading.SMALL > len(short)
+    assert len(regions) == len(Reader(many)._read_pieces(body, body).tensors) == 100
+
+
 def test_many_odd_keys_are_refused_in_linear_time() -> None:
     """J16 No key makes the search for data start over."""
     for text in (b'"data":[', b'"data":', b'"data":[1]}', b'\\"data":['):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from gateway.core.oip import writing
 from gateway.core.oip.answers import Nonfinite
@@ -48,11 +49,10 @@ def asked_of(draw: Any, names: list[str]) -> InferRequest:
 
 
 @LAW
-@given(st.data())
-@pytest.mark.parametrize("nonfinite", POLICIES)
+@given(st.data(), st.sampled_from(POLICIES))
 @pytest.mark.parametrize("datatype", DATATYPES)
 def test_a_writer_writes_what_the_renderer_writes(
-    datatype: str, nonfinite: Nonfinite, data: Any
+    datatype: str, data: Any, nonfinite: Nonfinite
 ) -> None:
     """Byte for byte, whatever is asked of whatever outputs, announced or not."""
     writer = Writer("m", "3", signature_of(a=datatype, b="FP32"), nonfinite, LABELS)
@@ -109,3 +109,51 @@ def test_only_so_many_shapes_are_remembered() -> None:
     for count in range(2 * writing._SHAPES):
         writer.write({"a": np.zeros(count, np.bool_)}, InferRequest({}))
     assert len(writer._outputs["a"]._json) == writing._SHAPES
+
+
+@LAW
+@given(st.data(), st.sampled_from(POLICIES))
+@pytest.mark.parametrize("datatype", DATATYPES)
+def test_the_rows_of_a_batch_are_written_as_each_by_itself(
+    datatype: str, data: Any, nonfinite: Nonfinite
+) -> None:
+    """Byte for byte, or not at all."""
+    writer = Writer("100%b", "3", signature_of(**{"a%": datatype, "b": "FP32"}), nonfinite)
+    a, b = data.draw(tensors(datatype)), data.draw(hnp.arrays("f4", st.just((3, 2))))
+    rows = writer.rows([a, b])
+    if a.shape[:1] != (3,):
+        assert rows is None
+        return
+    if rows is None:
+        assert datatype in {"BYTES", "FP16", "FP32", "FP64"} or not np.isfinite(b).all()
+        return
+    for index in range(3):
+        row = slice(index, index + 1)
+        asked = InferRequest({}, data.draw(st.sampled_from([None, "i", '"\\%b'])))
+        assert rows.write(index, asked) == writer.write([a[row], b[row]], asked)
+
+
+def test_rows_are_for_whoever_asks_for_all_in_json() -> None:
+    """Another wish is written by itself."""
+    writer = Writer("m", "3", signature_of(a="INT64"), "literal")
+    rows = writer.rows([np.array([1, 2])])
+    assert rows is not None
+    assert rows.write(1, InferRequest({})) == writer.write([np.array([2])], InferRequest({}))
+    assert rows.write(1, InferRequest({}, binary_default=True)) is None
+    assert rows.write(1, InferRequest({}, outputs=(RequestedOutput("a"),))) is None
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        pytest.param([], id="none"),
+        pytest.param([np.zeros(3)], id="another datatype"),
+        pytest.param([np.zeros((), "i8")], id="no rows"),
+        pytest.param([np.zeros((0, 2), "i8")], id="an empty batch"),
+        pytest.param([np.zeros((3, 5000), "i8")], id="long"),
+        pytest.param([np.zeros(3, "i8"), np.zeros(3, "i8")], id="one too many"),
+    ],
+)
+def test_rows_are_not_written_where_that_would_not_do(outputs: list[Array]) -> None:
+    """Then each request is written by itself."""
+    assert Writer("m", "3", signature_of(a="INT64"), "literal").rows(outputs) is None

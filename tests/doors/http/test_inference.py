@@ -26,6 +26,8 @@ from gateway.doors.http.messages import Message
 from gateway.doors.http.readers import Readers
 from gateway.doors.http.requests import Requests
 from gateway.ports import Engine
+from gateway.serving.admission import Admission
+from gateway.settings import AdmissionSettings
 from gateway.telemetry import REQUEST_DURATION
 from tests.fakes import CountingEntropy, FailingEngine, FakeEngine, FakeRepository, SlowEngine
 from tests.planes import (
@@ -90,6 +92,7 @@ def house(
         aside = Aside(asyncio.get_running_loop())
         desk = Desk(
             pipeline=built.pipeline,
+            admission=Admission(AdmissionSettings(), built.clock.monotonic_ns),
             aside=aside,
             clock=built.clock,
             randbytes=CountingEntropy(),
