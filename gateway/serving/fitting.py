@@ -177,11 +177,11 @@ class Pace:
     def ran(self, size: int, jobs: int, ns: int, now_ns: int) -> bool:
         """Learn from a run; whether bounds or the place to run may have changed.
 
-        Learning costs more than a small model's run, so once enough is known every fourth run will
-        do, and each that took too long.
+        Learning costs as much as a small model's run, so on the loop every fourth run will do once
+        enough is known, and each that took too long.
         """
         self._runs = runs = self._runs + 1
-        if runs & SAMPLE and runs > ENOUGH and ns <= self._alert_ns:
+        if runs & SAMPLE and runs > ENOUGH and self.inline and ns <= self._alert_ns:
             return False
         fit = self.fit
         fit.observe(size, ns)
@@ -223,15 +223,16 @@ class Pace:
         return True
 
     def _comes_back(self, size: int, ns: int, now_ns: int) -> bool:
-        """Whether the loop would do: asked of the fastest runs, which waited for nobody's core."""
-        predicted = self.fit.predict(size)
-        self._recent.append(ns / predicted if predicted else 1.0)
+        """Whether the loop would do: asked of the fastest run of late, which waited for no core."""
+        predicted, alone_ns = self.fit.predict(size), self._alone_ns()
+        self._recent.append(ns * alone_ns / predicted if predicted else ns)
         if now_ns < self._not_before_ns or len(self._recent) < WINDOW:
             return False
         best = min(self._recent)
-        if best * self._alone_ns() > BACK * self._targets.inline_ns:
+        if best > BACK * self._targets.inline_ns:
             return False
-        self.fit.scale(best)
+        if alone_ns:
+            self.fit.scale(best / alone_ns)
         self._inline_since_ns = now_ns
         self._settle(inline=True)
         return True

@@ -1,22 +1,28 @@
 import asyncio
+import gc
 import logging
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gateway.core.errors import (
     Cancelled,
     DeadlineExceeded,
     EngineFailed,
     InvalidRequest,
+    NotReady,
     Overloaded,
 )
 from gateway.core.tensors import Array, Signature, TensorSpec
 from gateway.ports import Engine
 from gateway.serving.batching import Batcher
-from gateway.serving.jobs import Job, Result
+from gateway.serving.jobs import Job, Result, settled
 from gateway.serving.statistics import MAX_SIZES, Statistics
 from gateway.serving.threads import ThreadLimits, Threads
 from gateway.serving.warming import Timing
@@ -24,6 +30,66 @@ from gateway.settings import BatchSettings
 from tests.fakes import FailingEngine, FakeEngine, NanoClock, SlowEngine
 from tests.planes import rows_of, until
 
+TESTS = Path(__file__).parents[1]
+TRAPS = {
+    "waiting though idle": (
+        "serving/test_batching.py",
+        "test_an_idle_batcher_does_not_wait_for_company",
+    ),
+    "rows for the wrong caller": (
+        "serving/test_batching.py",
+        "test_every_caller_gets_exactly_their_rows",
+    ),
+    "timer arithmetic": (
+        "serving/test_batching.py",
+        "test_the_earliest_deadline_is_answered_first",
+    ),
+    "cancellation that poisons": (
+        "serving/test_batching.py",
+        "test_a_cancelled_request_is_not_run_and_harms_nobody",
+    ),
+    "sizes beyond the cap": (
+        "serving/test_batching.py",
+        "test_a_shared_run_holds_at_most_max_rows",
+    ),
+    "one bad request fails all": (
+        "serving/test_batching.py",
+        "test_only_the_guilty_request_of_a_failed_run_fails",
+    ),
+    "shapes that mix or block": (
+        "serving/test_batching.py",
+        "test_no_shape_keeps_another_waiting",
+    ),
+    "a queue without end": (
+        "serving/test_batching.py",
+        "test_a_wait_that_is_foreseen_to_be_long_is_refused",
+    ),
+    "polling": (
+        "serving/test_batching.py",
+        "test_an_idle_batcher_does_nothing",
+    ),
+    "versions that mix": (
+        "serving/test_pipeline.py",
+        "test_versions_never_share_a_run",
+    ),
+    "rows that depend on each other": (
+        "serving/test_warming.py",
+        "test_a_model_whose_rows_depend_on_each_other_never_shares_runs",
+    ),
+    "last bits that differ": (
+        "core/test_compare.py",
+        "test_tolerance_is_absolute_plus_relative_to_the_primary",
+    ),
+    "padding": (
+        "serving/test_batching.py",
+        "test_a_run_holds_the_rows_of_its_requests_and_no_more",
+    ),
+    "statistics": (
+        "serving/test_batching.py",
+        "test_statistics_count_rows_and_runs",
+    ),
+}
+"""What goes wrong with batching elsewhere, and the test that it does not go wrong here."""
 WIDE = Signature(
     inputs=(TensorSpec(name="x", datatype="FP32", shape=(-1, -1)),),
     outputs=(TensorSpec(name="y", datatype="FP32", shape=(-1, 1)),),
@@ -35,21 +101,32 @@ class Bench:
     """A batcher with what it needs, and the results of each of its jobs."""
 
     def __init__(
-        self, engine: Engine, *, inline: bool = True, shares: bool = True, **settings: int
+        self,
+        engine: Engine,
+        *,
+        inline: bool = True,
+        shares: bool = True,
+        timings: tuple[Timing, ...] = (Timing(1, 4, 0), Timing(62, 248, 0)),
+        limits: ThreadLimits | None = None,
+        **settings: float,
     ) -> None:
         self.clock = NanoClock()
         self.statistics = Statistics()
+        self.flushes = 0
         self.threads = Threads(
-            asyncio.get_running_loop(), self.clock.monotonic_ns, ThreadLimits(slots=1)
+            asyncio.get_running_loop(),
+            self.clock.monotonic_ns,
+            limits or ThreadLimits(slots=1),
+            after_flush=self._flushed,
         )
         self.batcher = Batcher(
             engine,
             self.threads,
             self.statistics,
-            BatchSettings(**settings),
+            BatchSettings(**settings),  # type: ignore[arg-type]
             shares_runs=shares,
             inline_ms=0.5 if inline else -1.0,
-            timings=(Timing(1, 4, 0), Timing(62, 248, 0)),
+            timings=timings,
         )
 
     def submit(self, *values: float, **fields: Any) -> tuple[Job, list[Result]]:
@@ -66,6 +143,9 @@ class Bench:
 
     def close(self) -> None:
         self.threads.close()
+
+    def _flushed(self) -> None:
+        self.flushes += 1
 
 
 @pytest.fixture(params=[pytest.param(True, id="inline"), pytest.param(False, id="threaded")])
@@ -87,6 +167,13 @@ def error_of(results: list[Result]) -> Exception:
     assert len(results) == 1
     assert isinstance(results[0], Exception)
     return results[0]
+
+
+def test_each_trap_has_its_test() -> None:
+    """The table names tests that are there."""
+    for file, test in TRAPS.values():
+        assert f"def {test}(" in (TESTS / file).read_text(), test
+    assert len(TRAPS) == 14
 
 
 async def test_jobs_of_one_tick_share_a_run_and_each_gets_its_rows(inline: bool) -> None:
@@ -450,3 +537,440 @@ def test_sizes_of_runs_are_told_apart_up_to_a_bound() -> None:
     assert len(told["batch_stats"]) == MAX_SIZES
     assert told["batch_stats"][0]["compute_infer"] == {"count": 2, "ns": 20}
     assert told["execution_count"] == MAX_SIZES + 3
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 5), min_size=1, max_size=40),
+    cap=st.integers(1, 8),
+    inline=st.booleans(),
+    wide=st.booleans(),
+)
+def test_every_caller_gets_exactly_their_rows(
+    sizes: list[int], cap: int, inline: bool, wide: bool
+) -> None:
+    """Whatever the sizes, and however they are put together, nobody gets a row of another."""
+
+    async def run() -> None:
+        engine = FakeEngine(signature=WIDE if wide else None)
+        bench = Bench(engine, inline=inline, max_rows=cap)
+        wanted = [[float(100 * i + row) for row in range(rows)] for i, rows in enumerate(sizes)]
+        answers = [bench.submit(*values)[1] for values in wanted]
+        await until(lambda: all(answers))
+        assert [values_of(results) for results in answers] == wanted
+        assert all(len(rows) <= max(cap, *sizes) for rows in engine.runs)
+        bench.close()
+
+    asyncio.run(run())
+
+
+async def test_a_version_with_several_outputs_gives_each_caller_a_part_of_each() -> None:
+    """All outputs are cut, and stay in the signature's order."""
+    x = TensorSpec(name="x", datatype="FP32", shape=(-1, 4))
+    outputs = tuple(TensorSpec(name=name, datatype="FP32", shape=(-1, 4)) for name in "yz")
+
+    class Twice(FakeEngine):
+        def run(self, tensors: Any, outputs: Any) -> list[Array]:
+            return [tensors["x"] * 2, tensors["x"] * 3]
+
+    bench = Bench(Twice(signature=Signature(inputs=(x,), outputs=outputs, batched=True)))
+    answers = [bench.submit(value)[1] for value in (1.0, 2.0)]
+    _, pair = bench.submit(3.0, 4.0)
+    await until(lambda: bool(pair))
+    parts: Any = [got[0] for got in (*answers, pair)]
+    assert [[part[:, 0].tolist() for part in own] for own in parts] == [
+        [[2.0], [3.0]],
+        [[4.0], [6.0]],
+        [[6.0, 8.0], [9.0, 12.0]],
+    ]
+    bench.close()
+
+
+async def test_parts_whose_elements_lie_apart_are_put_together_all_the_same() -> None:
+    """A view with gaps, and rows of texts, are joined like any other."""
+    bench = Bench(FakeEngine())
+    apart = np.zeros((1, 8), dtype=np.float32)[:, ::2]
+    answers = [bench.put(apart)[1], bench.submit(2.0)[1]]
+    await until(lambda: all(answers))
+    assert [values_of(results) for results in answers] == [[0.0], [2.0]]
+    bench.close()
+
+
+async def test_rows_of_texts_share_a_run() -> None:
+    """BYTES are joined as the objects that they are."""
+    x, y = (TensorSpec(name=name, datatype="BYTES", shape=(-1, 1)) for name in "xy")
+
+    class Echo(FakeEngine):
+        def run(self, tensors: Any, outputs: Any) -> list[Array]:
+            self.runs.append(tensors["x"])
+            return [tensors["x"]]
+
+    engine = Echo(signature=Signature(inputs=(x,), outputs=(y,), batched=True))
+    bench = Bench(engine)
+    texts = [b"one", b"two"]
+    answers = [bench.put(np.array([[text]], dtype=object))[1] for text in texts]
+    await until(lambda: all(answers))
+    assert [got[0][0][0, 0] for got in answers] == texts  # type: ignore[index]
+    assert [len(rows) for rows in engine.runs] == [2]
+    bench.close()
+
+
+async def test_no_shape_keeps_another_waiting() -> None:
+    """Shapes take turns: one with a long queue does not come first until it is empty."""
+    engine = FakeEngine(signature=WIDE)
+    bench = Bench(engine, inline=False, max_rows=2)
+    for width in [2] * 6 + [3]:
+        _, last = bench.put(np.ones((1, width), dtype=np.float32))
+    await until(lambda: bool(last) and len(engine.runs) == 4)
+    assert [rows.shape for rows in engine.runs] == [(2, 2), (1, 3), (2, 2), (2, 2)]
+    assert bench.batcher._queue._lanes == {}, "shapes are forgotten when nothing has them"
+    bench.close()
+
+
+async def test_a_run_holds_the_rows_of_its_requests_and_no_more() -> None:
+    """Batches are not padded: odd sizes cost an engine nothing, and surplus rows do."""
+    engine = FakeEngine()
+    bench = Bench(engine)
+    for value in range(5):
+        _, last = bench.submit(float(value))
+    await until(lambda: bool(last))
+    assert [len(rows) for rows in engine.runs] == [5]
+    bench.close()
+
+
+async def test_an_idle_batcher_does_nothing(inline: bool) -> None:
+    """Between requests there is no timer and nothing to do on the loop."""
+    bench = Bench(FakeEngine(), inline=inline, limits=ThreadLimits(slots=1, stuck_s=0.01))
+    _, results = bench.submit(1.0, deadline_ns=bench.clock.at_ns + 10**6)
+    await until(lambda: bool(results))
+    await until(lambda: bench.threads._watch is None and bench.batcher._alarm is None)
+    loop: Any = asyncio.get_running_loop()
+    await asyncio.sleep(0)
+    assert not loop._ready
+    bench.close()
+
+
+async def test_a_wait_that_is_foreseen_to_be_long_is_refused() -> None:
+    """Rows that wait are weighed by what each takes, one after the other in one slot."""
+    engine = SlowEngine()
+    slow = (Timing(1, 4, 10_000_000), Timing(2, 8, 20_000_000))  # 10 ms for each row
+    bench = Bench(engine, inline=False, timings=slow, max_wait_ms=50)
+    engine.hold()
+    bench.submit(0.0)
+    await until(engine.entered.is_set)
+    answers = [bench.submit(float(i))[1] for i in range(5)]
+    with pytest.raises(Overloaded, match="5 rows wait"):
+        bench.submit(9.0)
+    engine.release()
+    await until(lambda: all(answers))
+    bench.close()
+
+
+async def test_a_request_whose_time_would_run_out_in_the_queue_is_refused_at_once() -> None:
+    """Nobody waits for an answer that cannot be there in time; the more patient do."""
+    engine = SlowEngine()
+    slow = (Timing(1, 4, 10_000_000), Timing(2, 8, 20_000_000))
+    bench = Bench(engine, inline=False, timings=slow)
+    engine.hold()
+    bench.submit(0.0)
+    await until(engine.entered.is_set)
+    bench.submit(1.0, 2.0)
+    with pytest.raises(DeadlineExceeded, match="would run out"):
+        bench.submit(3.0, deadline_ns=bench.clock.at_ns + 10_000_000)
+    _, patient = bench.submit(4.0, deadline_ns=bench.clock.at_ns + 60_000_000_000)
+    engine.release()
+    await until(lambda: bool(patient))
+    assert values_of(patient) == [4.0]
+    bench.close()
+
+
+@pytest.mark.parametrize("wide", [False, True])
+async def test_the_memory_of_what_waits_is_bounded(wide: bool) -> None:
+    """A queue of large inputs is refused long before it holds many rows."""
+    engine = SlowEngine(signature=WIDE if wide else None)
+    bench = Bench(engine, inline=False, max_queued_mb=64 / 2**20)  # four rows of 16 bytes
+    engine.hold()
+    bench.submit(0.0)
+    await until(engine.entered.is_set)
+    answers = [bench.submit(float(i))[1] for i in range(4)]
+    with pytest.raises(Overloaded):
+        bench.submit(4.0)
+    engine.release()
+    await until(lambda: all(answers))
+    _, later = bench.submit(5.0)
+    await until(lambda: bool(later))
+    bench.close()
+
+
+async def test_what_waits_is_answered_when_its_time_runs_out() -> None:
+    """A deadline does not wait for a slot."""
+    engine = SlowEngine()
+    bench = Bench(engine, inline=False)
+    engine.hold()
+    _, running = bench.submit(1.0)
+    await until(engine.entered.is_set)
+    job, expired = bench.submit(2.0, deadline_ns=bench.clock.at_ns + 1_000_000)
+    _, patient = bench.submit(3.0)
+    bench.clock.advance(0.002)
+    await until(lambda: bool(expired))
+    assert isinstance(error_of(expired), DeadlineExceeded)
+    assert (running, patient, job.tensors) == ([], [], {})
+    engine.release()
+    await until(lambda: bool(patient))
+    assert [len(rows) for rows in engine.runs] == [1, 1]
+    bench.close()
+
+
+async def test_the_earliest_deadline_is_answered_first() -> None:
+    """A timer that was set for a later deadline does not keep an earlier one waiting."""
+    engine = SlowEngine()
+    bench = Bench(engine, inline=False)
+    engine.hold()
+    bench.submit(0.0)
+    await until(engine.entered.is_set)
+    hour = bench.clock.at_ns + 3_600 * 10**9
+    _, late = bench.submit(1.0, deadline_ns=hour)
+    _, soon = bench.submit(2.0, deadline_ns=bench.clock.at_ns + 1_000_000)
+    bench.clock.advance(0.002)
+    await until(lambda: bool(soon))
+    assert late == []
+    engine.release()
+    await until(lambda: bool(late))
+    assert values_of(late) == [1.0]
+    assert len(soon) == 1
+    bench.close()
+
+
+async def test_a_deadline_during_a_run_is_met_and_the_run_goes_on_for_the_others() -> None:
+    """The caller is answered in time; a result that comes later is dropped."""
+    engine = SlowEngine()
+    bench = Bench(engine, inline=False)
+    engine.hold()
+    _, hasty = bench.submit(1.0, deadline_ns=bench.clock.at_ns + 1_000_000)
+    _, patient = bench.submit(2.0)
+    await until(engine.entered.is_set)
+    bench.clock.advance(0.002)
+    await until(lambda: bool(hasty))
+    assert "while the model ran" in str(error_of(hasty))
+    assert patient == []
+    engine.release()
+    await until(lambda: bool(patient))
+    assert values_of(patient) == [2.0]
+    assert len(hasty) == 1
+    bench.close()
+
+
+async def test_a_caller_who_leaves_during_a_run_harms_nobody() -> None:
+    """Their part of the result is dropped; they are told once, and nothing after that."""
+    engine = SlowEngine()
+    bench = Bench(engine, inline=False)
+    engine.hold()
+    gone, left = bench.submit(1.0)
+    _, stayed = bench.submit(2.0)
+    await until(engine.entered.is_set)
+    gone.cancel()
+    gone.cancel()
+    engine.release()
+    await until(lambda: bool(stayed))
+    assert values_of(stayed) == [2.0]
+    assert isinstance(error_of(left), Cancelled)
+    assert gone.cancelled
+    bench.close()
+
+
+async def test_a_request_that_was_answered_cannot_be_cancelled() -> None:
+    """The answer came first."""
+    bench = Bench(FakeEngine())
+    job, results = bench.submit(1.0)
+    await until(lambda: bool(results))
+    job.cancel()
+    assert values_of(results) == [1.0]
+    assert not job.cancelled
+    bench.close()
+
+
+async def test_a_reply_may_cancel_its_batch_mates() -> None:
+    """Who is cancelled while a flush gives out answers gets the cancellation, and only that."""
+    bench = Bench(FakeEngine())
+    mates: list[Job] = []
+    bench.submit(1.0, done=lambda _: mates[0].cancel())
+    mate, results = bench.submit(2.0)
+    mates.append(mate)
+    _, last = bench.submit(3.0)
+    await until(lambda: bool(last))
+    assert isinstance(error_of(results), Cancelled)
+    assert bench.batcher._queue.size == 0
+    bench.close()
+
+
+async def test_callers_who_leave_a_long_queue_leave_no_room_taken() -> None:
+    """A thousand who came and went while the version was busy are not remembered."""
+    engine = SlowEngine()
+    bench = Bench(engine, inline=False)
+    engine.hold()
+    bench.submit(0.0)
+    await until(engine.entered.is_set)
+    for _ in range(1_000):
+        job, _ = bench.submit(1.0)
+        job.cancel()
+    queue = bench.batcher._queue
+    assert queue.size == 0
+    assert len(queue.main.jobs) < 100
+    _, stayed = bench.submit(2.0)
+    engine.release()
+    await until(lambda: bool(stayed))
+    assert [len(rows) for rows in engine.runs] == [1, 1]
+    bench.close()
+
+
+async def test_a_failed_run_tries_nobody_again_who_left() -> None:
+    """Only those who still wait are run alone."""
+    engine = SlowEngine()
+    failing = FailingEngine()
+    engine.run, hold = failing.run, engine.run  # type: ignore[method-assign]
+
+    def held(tensors: Any, outputs: Any) -> list[Array]:
+        if len(tensors["x"]) > 1:
+            hold(tensors, outputs)
+        return failing.run(tensors, outputs)
+
+    engine.run = held  # type: ignore[method-assign]
+    bench = Bench(engine, inline=False)
+    engine.hold()
+    gone, _ = bench.submit(1.0)
+    _, guilty = bench.submit(failing.poison)
+    _, stayed = bench.submit(3.0)
+    await until(engine.entered.is_set)
+    gone.cancel()
+    engine.release()
+    await until(lambda: bool(stayed))
+    assert isinstance(error_of(guilty), EngineFailed)
+    assert [len(rows) for rows in failing.runs] == [3, 1, 1]
+    bench.close()
+
+
+async def test_a_version_that_hangs_is_refused_and_comes_back() -> None:
+    """Who waits is told, who comes is refused, and once a run returns all is as before."""
+    engine = SlowEngine()
+    limits = ThreadLimits(slots=1, spare=2, stuck_each=1, stuck_s=0.01)
+    bench = Bench(engine, inline=False, limits=limits)
+    engine.hold()
+    _, hanging = bench.submit(1.0)
+    await until(engine.entered.is_set)
+    _, waiting = bench.submit(2.0)
+    bench.clock.advance(1.0)
+    await until(lambda: bool(waiting))
+    assert isinstance(error_of(waiting), NotReady)
+    with pytest.raises(NotReady, match="does not answer"):
+        bench.submit(3.0)
+    engine.release()
+    await until(lambda: bool(hanging))
+    _, again = bench.submit(4.0)
+    await until(lambda: bool(again))
+    assert (values_of(hanging), values_of(again)) == ([1.0], [4.0])
+    bench.close()
+
+
+class Costly(FakeEngine):
+    """Moves the clock by what a run costs."""
+
+    def __init__(self, ns: int, each_ns: int = 0) -> None:
+        super().__init__()
+        self.ns, self.each_ns = ns, each_ns
+        self.clock: NanoClock | None = None
+        self.names: list[str] = []
+
+    def run(self, tensors: Any, outputs: Any) -> list[Array]:
+        self.names.append(threading.current_thread().name)
+        if self.clock is not None:
+            self.clock.at_ns += self.ns + self.each_ns * len(tensors["x"])
+        return super().run(tensors, outputs)
+
+
+async def test_a_version_that_turns_slow_moves_to_threads_and_back() -> None:
+    """What is measured while it runs decides, whatever warming found."""
+    engine = Costly(100_000_000)
+    bench = Bench(engine)
+    engine.clock = bench.clock
+
+    async def ask() -> None:
+        _, results = bench.submit(1.0)
+        await until(lambda: bool(results))
+
+    await ask()
+    places = [bench.batcher.is_inline]
+    await ask()
+    engine.ns = 10_000
+    bench.clock.advance(60.0)
+    for _ in range(64):
+        await ask()
+    places.append(bench.batcher.is_inline)
+    await ask()
+    assert places == [False, True]
+    assert [engine.names[i] for i in (0, 1, -1)] == ["MainThread", "tiltyard-run_0", "MainThread"]
+    bench.close()
+
+
+async def test_a_tick_on_the_loop_is_short() -> None:
+    """What does not fit into one tick goes on in the next, so that the loop sees to others."""
+    engine = Costly(900_000)
+    bench = Bench(engine, max_rows=1, inline_target_ms=2.0)
+    engine.clock = bench.clock
+    answers = [bench.submit(float(i))[1] for i in range(9)]
+    await asyncio.sleep(0)
+    assert [len(got) for got in answers] == [1, 1, 1, 0, 0, 0, 0, 0, 0]
+    await until(lambda: all(answers))
+    assert [values_of(results) for results in answers] == [[float(i)] for i in range(9)]
+    bench.close()
+
+
+async def test_what_is_learned_bounds_what_shares_a_run() -> None:
+    """With 0.1 ms for each row, some twenty fit the 2 ms of a run on the loop."""
+    engine = Costly(20_000, 100_000)
+    timings = tuple(Timing(rows, 4 * rows, 20_000 + 100_000 * rows) for rows in (1, 2, 8, 64))
+    bench = Bench(engine, timings=timings)
+    engine.clock = bench.clock
+    answers = [bench.submit(float(i))[1] for i in range(60)]
+    await until(lambda: all(answers))
+    assert 15 <= max(len(rows) for rows in engine.runs) <= 20
+    bench.close()
+
+
+async def test_several_runs_go_on_at_once_where_there_are_slots() -> None:
+    """With a free slot a request does not wait for a run of its own version."""
+    engine = SlowEngine()
+    bench = Bench(engine, inline=False, limits=ThreadLimits(slots=2))
+    engine.hold()
+    answers = [bench.submit(1.0)[1]]
+    await until(lambda: bench.threads.busy == 1)
+    answers.append(bench.submit(2.0)[1])
+    await until(lambda: bench.threads.busy == 2)
+    engine.release()
+    await until(lambda: all(answers))
+    assert [values_of(results) for results in answers] == [[1.0], [2.0]]
+    bench.close()
+
+
+async def test_after_the_answers_of_a_flush_one_call_follows(inline: bool) -> None:
+    """What should not hold answers up is called once for each flush, after all of them."""
+    bench = Bench(FakeEngine(), inline=inline)
+    seen: list[int] = []
+    for _ in range(5):
+        bench.submit(1.0, done=lambda _: seen.append(bench.flushes))
+    await until(lambda: len(seen) == 5)
+    assert len(set(seen)) == 1
+    before = seen[0]
+    await until(lambda: bench.flushes == before + 1)
+    bench.close()
+
+
+async def test_a_settled_job_holds_nothing_of_its_caller() -> None:
+    """Jobs are not seen by the garbage collector, so they must let go by themselves."""
+    bench = Bench(FakeEngine(), inline=False)
+    job, results = bench.submit(1.0)
+    await until(lambda: bool(results))
+    assert job.is_settled
+    assert gc.get_referents(job.done) == gc.get_referents(settled)
+    place: Any = job.place
+    assert place.batch == []
+    bench.close()

@@ -424,3 +424,16 @@ async def test_requests_of_a_version_without_a_batch_dimension_run_one_by_one() 
         await until(lambda: all(asked))
         assert [value_of(answer) for (answer,) in asked] == [0.0, 1.0, 2.0]
         assert [rows.shape for rows in engine.runs] == [(2, 4)] * 3
+
+
+async def test_versions_never_share_a_run() -> None:
+    """Requests of one tick for two versions of a model run apart, each with its own engine."""
+    engines = {ONE: FakeEngine(bias=100), TWO: FakeEngine(bias=200)}
+    with Plane(dict(engines)) as plane:
+        await plane.serve(snapshot_of(1, models={"m": model_of(1, 2, loaded=(2,))}))
+        for engine in engines.values():
+            engine.runs.clear()
+        asked = [plane.submit(plane.call(float(i), version=1 + i % 2)) for i in range(4)]
+        await until(lambda: all(asked))
+        assert [value_of(got[0]) for got in asked] == [100.0, 201.0, 102.0, 203.0]
+        assert [[len(rows) for rows in engine.runs] for engine in engines.values()] == [[2], [2]]
