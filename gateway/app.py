@@ -195,6 +195,7 @@ class Gateway:
             pool=settings.pool,
             batching=settings.batching,
             cells=self.cells,
+            work_ns=time.thread_time_ns,
             after_flush=Afterwards(loop, self.recorder.encode_pending).soon,
         )
         shadows = Shadows(parts, settings.shadows, self.recorder, calm=lambda: self.admission.calm)

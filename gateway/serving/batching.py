@@ -202,10 +202,12 @@ class Batcher:
                 self._expire(late, start)
             if not batch:
                 break
+            began = threads.work_ns()
             result = self._shared.run(batch, rows)
+            worked = threads.work_ns() - began
             end = threads.now_ns()
             self._finish(batch, result, rows, end - start)
-            self._learn(batch, result, (rows, size, end - start), end)
+            self._learn(batch, result, (rows, size, end - start), (worked, end))
             start = threads.now_ns()
         self._is_due = False
         self._go_on()
@@ -256,14 +258,25 @@ class Batcher:
             answer(done, error)
 
     def _learn(
-        self, batch: list[Job], result: Result, ran: tuple[int, int, int], now_ns: int
+        self,
+        batch: list[Job],
+        result: Result,
+        ran: tuple[int, int, int],
+        worked: tuple[int, int],
     ) -> None:
-        """Count a run that did not fail, and draw from how long it took."""
+        """Count a run that did not fail, and draw from how long it worked.
+
+        Args:
+            batch: what was run.
+            result: what came of it.
+            ran: rows, size and nanoseconds.
+            worked: nanoseconds to learn from, and the time now.
+        """
         if isinstance(result, GatewayError):
             return
         rows, size, run_ns = ran
         self._statistics.ran(rows, len(batch), run_ns)
-        if self._pace.ran(size, len(batch), run_ns, now_ns):
+        if self._pace.ran(size, len(batch), *worked):
             self._bound()
             if self.is_inline is not self._pace.inline:
                 self._move()
@@ -311,7 +324,8 @@ class Batcher:
             self._bound()
         batch = run.batch
         self._finish(batch, result, run.rows, run_ns)
-        self._learn(batch, result, (run.rows, run.size, run_ns), self._threads.now_ns())
+        ran = (run.rows, run.size, run_ns)
+        self._learn(batch, result, ran, (run_ns, self._threads.now_ns()))
         run.batch = []  # its jobs point to the run, and it to them
 
     def gave_up(self) -> None:

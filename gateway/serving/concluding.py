@@ -14,11 +14,11 @@ from gateway.core.predictions import NO_UNIT, PredictionFacts, scalars_of, stub
 from gateway.core.tensors import Array, Tensors
 from gateway.serving.caching import HIT
 from gateway.serving.calls import Answer, Clock
+from gateway.serving.findings import Copy
 from gateway.serving.flights import Flight
 from gateway.serving.jobs import Result
 from gateway.serving.payloads import payload_text
 from gateway.serving.recording import Recorder
-from gateway.serving.shadowing import Copy
 from gateway.serving.worker import Worker
 from gateway.telemetry import ADMISSION_REJECTED, ENDPOINT, ERROR_TYPE, Kind, Record
 

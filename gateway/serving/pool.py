@@ -103,7 +103,8 @@ class Loaded:
 class PoolParts:
     """What a pool needs of its process.
 
-    `after_flush` is called after the answers of each flush were given out.
+    `after_flush` is called after the answers of each flush were given out; `work_ns` is the
+    processor time of the calling thread.
     """
 
     loop: AbstractEventLoop
@@ -114,6 +115,7 @@ class PoolParts:
     batching: BatchSettings
     cells: Cells
     after_flush: Callable[[], None] | None = None
+    work_ns: Callable[[], int] | None = None
 
 
 class Pool:
@@ -136,6 +138,7 @@ class Pool:
                 stuck_s=parts.pool.stuck_s,
             ),
             after_flush=parts.after_flush,
+            work_ns=parts.work_ns if parts.pool.intra_op_threads == 1 else None,
         )
         self._closing = False
 

@@ -16,14 +16,12 @@ from heapq import heappush, heapreplace
 from typing import Any, Final
 
 import msgspec
-from msgspec import Struct
 
-from gateway.core.assignment import SCALE
-from gateway.core.compare import Comparison, ComparisonTally, compare, tally_of
+from gateway.core.compare import Comparison, ComparisonTally
 from gateway.core.endpoints import Recording
-from gateway.core.errors import EngineFailed, GatewayError
 from gateway.core.plans import ShadowPlan
-from gateway.core.tensors import Array, Tensors
+from gateway.core.tensors import Tensors
+from gateway.serving.findings import Copy, Finding, Work, record_of, run_copy, tally_finding
 from gateway.serving.payloads import payload_text
 from gateway.serving.pool import Loaded, PoolParts
 from gateway.serving.recording import Recorder
@@ -38,8 +36,6 @@ from gateway.telemetry import (
     SHADOW_SKIPPED,
     VARIANT,
     Attributes,
-    Kind,
-    Record,
 )
 
 NICENESS: Final = 10
@@ -48,38 +44,6 @@ SLICE_NS: Final = 5_000_000
 """After this long a shadow gives way to others, with what it did not get to."""
 
 log: Final = logging.getLogger(__name__)
-
-
-class Copy(Struct, frozen=True):
-    """What a shadow needs of an answered request.
-
-    `origin` is the record of the primary answer. `draw` is a number out of 0..9,999, fresh for
-    each request. `recording` says what of it a sample may keep.
-    """
-
-    origin: Record
-    tensors: Tensors
-    outputs: Tensors
-    draw: int
-    recording: Recording
-
-
-class Work(Struct, frozen=True):
-    """A copy on its way through one shadow, which holds a lease on the version."""
-
-    copy: Copy
-    plan: ShadowPlan
-    loaded: Loaded
-    queued_ns: int
-
-
-class Finding(Struct, frozen=True):
-    """What came of one copy."""
-
-    work: Work
-    comparison: Comparison | None
-    outputs: Tensors
-    run_ns: int
 
 
 class _Watch:
@@ -160,7 +124,7 @@ class _ShadowRun(Run):
                 work = self.works.popleft()
             except IndexError:
                 break
-            findings.append(_run(work, now_ns))
+            findings.append(run_copy(work, now_ns))
         return findings
 
 
@@ -255,7 +219,7 @@ class Shadows:
             finding.work.loaded.release()
             try:
                 self._tally(finding)
-                self._recorder.record(_record_of(finding))
+                self._recorder.record(record_of(finding))
             except Exception:
                 log.exception("what a shadow found could not be kept")
 
@@ -281,7 +245,7 @@ class Shadows:
     def _tally(self, finding: Finding) -> None:
         plan, copy = finding.work.plan, finding.work.copy
         watch = self._watch(copy.origin.kind.endpoint, plan)
-        watch.tally += _tally_of(finding)
+        watch.tally += tally_finding(finding)
         if finding.comparison is None:
             return
         labels = _labels(copy.origin.kind.endpoint, plan)
@@ -320,67 +284,6 @@ class Shadows:
         if watch is None:
             watch = self._watches[key] = _Watch(self)
         return watch
-
-
-def _run(work: Work, now_ns: Callable[[], int]) -> Finding:
-    """Run and compare one copy; never raises, whatever the version does."""
-    start = now_ns()
-    try:
-        results, run_ns = _results(work), now_ns() - start
-        comparison = compare(work.copy.outputs, results, work.plan.tolerance)
-    except GatewayError:
-        return Finding(work, None, {}, now_ns() - start)
-    except Exception:
-        log.exception("a shadow failed in a way that nobody foresaw")
-        return Finding(work, None, {}, now_ns() - start)
-    return Finding(work, comparison, results, run_ns)
-
-
-def _results(work: Work) -> dict[str, Array]:
-    batcher = work.loaded.batcher
-    if batcher is None:
-        message = "The version was let go."
-        raise EngineFailed(message)
-    names = [spec.name for spec in batcher.engine.signature.outputs]
-    results = batcher.engine.run(work.copy.tensors, names)
-    return dict(zip(names, results, strict=True))
-
-
-def _tally_of(finding: Finding) -> ComparisonTally:
-    if finding.comparison is None:
-        return ComparisonTally(errors=1)
-    return tally_of(finding.comparison, finding.work.copy.origin.latency_ns, finding.run_ns)
-
-
-def _record_of(finding: Finding) -> Record:
-    """What a shadow did, as a record that points to the primary one."""
-    work, origin = finding.work, finding.work.copy.origin
-    kind = Kind(
-        endpoint=origin.kind.endpoint,
-        model=work.loaded.key[0],
-        version=work.loaded.key[1],
-        digest=work.loaded.digest,
-        variant=work.plan.variant.name,
-        reason=origin.kind.reason,
-        propensity=work.plan.share / SCALE,
-        revision=origin.kind.revision,
-        shadow=True,
-    )
-    return Record(
-        kind=kind,
-        at_ns=origin.at_ns,
-        prediction_id="",
-        latency_ns=finding.run_ns,
-        queue_ns=0,
-        run_ns=finding.run_ns,
-        rows=origin.rows,
-        batch_rows=origin.rows,
-        unit_hash=origin.unit_hash,
-        request_id=origin.request_id,
-        error_type=None if finding.comparison is not None else EngineFailed.kind,
-        trace=origin.trace,
-        primary_id=origin.prediction_id,
-    )
 
 
 def _text(tensors: Tensors, recording: Recording) -> str:

@@ -96,6 +96,7 @@ class Threads:
         "loop",
         "now_ns",
         "stuck",
+        "work_ns",
     )
 
     def __init__(  # noqa: PLR0913 - built in few places
@@ -107,6 +108,7 @@ class Threads:
         name: str = "tiltyard-run",
         prepare: Callable[[], None] | None = None,
         after_flush: Callable[[], None] | None = None,
+        work_ns: Callable[[], int] | None = None,
     ) -> None:
         """Start without threads; they come with the first runs.
 
@@ -118,8 +120,11 @@ class Threads:
             prepare: called first in each new thread.
             after_flush: called after the answers of a flush, on the loop or from a thread, were
                 given out; for what should not hold them up.
+            work_ns: processor time of the event loop's thread, where a run on it has no other
+                threads: so a core that others took from it is not held against a model.
         """
         self.loop = loop
+        self.work_ns = work_ns or now_ns
         self.now_ns = now_ns
         self.after_flush = after_flush
         self.stuck = 0
