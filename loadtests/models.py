@@ -34,7 +34,8 @@ OPSETS: Final = (helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 
 class Model:
     """One model: what goes in for one row, and how its file is made.
 
-    `first_output` is what answers are checked by, next to all others of floating point.
+    `small` ones are those whose peak is a question of the server; the two versions of one that
+    `differs` have other weights.
     """
 
     name: str
@@ -138,6 +139,27 @@ def image(seed: int) -> ModelProto:
     )
 
 
+def heavy(seed: int) -> ModelProto:
+    """Many dense layers that share one matrix: small requests, and work that batching cannot hide."""
+    random = np.random.default_rng(seed)
+    size, layers = 512, 64
+    weights = {
+        "in": random.normal(0, 0.2, (FEATURES, size)),
+        "w": random.normal(0, 1 / np.sqrt(size), (size, size)),
+        "b": random.normal(0, 0.1, size),
+        "out": random.normal(0, 1 / np.sqrt(size), (size, 2)),
+    }
+    nodes = [helper.make_node("MatMul", ["features", "in"], ["x0"])]
+    for i in range(layers):
+        nodes.append(helper.make_node("Gemm", [f"x{i}", "w", "b"], [f"h{i}"]))
+        nodes.append(helper.make_node("Relu", [f"h{i}"], [f"x{i + 1}"]))
+    nodes.append(helper.make_node("MatMul", [f"x{layers}", "out"], ["sums"]))
+    nodes.append(helper.make_node("Tanh", ["sums"], ["scores"]))
+    return _model(
+        nodes, [_value("features", ["batch", FEATURES])], [_value("scores", ["batch", 2])], weights
+    )
+
+
 def digits(seed: int) -> ModelProto:
     """The sample model of this repository, as it is."""
     del seed
@@ -169,6 +191,7 @@ MODELS: Final = {
         Model("digits", "image", (8, 8), digits),
         Model("image", "image", (3, 224, 224), image, small=False),
         Model("convnet", "image", (3, 224, 224), convnet, small=False),
+        Model("heavy", "features", (FEATURES,), heavy, small=False),
         Model("swap", "features", (FEATURES,), logistic, differs=True),
     )
 }

@@ -118,7 +118,9 @@ def load(path: Path) -> list[bytes]:
 def answered(dialect: Dialect, headers: Mapping[str, str], content: bytes) -> Arrays:
     """The outputs of an answer, by name; headers with lower-case names."""
     if dialect == "plain":
-        return {name: np.asarray(value) for name, value in json.loads(content).items()}
+        document = json.loads(content)
+        named = document if isinstance(document, dict) else {"": document}
+        return {name: np.asarray(value) for name, value in named.items()}
     split = headers.get("inference-header-content-length")
     head = content[: int(split)] if split else content
     at, found = len(head), {}
@@ -135,7 +137,13 @@ def answered(dialect: Dialect, headers: Mapping[str, str], content: bytes) -> Ar
 
 
 def agree(found: Arrays, wanted: Arrays) -> bool:
-    """Whether an answer holds every output of the model, the shape as it is or flat."""
+    """Whether an answer holds the model's outputs, each in its shape or flat.
+
+    An answer without names is the last output alone: some servers can batch one array only.
+    """
+    if found.keys() == {""}:
+        found = {list(wanted)[-1]: found[""]}
+        wanted = {name: wanted[name] for name in found}
     return found.keys() >= wanted.keys() and all(
         np.size(found[name]) == value.size
         and np.allclose(np.ravel(found[name]), value.ravel(), **TOLERANCE)

@@ -1,0 +1,51 @@
+"""mosec: its Rust front, one worker process, its own dynamic batching.
+
+A batch of up to 32 is taken after at most 1 ms (`max_wait_time` is in whole milliseconds; 0 would
+mean its default of 10). The body is read and written with orjson rather than the standard library.
+"""
+
+import os
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import orjson
+from mosec import Server, Worker
+
+
+class Inference(Worker):
+    """One ONNX session, fed with the rows of a batch together."""
+
+    def __init__(self) -> None:
+        """Load the file."""
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self.session = ort.InferenceSession(os.environ["MODEL_FILE"], options)
+        self.input = self.session.get_inputs()[0].name
+        self.outputs = [one.name for one in self.session.get_outputs()]
+
+    def deserialize(self, data: bytes) -> Any:
+        """Read a body."""
+        return np.array(orjson.loads(data)["x"], np.float32)
+
+    def serialize(self, data: Any) -> bytes:
+        """Write an answer."""
+        return orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY)
+
+    def forward(self, data: list[Any]) -> list[Any]:
+        """Run a batch; every request has one row."""
+        arrays = self.session.run(None, {self.input: np.concatenate(data)})
+        return [
+            {name: array[i : i + 1] for name, array in zip(self.outputs, arrays, strict=True)}
+            for i in range(len(data))
+        ]
+
+
+if __name__ == "__main__":
+    os.environ["MOSEC_PORT"] = os.environ["PORT"]
+    os.environ["MOSEC_ADDRESS"] = "127.0.0.1"
+    os.environ["MOSEC_LOG_LEVEL"] = "warning"
+    server = Server()
+    server.append_worker(Inference, num=1, max_batch_size=32, max_wait_time=1)
+    server.run()
