@@ -12,10 +12,17 @@ from typing import Any, Final
 
 from loadtests import requests
 from loadtests.closed import GENERATOR_CORE, SLACK_S, closed, on_core
-from loadtests.contestants import Contestant, Tiltyard, World, start_bare, start_tiltyard
+from loadtests.contestants import (
+    VARIANTS,
+    Contestant,
+    Tiltyard,
+    World,
+    start_bare,
+    start_tiltyard,
+)
 from loadtests.requests import Wire
 from loadtests.servers import NotReady, ask
-from loadtests.stats import chosen, rotated
+from loadtests.stats import PERCENTS, chosen, rotated
 
 HERE: Final = Path(__file__).resolve().parent
 WARM_S: Final = 1
@@ -44,21 +51,29 @@ class Arena:
     slices: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     running: dict[str, Contestant] = field(default_factory=dict)
+    missing: set[str] = field(default_factory=set)
     _plans: dict[tuple[str, str, str, int], Path] = field(default_factory=dict)
 
     def contestant(self, name: str) -> Contestant:
         """The bare endpoint or a Tiltyard, started when it is first asked for."""
-        from loadtests.contestants import VARIANTS  # noqa: PLC0415 - keeps the page's top short
-
         if name not in self.running:
             if name == "bare":
                 self.running[name] = start_bare(self.world)
             else:
                 models = tuple(model for model in self.models if model != "swap")
-                self.running[name] = start_tiltyard(
-                    self.world, name, models=models, **VARIANTS[name]
-                )
+                self.running[name] = start_tiltyard(self.world, name, models, VARIANTS[name])
         return self.running[name]
+
+    def able(self, names: Sequence[str]) -> list[str]:
+        """Those of them that come up; who does not is noted once and left out."""
+        for name in names:
+            if name not in self.running and name not in self.missing:
+                try:
+                    self.contestant(name)
+                except NotReady as error:
+                    self.missing.add(name)
+                    self.note(f"{name} could not be measured: {error}")
+        return [name for name in names if name not in self.missing]
 
     def adopt(self, contestant: Contestant) -> Contestant:
         """Take one that a scenario started; it is stopped at the end if not before."""
@@ -108,13 +123,12 @@ class Arena:
         model: str,
         rate: float,
         *,
-        wire: Wire = "json",
         options: Sequence[str] = (),
         beside: Callable[[], None] | None = None,
         **fields: Any,
     ) -> dict[str, Any]:
-        """One open-loop slice; `beside` runs while the load does, in this process."""
-        plan = self.plan(contestant, model, wire)
+        """One open-loop slice of JSON; `beside` runs while the load does, in this process."""
+        plan = self.plan(contestant, model, "json")
         seconds = fields.pop("seconds", self.slice_s)
         words = [sys.executable, str(HERE / "open_loop.py"), "--plan", str(plan)]
         words += ["--port", str(contestant.port), "--rate", f"{rate:.1f}"]
@@ -135,7 +149,7 @@ class Arena:
             found: dict[str, Any] = json.loads(out)
             return found
 
-        return self._measure(contestant, run, {"model": model, "wire": wire, **fields})
+        return self._measure(contestant, run, {"model": model, "wire": "json", **fields})
 
     def peak(self, contestant: Contestant, model: str, wire: Wire = "json") -> float:
         """Requests a second that it reached in a closed loop; measured now if it was not yet."""
@@ -181,11 +195,14 @@ class Arena:
         logs = isinstance(contestant, Tiltyard)
         records, before = self._records() if logs else 0, contestant.server.cpu_seconds()
         found = run()
-        used = contestant.server.cpu_seconds() - before
         if logs:
+            # What is sent after the answers belongs to their cost.
             time.sleep(RECORD_GRACE_S)
             found["records"] = self._records() - records
+        used = contestant.server.cpu_seconds() - before
         done = found["good"] + found["refused"]
+        if not done:
+            found.update(dict.fromkeys(PERCENTS))
         one = {
             **fields,
             "contestant": contestant.name,
@@ -195,7 +212,7 @@ class Arena:
         self.slices.append(one)
         print(
             f"  {one['scenario']:10} {one['model']:11} {one['wire']:6} {contestant.name:14} "
-            f"{one['rps']:9.0f}/s  p50 {one['p50_us']:8.0f} us  p99 {one['p99_us']:8.0f} us  "
+            f"{one['rps']:9.0f}/s  p50 {one['p50_us'] or 0:8.0f} us  p99 {one['p99_us'] or 0:8.0f} us  "
             f"cpu {one['cpu_us'] or 0:7.1f} us  refused {one['refused']}  errors {one['errors']}",
             flush=True,
         )
@@ -218,7 +235,8 @@ class Arena:
             headers[requests.UNIT_HEADER] = f"check-{i}"
             status, said, answer = ask(target.port, "POST", target.path, content, headers)
             if status != 200:
-                raise NotReady(f"{contestant.name} answers {model} {wire} with {status}: {answer[:300]!r}")
+                said_so = f"{status}: {answer[:300]!r}"
+                raise NotReady(f"{contestant.name} answers {model} {wire} with {said_so}")
             found = requests.answered(target.dialect, said, answer)
             if not any(requests.agree(found, wanted[i]) for wanted in both):
                 raise NotReady(f"{contestant.name} answers {model} {wire} wrongly.")

@@ -1,5 +1,6 @@
 """A chart of bars as SVG, by hand: nothing to install, and the file is small and stays readable."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -36,7 +37,7 @@ def draw(title: str, groups: Sequence[Group], unit: str = "requests/s") -> str:
     """
     body, y = [_text(12, 24, title, size=16, weight="bold")], 44
     for group in groups:
-        bars = [(name, value) for name, value in group.bars if value == value]
+        bars = [(name, value) for name, value in group.bars if not math.isnan(value)]
         if not bars:
             continue
         body.append(_text(12, y + 20, group.title, size=13, weight="bold"))

@@ -4,35 +4,76 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
 from loadtests.requests import UNIT_HEADER, Dialect, Target
-from loadtests.servers import LOOK_S, READY_S, ROOT, NotReady, Server, ask, await_answer, free_port
+from loadtests.servers import (
+    LOOK_S,
+    READY_S,
+    ROOT,
+    SERVER_CORE,
+    NotReady,
+    Server,
+    ask,
+    await_answer,
+    free_port,
+)
 
 HERE: Final = Path(__file__).resolve().parent
 ENVIRONMENTS: Final = HERE / ".envs"
-PEERS: Final[Mapping[str, tuple[str, Dialect]]] = {
-    "mosec": ("/inference", "plain"),
-    "mlserver": ("/v2/models/{model}/infer", "oip"),
-    "kserve": ("/v2/models/{model}/infer", "oip"),
-    "litserve": ("/predict", "plain"),
-    "bentoml": ("/infer", "plain"),
-    "ray": ("/", "plain"),
+
+
+@dataclass(frozen=True)
+class Peer:
+    """How a peer is spoken to, whose environment it runs in, and what its page is told."""
+
+    path: str
+    dialect: Dialect
+    environment: str
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+PEERS: Final[Mapping[str, Peer]] = {
+    "mosec": Peer("/inference", "plain", "mosec"),
+    "mosec-default": Peer("/inference", "plain", "mosec", {"DEFAULTS": "1"}),
+    "mlserver": Peer("/v2/models/{model}/infer", "oip", "mlserver"),
+    "kserve": Peer("/v2/models/{model}/infer", "oip", "kserve"),
+    "litserve": Peer("/predict", "plain", "litserve"),
+    "bentoml": Peer("/infer", "plain", "bentoml"),
+    "ray": Peer("/", "plain", "ray"),
 }
 LEFT_OUT: Final[Mapping[str, str]] = {
     "torchserve": "wants Java and PyTorch beside it, and has had no release since 2024",
     "triton": "its package holds the client only; the server comes as a container image",
 }
 """Peers that are not measured, and why."""
-VARIANTS: Final[Mapping[str, dict[str, Any]]] = {
-    "tiltyard": {},
-    "tiltyard-off": {"telemetry": False, "split": False},
-    "tiltyard-asgi": {"door": "asgi"},
-    "tiltyard-fast": {"door": "fast"},
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a Tiltyard is started: everything on, unless said otherwise.
+
+    `door` is TILTYARD_HTTP_DOOR, which is set only where it is given; `uvicorn` runs the application
+    under a stock uvicorn instead.
+    """
+
+    telemetry: bool = True
+    split: bool = True
+    door: str | None = None
+    core: str = SERVER_CORE
+
+
+VARIANTS: Final[Mapping[str, Variant]] = {
+    "tiltyard": Variant(),
+    "tiltyard-off": Variant(telemetry=False, split=False),
+    "tiltyard-asgi": Variant(door="asgi"),
+    "tiltyard-fast": Variant(door="fast"),
+    "tiltyard-uvicorn": Variant(door="uvicorn"),
 }
 
 
@@ -45,7 +86,6 @@ class Contestant:
     port: int
     path: str = "/v2/models/{model}/infer"
     dialect: Dialect = "oip"
-    is_peer: bool = False
 
     def target(self, model: str) -> Target:
         """Where this model's inferences go."""
@@ -111,9 +151,7 @@ def split_of(*targets: Mapping[str, Any]) -> dict[str, Any]:
     ]
     unit = {"header": UNIT_HEADER}
     return {
-        "rules": [
-            {"name": "ab", "split": {"exposure": 10_000, "unit": unit, "variants": variants}}
-        ]
+        "rules": [{"name": "ab", "split": {"exposure": 10_000, "unit": unit, "variants": variants}}]
     }
 
 
@@ -122,19 +160,15 @@ def start_bare(world: World) -> Contestant:
     port = free_port()
     words = [sys.executable, str(HERE / "bare.py"), str(world.store), str(port)]
     server = Server("bare", words, world.folder).start()
-    await_answer(server, port, "GET", "/ready")
+    await_answer(server, partial(ask, port, "GET", "/ready"))
     return Contestant("bare", server, port)
 
 
 def start_tiltyard(
     world: World,
-    name: str = "tiltyard",
-    *,
-    models: tuple[str, ...] = (),
-    core: str = "0",
-    telemetry: bool = True,
-    split: bool = True,
-    door: str | None = None,
+    name: str,
+    models: Sequence[str],
+    variant: Variant = Variant(),  # noqa: B008 - it is frozen
 ) -> Tiltyard:
     """A gateway of its own: state folder, namespace, ports; `models` get the 50:50 split.
 
@@ -152,21 +186,25 @@ def start_tiltyard(
         "TILTYARD_REDIS_NAMESPACE": name.replace("-", ""),
         **world.env,
     }
-    if door is not None:
-        env["TILTYARD_HTTP_DOOR"] = door
-    if telemetry:
+    words = [sys.executable, "-m", "gateway", "serve"]
+    if variant.door == "uvicorn":
+        words = [sys.executable, "-m", "uvicorn", "gateway.app:create", "--factory"]
+        words += ["--port", str(port), "--no-access-log", "--log-level", "warning"]
+        env.pop("TILTYARD_WORKERS", None)
+    elif variant.door is not None:
+        env["TILTYARD_HTTP_DOOR"] = variant.door
+    if variant.telemetry:
         env["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://127.0.0.1:{world.sink_port}"
     else:
         env["OTEL_SDK_DISABLED"] = "true"
-    words = [sys.executable, "-m", "gateway", "serve"]
-    server = Server(name, words, world.folder, env, core).start()
+    server = Server(name, words, world.folder, env, variant.core).start()
     gateway = Tiltyard(name, server, port, admin_port=admin_port)
     try:
-        await_answer(server, port, "GET", "/v2/health/ready")
+        await_answer(server, partial(ask, port, "GET", "/v2/health/ready"))
         gateway.token = (state / "admin.token").read_text().strip()
         for model in models:
             evenly = split_of({"version": 1}, {"version": 2})
-            gateway.put(model, evenly if split else {"default": {"version": 1}})
+            gateway.put(model, evenly if variant.split else {"default": {"version": 1}})
     except Exception:
         server.stop()
         raise
@@ -179,8 +217,8 @@ def start_peer(world: World, name: str, model: str) -> Contestant:
     Raises:
         NotReady: it cannot be installed or does not come up.
     """
-    install(name)
-    path, dialect = PEERS[name]
+    peer = PEERS[name]
+    install(peer.environment)
     folder = world.folder / f"peer-{name}"
     folder.mkdir(exist_ok=True)
     port = free_port()
@@ -191,10 +229,12 @@ def start_peer(world: World, name: str, model: str) -> Contestant:
         "SECOND_PORT": str(free_port()),
         "FOLDER": str(folder),
         "PYTHONUNBUFFERED": "1",
+        **peer.env,
     }
-    words = [str(ENVIRONMENTS / name / "bin" / "python"), str(HERE / "peers" / name / "serve.py")]
+    python = ENVIRONMENTS / peer.environment / "bin" / "python"
+    words = [str(python), str(HERE / "peers" / peer.environment / "serve.py")]
     server = Server(name, words, folder, env, stop_s=5.0).start()
-    return Contestant(name, server, port, path, dialect, is_peer=True)
+    return Contestant(name, server, port, peer.path, peer.dialect)
 
 
 def install(name: str) -> None:

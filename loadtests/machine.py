@@ -9,7 +9,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
-OURS: Final = ("tiltyard", "onnxruntime", "numpy", "uvicorn", "uvloop", "httptools", "orjson", "msgspec")
+OURS: Final = (
+    "tiltyard",
+    "onnxruntime",
+    "numpy",
+    "uvicorn",
+    "uvloop",
+    "httptools",
+    "orjson",
+    "msgspec",
+)
 
 
 def machine() -> dict[str, object]:

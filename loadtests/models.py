@@ -140,7 +140,7 @@ def image(seed: int) -> ModelProto:
 
 
 def heavy(seed: int) -> ModelProto:
-    """Many dense layers that share one matrix: small requests, and work that batching cannot hide."""
+    """Many dense layers that share one matrix: small requests, and work that no batch hides."""
     random = np.random.default_rng(seed)
     size, layers = 512, 64
     weights = {

@@ -22,9 +22,9 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from loadtests.generator import Generator, Load  # noqa: E402 - the path comes first
-from loadtests.requests import load  # noqa: E402 - as above
-from loadtests.stats import percentiles  # noqa: E402 - as above
+from loadtests.generator import Generator, Load
+from loadtests.requests import load
+from loadtests.stats import percentiles
 
 CANNED: Final = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
 LIMIT_RATES: Final = (10_000, 20_000, 30_000, 40_000, 50_000, 60_000, 80_000)
@@ -55,7 +55,9 @@ def limit() -> dict[str, float]:
         port = free.getsockname()[1]
     words = [sys.executable, __file__, "--trivial", str(port)]
     server = subprocess.Popen(["taskset", "-c", "0", *words])
-    request = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 600\r\n\r\n" + bytes(600)
+    request = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 600\r\n\r\n" + bytes(
+        600
+    )
     reached = {"rate": 0.0}
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     try:

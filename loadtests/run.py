@@ -1,10 +1,10 @@
 """Measure Tiltyard beside the bare endpoint and its peers; see README.md here.
 
-    python loadtests/run.py [--scenarios peak,single] [--models logistic] [--rounds 5] ...
+python loadtests/run.py [--scenarios peak,single] [--models logistic] [--rounds 5] ...
 """
 
 import argparse
-import datetime
+import datetime as dt
 import json
 import math
 import shlex
@@ -20,17 +20,17 @@ from typing import Any, Final
 HERE: Final = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from loadtests import chart, machine, models, table, targets  # noqa: E402 - the path comes first
-from loadtests.arena import Arena, OutOfTime  # noqa: E402 - as above
-from loadtests.contestants import (  # noqa: E402 - as above
+from loadtests import chart, machine, models, table, targets
+from loadtests.arena import Arena, OutOfTime
+from loadtests.contestants import (
     ENVIRONMENTS,
     PEERS,
     VARIANTS,
     World,
     install,
 )
-from loadtests.open_loop import limit  # noqa: E402 - as above
-from loadtests.scenarios import (  # noqa: E402 - as above
+from loadtests.open_loop import limit
+from loadtests.scenarios import (
     closed_loop,
     idle,
     overload,
@@ -40,7 +40,7 @@ from loadtests.scenarios import (  # noqa: E402 - as above
     swaps,
     tensors,
 )
-from loadtests.servers import NotReady, adopt_orphans, sink, store  # noqa: E402 - as above
+from loadtests.servers import NotReady, adopt_orphans, sink, store
 
 SCENARIOS: Final[dict[str, Callable[[Arena], None]]] = {
     "peak": closed_loop.peak,
@@ -64,7 +64,7 @@ def main() -> int:
     """Run, write the results, print the tables; 1 when a target was missed and `--strict` is on."""
     arguments = parse(sys.argv[1:])
     if arguments.setup:
-        return set_up(listed(arguments.peers))
+        return set_up({PEERS[name].environment for name in listed(arguments.peers)})
     adopt_orphans()
     for signum in (signal.SIGTERM, signal.SIGALRM):
         signal.signal(signum, _stop)
@@ -73,10 +73,12 @@ def main() -> int:
         arena, before = measure(arguments, Path(folder))
     result = {
         "name": arguments.name,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["python", "loadtests/run.py", *sys.argv[1:]]),
         "machine": before,
-        "versions": machine.versions(ENVIRONMENTS, listed(arguments.peers)),
+        "versions": machine.versions(
+            ENVIRONMENTS, sorted({PEERS[name].environment for name in listed(arguments.peers)})
+        ),
         "generator_rps": arena.generator_rps,
         "notes": arena.notes,
         "figures": figures(arena.slices),
@@ -84,8 +86,7 @@ def main() -> int:
     }
     verdicts = targets.judge(result["figures"])
     result["targets"] = [
-        {"measure": one.target.measure, "value": one.value, "holds": one.passed}
-        for one in verdicts
+        {"measure": one.target.measure, "value": one.value, "holds": one.passed} for one in verdicts
     ]
     page = table.report(result, verdicts)
     print(f"\n{page}")

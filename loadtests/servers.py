@@ -9,8 +9,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -142,15 +143,8 @@ def ask(
         connection.close()
 
 
-def await_answer(
-    server: Server,
-    port: int,
-    method: str,
-    path: str,
-    content: bytes | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> None:
-    """Ask until the answer is 200.
+def await_answer(server: Server, send: Callable[[], tuple[int, dict[str, str], bytes]]) -> None:
+    """Ask until the answer is 200; `send` asks once, see `ask`.
 
     Raises:
         NotReady: the server ended, or the time is over.
@@ -160,7 +154,7 @@ def await_answer(
     while time.monotonic() < deadline:
         server.check()
         try:
-            status, _, body = ask(port, method, path, content, headers)
+            status, _, body = send()
         except (OSError, http.client.HTTPException) as error:
             said = repr(error)
         else:
@@ -176,7 +170,7 @@ def sink(folder: Path) -> tuple[Server, int]:
     port = free_port()
     words = [sys.executable, str(ROOT / "loadtests" / "sink.py"), str(port)]
     server = Server("sink", words, folder, core=BESIDE_CORE).start()
-    await_answer(server, port, "GET", "/count")
+    await_answer(server, partial(ask, port, "GET", "/count"))
     return server, port
 
 

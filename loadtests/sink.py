@@ -2,8 +2,8 @@
 
     python loadtests/sink.py PORT
 
-`GET /count` answers what came so far: `{"records": ..., "requests": ..., "bytes": ...}`. Records are
-counted by walking the length prefixes of resource logs, scope logs and log records; nothing below
+`GET /count` answers what came so far: `{"records": ..., "requests": ..., "bytes": ...}`. Records
+are counted by walking the length prefixes of resource logs, scope logs and log records; nothing below
 that is read.
 """
 
@@ -142,9 +142,7 @@ class Connection(asyncio.Protocol):
         return bool(self._held)
 
 
-def _body(
-    held: bytearray, start: int, headers: dict[bytes, bytes]
-) -> tuple[bytes, int] | None:
+def _body(held: bytearray, start: int, headers: dict[bytes, bytes]) -> tuple[bytes, int] | None:
     """The body and where it ends; None while it is not whole."""
     if headers.get(b"transfer-encoding") != b"chunked":
         after = start + int(headers.get(b"content-length", b"0"))

@@ -38,9 +38,7 @@ def rotated(names: Sequence[str], turn: int) -> list[str]:
 
 def chosen(slices: Iterable[Slice], **wanted: object) -> list[Slice]:
     """The slices whose fields have these values."""
-    return [
-        one for one in slices if all(one.get(name) == value for name, value in wanted.items())
-    ]
+    return [one for one in slices if all(one.get(name) == value for name, value in wanted.items())]
 
 
 def middle(slices: Iterable[Slice], measure: str) -> float:
@@ -49,14 +47,16 @@ def middle(slices: Iterable[Slice], measure: str) -> float:
     return median(values) if values else math.nan
 
 
-def round_ratios(over: Iterable[Slice], under: Iterable[Slice], measure: str) -> list[float]:
-    """A measure of one contestant over that of another, round by round.
+def by_round(
+    over: Iterable[Slice], under: Iterable[Slice], measure: str
+) -> list[tuple[float, float]]:
+    """A measure of one contestant beside that of another, round by round.
 
     Both were measured within seconds of each other, so what disturbed one disturbed both.
     """
     below = {one["round"]: float(one[measure]) for one in under if one.get(measure)}
     return [
-        float(one[measure]) / below[one["round"]]
+        (float(one[measure]), below[one["round"]])
         for one in over
         if one.get(measure) is not None and one["round"] in below
     ]
@@ -64,5 +64,11 @@ def round_ratios(over: Iterable[Slice], under: Iterable[Slice], measure: str) ->
 
 def middle_ratio(over: Iterable[Slice], under: Iterable[Slice], measure: str) -> float:
     """Median of the rounds' ratios; not-a-number without a common round."""
-    ratios = round_ratios(over, under, measure)
-    return median(ratios) if ratios else math.nan
+    pairs = by_round(over, under, measure)
+    return median(one / other for one, other in pairs) if pairs else math.nan
+
+
+def middle_difference(over: Iterable[Slice], under: Iterable[Slice], measure: str) -> float:
+    """Median of the rounds' differences; not-a-number without a common round."""
+    pairs = by_round(over, under, measure)
+    return median(one - other for one, other in pairs) if pairs else math.nan

@@ -1,5 +1,6 @@
 """Tables in Markdown of what a run found. Pure."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -46,7 +47,7 @@ def closed_table(slices: Iterable[Slice]) -> str:
                 f"{scenario} {model} {wire}",
                 who,
                 f"{middle(mine, 'rps'):,.0f}",
-                "" if ratio != ratio else f"{ratio:.2f}",
+                "" if math.isnan(ratio) else f"{ratio:.2f}",
                 *(f"{middle(mine, name):,.0f}" for name in ("p50_us", "p99_us", "p999_us")),
                 f"{middle(mine, 'cpu_us'):.1f}",
                 str(sum(one["refused"] + one["errors"] for one in mine)),

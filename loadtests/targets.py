@@ -57,7 +57,11 @@ TARGETS: Final = (
     ),
     Target(
         "the same through the plain ASGI door",
-        tuple(f"peak/{model}/tiltyard-asgi/over_bare" for model in THREE),
+        tuple(
+            f"peak/{model}/{door}/over_bare"
+            for model in THREE
+            for door in ("tiltyard-asgi", "tiltyard-uvicorn")
+        ),
         "≥",
         1.3,
         " ×",

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from loadtests.arena import PEAK_CONNECTIONS, Arena
-from loadtests.stats import Slice, chosen, middle, middle_ratio
+from loadtests.stats import Slice, chosen, middle_difference, middle_ratio
 
 
 def peak(arena: Arena) -> None:
@@ -20,7 +20,7 @@ def telemetry(arena: Arena) -> None:
     """With all telemetry and the split on, against both off."""
     for model in small(arena):
         arena.alternate(
-            ("tiltyard", "tiltyard-off"),
+            arena.able(("tiltyard", "tiltyard-off")),
             lambda name, turn, model=model: arena.closed(  # type: ignore[misc]
                 arena.contestant(name), model, scenario="telemetry", round=turn
             ),
@@ -37,7 +37,7 @@ def small(arena: Arena) -> list[str]:
 def _all(arena: Arena, scenario: str, connections: int) -> None:
     for model in small(arena):
         arena.alternate(
-            ("bare", *arena.variants),
+            arena.able(("bare", *arena.variants)),
             lambda name, turn, model=model: arena.closed(  # type: ignore[misc]
                 arena.contestant(name),
                 model,
@@ -49,7 +49,7 @@ def _all(arena: Arena, scenario: str, connections: int) -> None:
 
 
 def figures(slices: Iterable[Slice]) -> dict[str, float]:
-    """`peak/<model>/<who>/over_bare`, `single/<model>/<who>/p50_over_bare`, `telemetry/<model>/...`."""
+    """`peak/<model>/<who>/over_bare`, `single/.../p50_over_bare`, `telemetry/<model>/...`."""
     found, slices = {}, list(slices)
     for scenario, measure, name in (
         ("peak", "rps", "over_bare"),
@@ -65,8 +65,7 @@ def figures(slices: Iterable[Slice]) -> dict[str, float]:
     for model in sorted({one["model"] for one in of}):
         on = chosen(of, model=model, contestant="tiltyard")
         off = chosen(of, model=model, contestant="tiltyard-off")
-        cost = middle(on, "cpu_us") - middle(off, "cpu_us")
-        found[f"telemetry/{model}/cpu_us"] = cost
+        found[f"telemetry/{model}/cpu_us"] = middle_difference(on, off, "cpu_us")
         sent = sum(one["good"] for one in on)
         found[f"telemetry/{model}/records_per_request"] = (
             sum(one["records"] for one in on) / sent if sent else float("nan")

@@ -13,7 +13,7 @@ from loadtests.stats import Slice, chosen
 def idle(arena: Arena) -> None:
     """A fresh one with the run's models, looked at before and after a while."""
     models = tuple(small(arena))
-    gateway = arena.adopt(start_tiltyard(arena.world, "tiltyard-idle", models=models))
+    gateway = arena.adopt(start_tiltyard(arena.world, "tiltyard-idle", models))
     time.sleep(2.0)
     pids = sorted(gateway.server.pids())
     before = {pid: cpu.cpu_seconds([pid]) for pid in pids}

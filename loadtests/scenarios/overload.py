@@ -22,7 +22,7 @@ def overload(arena: Arena) -> None:
     from loadtests.models import make  # noqa: PLC0415 - it imports onnx
 
     make(arena.world.store, [MODEL])
-    gateway = arena.adopt(start_tiltyard(arena.world, "tiltyard-overload", models=(MODEL,)))
+    gateway = arena.adopt(start_tiltyard(arena.world, "tiltyard-overload", (MODEL,)))
     for turn in range(arena.rounds):
         arena.check_time()
         one = arena.closed(gateway, MODEL, scenario="overload", part="peak", round=turn)
@@ -34,7 +34,7 @@ def overload(arena: Arena) -> None:
 
 
 def figures(slices: Iterable[Slice]) -> dict[str, float]:
-    """`overload/goodput_over_peak`, `overload/health_ms` (the slowest), `overload/times_offered`."""
+    """`overload/goodput_over_peak`, `health_ms` (the slowest), `times_offered`, `errors`."""
     of = chosen(slices, scenario="overload")
     peak, over = chosen(of, part="peak"), chosen(of, part="over")
     if not over:

@@ -6,12 +6,13 @@ A peer is held still while others are measured: some of them use the core even w
 import http.client
 import time
 from collections.abc import Iterable
+from functools import partial
 
 from loadtests import requests
 from loadtests.arena import Arena
 from loadtests.contestants import LEFT_OUT, Contestant, start_peer
 from loadtests.scenarios.closed_loop import small
-from loadtests.servers import LOOK_S, READY_S, NotReady, await_answer, paused
+from loadtests.servers import LOOK_S, READY_S, NotReady, ask, await_answer, paused
 from loadtests.stats import Slice, chosen, middle_ratio
 
 
@@ -40,7 +41,7 @@ def _await(peer: Contestant, model: str) -> None:
     """Until it answers an inference as it should."""
     target = peer.target(model)
     headers, content = requests.body(model, requests.rows(model)[0], target.dialect, "json")
-    await_answer(peer.server, peer.port, "POST", target.path, content, headers)
+    await_answer(peer.server, partial(ask, peer.port, "POST", target.path, content, headers))
 
 
 def _bout(arena: Arena, peer: Contestant, model: str) -> None:
@@ -72,7 +73,7 @@ def _wake(peer: Contestant, model: str) -> None:
 
 
 def figures(slices: Iterable[Slice]) -> dict[str, float]:
-    """`peers/<peer>/times`: Tiltyard's throughput over the peer's; `peers/<peer>/p99`: its p99 over."""
+    """`peers/<peer>/times`: Tiltyard's throughput over the peer's; `/p99`: its p99 over the peer's."""
     found, of = {}, chosen(slices, scenario="peers")
     for peer in sorted({one["bout"] for one in of}):
         bout = chosen(of, bout=peer)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from loadtests.arena import Arena
-from loadtests.contestants import Tiltyard, start_tiltyard
+from loadtests.contestants import Tiltyard, Variant, start_tiltyard
 from loadtests.scenarios.closed_loop import small
 from loadtests.scenarios.rates import offered
 from loadtests.stats import Slice, chosen, middle_ratio
@@ -14,11 +14,9 @@ SHARE = 40
 def shadows(arena: Arena) -> None:
     """A gateway that may use both cores; its document changes between slices."""
     model = small(arena)[0]
-    gateway = start_tiltyard(arena.world, "tiltyard-shadow", core="0,1")
+    gateway = start_tiltyard(arena.world, "tiltyard-shadow", (), Variant(core="0,1"))
     arena.adopt(gateway)
-    rate = offered(
-        arena, "tiltyard", arena.peak(arena.contestant("tiltyard"), model), SHARE
-    )
+    rate = offered(arena, "tiltyard", arena.peak(arena.contestant("tiltyard"), model), SHARE)
     plain = {"default": {"version": 1}}
     shadow = {"name": "next", "version": 2, "share": 10_000}
     documents = {"without": plain, "with": {**plain, "shadows": [shadow]}}

@@ -53,7 +53,7 @@ def swaps(arena: Arena) -> None:
             gateway, MODEL, rate, scenario="swaps", part="swaps", beside=promote, **fields
         )
         one["promotions"] = done
-        one["resident_grew_mib"] = _resident(gateway) - before
+        one["resident_mib"] = [before, _resident(gateway)]
 
 
 def _promote(gateway: Tiltyard, version: int, every_s: float) -> int:
@@ -81,7 +81,7 @@ def _await_model(arena: Arena, gateway: Tiltyard) -> None:
 
 
 def figures(slices: Iterable[Slice]) -> dict[str, float]:
-    """`swaps/failed`, `swaps/wrong`, `swaps/p99_over_steady`, `swaps/resident_mib`, `swaps/done`."""
+    """`swaps/done`, `failed`, `wrong`, `p99_over_steady` and `resident_mib`."""
     of = chosen(slices, scenario="swaps")
     during = [one for one in chosen(of, part="swaps") if "promotions" in one]
     if not during:
@@ -91,5 +91,5 @@ def figures(slices: Iterable[Slice]) -> dict[str, float]:
         "swaps/failed": sum(one["refused"] + one["errors"] + one["late"] for one in during),
         "swaps/wrong": sum(one["wrong"] for one in during),
         "swaps/p99_over_steady": middle_ratio(during, chosen(of, part="steady"), "p99_us"),
-        "swaps/resident_mib": sum(one["resident_grew_mib"] for one in during),
+        "swaps/resident_mib": during[-1]["resident_mib"][1] - during[0]["resident_mib"][0],
     }

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from loadtests.arena import Arena
 from loadtests.stats import Slice, chosen, middle_ratio
 
-CONNECTIONS = 8
+CONNECTIONS = 4
 MODELS = ("image", "convnet")
 
 
@@ -29,7 +29,9 @@ def figures(slices: Iterable[Slice]) -> dict[str, float]:
     """`tensors/<model>/<wire>/over_bare`, and `tensors/<model>/binary_over_json` of Tiltyard."""
     found, of = {}, chosen(slices, scenario="tensors")
     for model in sorted({one["model"] for one in of}):
-        ours = {w: chosen(of, model=model, wire=w, contestant="tiltyard") for w in ("json", "binary")}
+        ours = {
+            w: chosen(of, model=model, wire=w, contestant="tiltyard") for w in ("json", "binary")
+        }
         for wire, mine in ours.items():
             bare = chosen(of, model=model, wire=wire, contestant="bare")
             found[f"tensors/{model}/{wire}/over_bare"] = middle_ratio(mine, bare, "rps")

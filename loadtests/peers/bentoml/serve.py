@@ -1,8 +1,8 @@
 """BentoML: one service, one API worker, its adaptive batching.
 
-The API is batchable with at most 32 rows; `max_latency_ms` is the bound from which on it refuses, so
-it is wide. Arrays go in and out as it reads and writes them by itself. Metrics and access logs are
-off.
+The API is batchable with at most 32 rows; `max_latency_ms` is the bound from which on it refuses,
+so it is wide. Arrays go in and out as it reads and writes them by itself. Metrics and access logs
+are off.
 """
 
 import os

@@ -43,18 +43,14 @@ class Inference(ls.LitAPI):
 
     def encode_response(self, output: Any) -> dict[str, Any]:
         """Write an answer."""
-        return {
-            name: array.tolist() for name, array in zip(self.outputs, output, strict=True)
-        }
+        return {name: array.tolist() for name, array in zip(self.outputs, output, strict=True)}
 
 
 if __name__ == "__main__":
     fast = os.environ.get("FAST_QUEUE", "1") == "1"
     rows = int(os.environ.get("BATCH", "32"))
     api = Inference(max_batch_size=rows, batch_timeout=0.0)
-    server = ls.LitServer(
-        api, accelerator="cpu", devices=1, workers_per_device=1, fast_queue=fast
-    )
+    server = ls.LitServer(api, accelerator="cpu", devices=1, workers_per_device=1, fast_queue=fast)
     server.run(
         host="127.0.0.1",
         port=int(os.environ["PORT"]),
