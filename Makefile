@@ -13,10 +13,10 @@ COMPILE    = CUSTOM_COMPILE_COMMAND="make lock" .venv-lock/bin/pip-compile --qui
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run demo test test-fast check fmt models lock clean
+.PHONY: help setup run demo test test-fast bench bench-setup check fmt models lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: $(VENV)/.dev ## create .venv with everything that running, testing and linting needs
 
@@ -31,6 +31,12 @@ test: $(VENV)/.dev ## run every test
 
 test-fast: $(VENV)/.dev ## run the tests that are neither slow nor end to end
 	$(BIN)/pytest -m "not slow and not e2e" $(ARGS)
+
+bench: $(VENV)/.dev ## measure beside a bare endpoint and the peers, ten minutes; ARGS=--help
+	@$(BIN)/python loadtests/run.py $(ARGS)
+
+bench-setup: $(VENV)/.dev ## make the environments of the peers
+	@$(BIN)/python loadtests/run.py --setup $(ARGS)
 
 check: $(VENV)/.dev ## check format, lint, spelling, types and the floors
 	$(BIN)/ruff format --check .
@@ -55,9 +61,9 @@ lock: .venv-lock/.stamp ## compile the lock files again from pyproject.toml and 
 	cd models && $(COMPILE:.venv-lock/%=../.venv-lock/%) $(ARGS) -o requirements.lock requirements.in
 
 clean: ## remove the environments, the caches and what builds left behind
-	rm -rf .venv .venv-models .venv-lock build dist *.egg-info .coverage htmlcov
+	rm -rf .venv .venv-models .venv-lock loadtests/.envs build dist *.egg-info .coverage htmlcov
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	find gateway tests models -name __pycache__ -type d -prune -exec rm -rf {} +
+	find gateway tests models loadtests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One environment, two stamps: what runs, and on top of it what tests and lints.
 

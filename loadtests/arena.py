@@ -210,10 +210,11 @@ class Arena:
             "cpu_us": used / done * 1e6 if done else None,
         }
         self.slices.append(one)
+        shown = {name: one[name] or 0.0 for name in ("p50_us", "p99_us", "cpu_us")}
         print(
             f"  {one['scenario']:10} {one['model']:11} {one['wire']:6} {contestant.name:14} "
-            f"{one['rps']:9.0f}/s  p50 {one['p50_us'] or 0:8.0f} us  p99 {one['p99_us'] or 0:8.0f} us  "
-            f"cpu {one['cpu_us'] or 0:7.1f} us  refused {one['refused']}  errors {one['errors']}",
+            f"{one['rps']:9.0f}/s  p50 {shown['p50_us']:8.0f} us  p99 {shown['p99_us']:8.0f} us  "
+            f"cpu {shown['cpu_us']:7.1f} us  refused {one['refused']}  errors {one['errors']}",
             flush=True,
         )
         return one

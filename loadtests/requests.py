@@ -25,7 +25,8 @@ UNITS: Final = 12_000
 PLAN_BYTES: Final = 32 * 1024 * 1024
 MIN_REQUESTS: Final = 8
 UNIT_HEADER: Final = "X-Unit"
-TOLERANCE: Final = {"rtol": 1e-3, "atol": 1e-4}
+RELATIVE: Final = 1e-3
+ABSOLUTE: Final = 1e-4
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def agree(found: Arrays, wanted: Arrays) -> bool:
         wanted = {name: wanted[name] for name in found}
     return found.keys() >= wanted.keys() and all(
         np.size(found[name]) == value.size
-        and np.allclose(np.ravel(found[name]), value.ravel(), **TOLERANCE)
+        and np.allclose(np.ravel(found[name]), value.ravel(), rtol=RELATIVE, atol=ABSOLUTE)
         for name, value in wanted.items()
     )
 

@@ -3,8 +3,8 @@
     python loadtests/sink.py PORT
 
 `GET /count` answers what came so far: `{"records": ..., "requests": ..., "bytes": ...}`. Records
-are counted by walking the length prefixes of resource logs, scope logs and log records; nothing below
-that is read.
+are counted by walking the length prefixes of resource logs, scope logs and log records; nothing
+below that is read.
 """
 
 import asyncio
@@ -147,7 +147,7 @@ def _body(held: bytearray, start: int, headers: dict[bytes, bytes]) -> tuple[byt
     if headers.get(b"transfer-encoding") != b"chunked":
         after = start + int(headers.get(b"content-length", b"0"))
         return (bytes(held[start:after]), after) if len(held) >= after else None
-    parts = []
+    parts: list[bytes] = []
     while (line := held.find(b"\r\n", start)) >= 0:
         size = int(held[start:line], 16)
         start = line + 2 + size + 2

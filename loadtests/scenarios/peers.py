@@ -73,7 +73,7 @@ def _wake(peer: Contestant, model: str) -> None:
 
 
 def figures(slices: Iterable[Slice]) -> dict[str, float]:
-    """`peers/<peer>/times`: Tiltyard's throughput over the peer's; `/p99`: its p99 over the peer's."""
+    """`peers/<peer>/times`: our throughput over the peer's; `/p99`: our p99 over its."""
     found, of = {}, chosen(slices, scenario="peers")
     for peer in sorted({one["bout"] for one in of}):
         bout = chosen(of, bout=peer)

@@ -1,7 +1,7 @@
-"""LitServe: one API process, one worker, its batching.
+"""LitServe: one API process, one worker, no batching, no request tracking.
 
-`max_batch_size=32` with no time-out: the worker takes what is queued and does not wait. The faster
-transport between the processes (`fast_queue`) is on, request tracking off.
+On one core and with models this cheap its batching costs more than it saves (CPU per request 3.1 to
+3.7 ms against 1.9 ms), and its other transport between the processes (`fast_queue`) saves nothing.
 """
 
 import os
@@ -13,7 +13,7 @@ import onnxruntime as ort
 
 
 class Inference(ls.LitAPI):
-    """One ONNX session, fed with the rows of a batch together."""
+    """One ONNX session."""
 
     def setup(self, device: str) -> None:
         """Load the file."""
@@ -29,17 +29,9 @@ class Inference(ls.LitAPI):
         """Read a body."""
         return np.array(request["x"], np.float32)
 
-    def batch(self, inputs: list[Any]) -> Any:
-        """Join rows; every request has one."""
-        return np.concatenate(inputs)
-
     def predict(self, x: Any) -> Any:
-        """Run a batch."""
+        """Run the model."""
         return self.session.run(None, {self.input: x})
-
-    def unbatch(self, output: Any) -> list[Any]:
-        """Part the answers again."""
-        return [[array[i : i + 1] for array in output] for i in range(len(output[0]))]
 
     def encode_response(self, output: Any) -> dict[str, Any]:
         """Write an answer."""
@@ -47,10 +39,8 @@ class Inference(ls.LitAPI):
 
 
 if __name__ == "__main__":
-    fast = os.environ.get("FAST_QUEUE", "1") == "1"
-    rows = int(os.environ.get("BATCH", "32"))
-    api = Inference(max_batch_size=rows, batch_timeout=0.0)
-    server = ls.LitServer(api, accelerator="cpu", devices=1, workers_per_device=1, fast_queue=fast)
+    api = Inference()
+    server = ls.LitServer(api, accelerator="cpu", devices=1, workers_per_device=1)
     server.run(
         host="127.0.0.1",
         port=int(os.environ["PORT"]),

@@ -1,8 +1,8 @@
 """MLServer: a runtime of one's own over the Open Inference Protocol, in one process.
 
 `parallel_workers=0` runs the model in the server's own process, which is its fastest with one core:
-a pool would copy every request to another process. Adaptive batching is off unless BATCH is set:
-it waits for `max_batch_time` even when idle, and made no more throughput here. Access logs, debug
+a pool would copy every request to another process. Adaptive batching is off: it
+waits for `max_batch_time` even when idle, and with 32 rows and 1 ms made no more throughput here. Access logs, debug
 mode, gzip and metrics are off.
 """
 
@@ -30,7 +30,7 @@ class Inference(MLModel):
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        """Answer one request, or the rows that adaptive batching joined."""
+        """Answer one request."""
         feeds: dict[str, Any] = {
             one.name: NumpyCodec.decode_input(one).astype(np.float32, copy=False)
             for one in payload.inputs
@@ -57,13 +57,7 @@ async def main() -> None:
         gzip_enabled=False,
         load_models_at_startup=False,
     )
-    rows = int(os.environ.get("BATCH", "0"))
-    model = ModelSettings(
-        name=os.environ["MODEL_NAME"],
-        implementation=Inference,
-        max_batch_size=rows,
-        max_batch_time=0.001 if rows else 0.0,
-    )
+    model = ModelSettings(name=os.environ["MODEL_NAME"], implementation=Inference)
     await MLServer(settings).start([model])
 
 

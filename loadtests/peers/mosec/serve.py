@@ -2,7 +2,7 @@
 
 A batch of up to 32 is taken after at most 1 ms (`max_wait_time` is in whole milliseconds; 0 would
 mean its default of 10). The body is read and written with orjson rather than the standard library.
-With DEFAULTS set it runs as its first examples do: its own JSON, its own waiting time of 10 ms.
+With DEFAULTS set it runs as its first example does: its own JSON, and no batching.
 """
 
 import os
@@ -34,10 +34,10 @@ class Documented(Worker):
             for i in range(len(rows))
         ]
 
-    def forward(self, data: list[Any]) -> list[Any]:
-        """Answer a batch of documents with lists, as JSON has no arrays."""
-        found = self.run([np.array(document["x"], np.float32) for document in data])
-        return [{name: value.tolist() for name, value in one.items()} for one in found]
+    def forward(self, data: Any) -> Any:
+        """Answer a document with lists, as JSON has no arrays."""
+        found = self.run([np.array(data["x"], np.float32)])[0]
+        return {name: value.tolist() for name, value in found.items()}
 
 
 class Inference(Documented):
@@ -51,7 +51,7 @@ class Inference(Documented):
         """Write an answer."""
         return orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY)
 
-    def forward(self, data: list[Any]) -> list[Any]:
+    def forward(self, data: Any) -> Any:
         """Answer a batch of arrays."""
         return self.run(data)
 
@@ -62,7 +62,7 @@ if __name__ == "__main__":
     os.environ["MOSEC_LOG_LEVEL"] = "warning"
     server = Server()
     if os.environ.get("DEFAULTS"):
-        server.append_worker(Documented, num=1, max_batch_size=32)
+        server.append_worker(Documented, num=1)
     else:
         server.append_worker(Inference, num=1, max_batch_size=32, max_wait_time=1)
     server.run()
