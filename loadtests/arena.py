@@ -64,16 +64,16 @@ class Arena:
                 self.running[name] = start_tiltyard(self.world, name, models, VARIANTS[name])
         return self.running[name]
 
-    def able(self, names: Sequence[str]) -> list[str]:
-        """Those of them that come up; who does not is noted once and left out."""
-        for name in names:
-            if name not in self.running and name not in self.missing:
-                try:
-                    self.contestant(name)
-                except NotReady as error:
-                    self.missing.add(name)
-                    self.note(f"{name} could not be measured: {error}")
-        return [name for name in names if name not in self.missing]
+    def is_up(self, name: str) -> bool:
+        """Whether a contestant can be measured; who does not start is noted once."""
+        known = name == "bare" or name in VARIANTS
+        if known and name not in self.running and name not in self.missing:
+            try:
+                self.contestant(name)
+            except NotReady as error:
+                self.missing.add(name)
+                self.note(f"{name} could not be measured: {error}")
+        return name not in self.missing
 
     def adopt(self, contestant: Contestant) -> Contestant:
         """Take one that a scenario started; it is stopped at the end if not before."""
@@ -166,9 +166,14 @@ class Arena:
         return median(one["rps"] for one in found)
 
     def alternate(self, names: Sequence[str], measure: Callable[[str, int], object]) -> None:
-        """Call `measure(name, round)` for all in every round, the order turned each time."""
+        """Call `measure(name, round)` for all in every round, the order turned each time.
+
+        Names are contestants, with more behind a slash, or a scenario's own words. A contestant
+        that does not start is left out.
+        """
+        able = [name for name in names if self.is_up(name.partition("/")[0])]
         for turn in range(self.rounds):
-            for name in rotated(names, turn):
+            for name in rotated(able, turn):
                 self.check_time()
                 measure(name, turn)
 

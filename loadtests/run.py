@@ -48,11 +48,11 @@ SCENARIOS: Final[dict[str, Callable[[Arena], None]]] = {
     "telemetry": closed_loop.telemetry,
     "tensors": tensors.tensors,
     "rates": rates.rates,
-    "peers": peers.peers,
     "swaps": swaps.swaps,
     "shadows": shadows.shadows,
     "overload": overload.overload,
     "idle": idle.idle,
+    "peers": peers.peers,
 }
 FIGURES: Final = (closed_loop, tensors, rates, peers, swaps, shadows, overload, idle)
 DEFAULT_MODELS: Final = "logistic,boosted,perceptron,digits,image,convnet"

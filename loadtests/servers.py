@@ -24,6 +24,7 @@ BESIDE_CORE: Final = "1"
 READY_S: Final = 90.0
 STOP_S: Final = 20.0
 LOOK_S: Final = 0.05
+LAST_WORDS: Final = 400
 PR_SET_CHILD_SUBREAPER: Final = 36
 KEPT: Final = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH")
 
@@ -70,7 +71,7 @@ class Server:
     def start(self) -> "Server":
         """Start it; it is not ready yet."""
         kept = {name: os.environ[name] for name in KEPT if name in os.environ}
-        with self.log.open("ab") as log:
+        with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 on_core(self.core, list(self.words)),
                 cwd=ROOT,
@@ -88,8 +89,9 @@ class Server:
             raise NotReady(f"{self.name} ended: {self.last_words()}")
 
     def last_words(self) -> str:
-        """The end of its log."""
-        return self.log.read_text(errors="replace")[-1500:] if self.log.exists() else ""
+        """The end of its log, as one line."""
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return " ".join(text[-LAST_WORDS:].split())
 
     def pids(self) -> set[int]:
         """Every live process of it."""

@@ -20,7 +20,7 @@ def telemetry(arena: Arena) -> None:
     """With all telemetry and the split on, against both off."""
     for model in small(arena):
         arena.alternate(
-            arena.able(("tiltyard", "tiltyard-off")),
+            ("tiltyard", "tiltyard-off"),
             lambda name, turn, model=model: arena.closed(  # type: ignore[misc]
                 arena.contestant(name), model, scenario="telemetry", round=turn
             ),
@@ -37,7 +37,7 @@ def small(arena: Arena) -> list[str]:
 def _all(arena: Arena, scenario: str, connections: int) -> None:
     for model in small(arena):
         arena.alternate(
-            arena.able(("bare", *arena.variants)),
+            ("bare", *arena.variants),
             lambda name, turn, model=model: arena.closed(  # type: ignore[misc]
                 arena.contestant(name),
                 model,

@@ -12,7 +12,7 @@ SHARES = (20, 50, 80)
 def rates(arena: Arena) -> None:
     """Bare and Tiltyard, the first small model, each at shares of what it reaches itself."""
     model = small(arena)[0]
-    names = ("bare", "tiltyard")
+    names = [name for name in ("bare", "tiltyard") if arena.is_up(name)]
     peaks = {name: arena.peak(arena.contestant(name), model) for name in names}
     for share in SHARES:
         arena.alternate(

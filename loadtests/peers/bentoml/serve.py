@@ -1,8 +1,8 @@
 """BentoML: one service, one API worker, no batching.
 
-Its adaptive batching waits in ticks of a millisecond and made less throughput here than none, at the
-same CPU per request. Arrays go in and out as it reads and writes them by itself. Metrics and access
-logs are off.
+Its adaptive batching waits in ticks of a millisecond and made less throughput here than none, at
+the same CPU per request. Arrays go in and out as it reads and writes them by itself. Metrics and
+access logs are off.
 """
 
 import os

@@ -1,7 +1,8 @@
 """Ray Serve: one replica on a cluster of one CPU, its batching.
 
-`max_batch_size=32` and no waiting time; its switch for throughput is on (contestants.py). The body is read as bytes and decoded in the batch. Ray's
-own processes (store, scheduler, proxy, controller) share the core, as they must where there is one.
+`max_batch_size=32` and no waiting time; its switch for throughput is on (contestants.py). The body
+is read as bytes and decoded in the batch. Ray's own processes (store, scheduler, proxy, controller)
+share the core, as they must where there is one.
 """
 
 import json
