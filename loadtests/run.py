@@ -105,8 +105,12 @@ def measure(arguments: argparse.Namespace, folder: Path) -> tuple[Arena, dict[st
     chosen = [name for name in chosen if (models_folder / name / "1" / "model.onnx").exists()]
     reached = limit()
     print(f"The open-loop generator keeps {reached['rate']:.0f} requests/s: {reached}", flush=True)
-    store_server, redis_url = store(folder)
     sink_server, sink_port = sink(folder)
+    try:
+        store_server, redis_url = store(folder)
+    except NotReady:
+        sink_server.stop()
+        raise
     env = {} if arguments.workers is None else {"TILTYARD_WORKERS": arguments.workers}
     env.update(pair.split("=", 1) for pair in arguments.env)
     arena = Arena(

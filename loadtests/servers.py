@@ -149,8 +149,16 @@ def await_answer(server: Server, send: Callable[[], tuple[int, dict[str, str], b
     """Ask until the answer is 200; `send` asks once, see `ask`.
 
     Raises:
-        NotReady: the server ended, or the time is over.
+        NotReady: the server ended, or the time is over; nothing of it is left.
     """
+    try:
+        _ask_until_ok(server, send)
+    except BaseException:
+        server.stop()
+        raise
+
+
+def _ask_until_ok(server: Server, send: Callable[[], tuple[int, dict[str, str], bytes]]) -> None:
     deadline = time.monotonic() + READY_S
     said = "nothing"
     while time.monotonic() < deadline:
@@ -188,6 +196,7 @@ def store(folder: Path) -> tuple[Server, str]:
     while not path.exists():
         server.check()
         if time.monotonic() > deadline:
+            server.stop()
             raise NotReady("The store does not listen.")
         time.sleep(LOOK_S)
     return server, f"unix://{path}"

@@ -2,8 +2,8 @@
 
 `parallel_workers=0` runs the model in the server's own process, which is its fastest with one
 core: a pool would copy every request to another process. Adaptive batching is off: it waits for
-`max_batch_time` even when idle, and with 32 rows and 1 ms made no more throughput here. Access logs,
-debug mode, gzip and metrics are off.
+`max_batch_time` even when idle, and with 32 rows and 1 ms made no more throughput here. Access
+logs, debug mode, gzip and metrics are off.
 """
 
 import asyncio
