@@ -275,11 +275,14 @@ class Batcher:
         if isinstance(result, GatewayError):
             return
         rows, size, run_ns = ran
-        self._statistics.ran(rows, len(batch), run_ns)
-        if self._pace.ran(size, len(batch), *worked):
-            self._bound()
-            if self.is_inline is not self._pace.inline:
-                self._move()
+        try:
+            self._statistics.ran(rows, len(batch), run_ns)
+            if self._pace.ran(size, len(batch), *worked):
+                self._bound()
+                if self.is_inline is not self._pace.inline:
+                    self._move()
+        except Exception:  # what waits must go on, whatever becomes of the numbers
+            log.exception("nothing could be learned from a run")
 
     def _move(self) -> None:
         """Run elsewhere from now on: on the event loop or in threads."""

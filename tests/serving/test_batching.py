@@ -889,7 +889,7 @@ class Costly(FakeEngine):
 
 async def test_a_version_that_turns_slow_moves_to_threads_and_back() -> None:
     """What is measured while it runs decides, whatever warming found."""
-    engine = Costly(100_000_000)
+    engine = Costly(200_000_000)
     bench = Bench(engine)
     engine.clock = bench.clock
 
