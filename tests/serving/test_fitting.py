@@ -2,7 +2,7 @@ import random
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.serving.fitting import HOLD_NS, RETURN_AFTER, STALL_NS, STALLS, Fit, Pace, Targets
@@ -70,6 +70,7 @@ def test_times_that_stay_high_are_believed_soon() -> None:
 runs = st.lists(st.tuples(st.integers(1, 100_000), st.integers(0, 10**11)), min_size=1, max_size=60)
 
 
+@settings(deadline=None)
 @given(runs)
 def test_a_prediction_is_never_negative_and_never_falls_with_size(
     seen: list[tuple[int, int]],
@@ -81,6 +82,7 @@ def test_a_prediction_is_never_negative_and_never_falls_with_size(
     assert all(low <= high for low, high in pairwise(predicted))
 
 
+@settings(deadline=None)
 @given(runs)
 def test_whatever_was_seen_a_run_may_hold_something(seen: list[tuple[int, int]]) -> None:
     """The cap on what shares a run is never below one."""
