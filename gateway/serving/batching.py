@@ -21,7 +21,7 @@ from typing import Final
 
 from gateway.core.errors import DeadlineExceeded, GatewayError, NotReady, Overloaded
 from gateway.ports import Engine
-from gateway.serving.fitting import Pace, Targets
+from gateway.serving.fitting import STALL_NS, Pace, Targets
 from gateway.serving.jobs import Job, Result, answer, settled
 from gateway.serving.queueing import Lane, Queue
 from gateway.serving.runs import BatchRun, Shared, cut
@@ -149,8 +149,7 @@ class Batcher:
             job.size = job.rows or 1
         else:
             settings = self._settings
-            job.size = self._shared.size_of(job.tensors)
-            job.bytes = self._shared.bytes_of(job.tensors)
+            job.size, job.bytes = self._shared.weigh(job.tensors)
             full = queue.rows + (job.rows or 1) > settings.max_queued_rows
             if full or queue.bytes + job.bytes > settings.max_queued_mb * MIB:
                 self._refuse()
@@ -206,8 +205,11 @@ class Batcher:
             result = self._shared.run(batch, rows)
             worked = threads.work_ns() - began
             end = threads.now_ns()
-            self._finish(batch, result, rows, end - start)
-            self._learn(batch, result, (rows, size, end - start), (worked, end))
+            run_ns = end - start
+            self._finish(batch, result, rows, run_ns)
+            if run_ns >= STALL_NS:  # waiting for something takes no processor time, and the loop
+                worked = run_ns
+            self._learn(batch, result, (rows, size, run_ns), (worked, end))
             start = threads.now_ns()
         self._is_due = False
         self._go_on()
@@ -275,11 +277,14 @@ class Batcher:
         if isinstance(result, GatewayError):
             return
         rows, size, run_ns = ran
-        self._statistics.ran(rows, len(batch), run_ns)
-        if self._pace.ran(size, len(batch), *worked):
-            self._bound()
-            if self.is_inline is not self._pace.inline:
-                self._move()
+        try:
+            self._statistics.ran(rows, len(batch), run_ns)
+            if self._pace.ran(size, len(batch), *worked):
+                self._bound()
+                if self.is_inline is not self._pace.inline:
+                    self._move()
+        except Exception:  # what waits must go on, whatever becomes of the numbers
+            log.exception("nothing could be learned from a run")
 
     def _move(self) -> None:
         """Run elsewhere from now on: on the event loop or in threads."""

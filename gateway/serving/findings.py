@@ -12,6 +12,7 @@ from gateway.core.endpoints import Recording
 from gateway.core.errors import EngineFailed, GatewayError
 from gateway.core.plans import ShadowPlan
 from gateway.core.tensors import Array, Tensors
+from gateway.ports import Stop
 from gateway.serving.pool import Loaded
 from gateway.telemetry import Kind, Record
 
@@ -50,11 +51,11 @@ class Finding(Struct, frozen=True):
     run_ns: int
 
 
-def run_copy(work: Work, now_ns: Callable[[], int]) -> Finding:
-    """Run and compare one copy; never raises, whatever the version does."""
+def run_copy(work: Work, now_ns: Callable[[], int], stop: Stop) -> Finding:
+    """Run and compare one copy, until `stop`; never raises, whatever the version does."""
     start = now_ns()
     try:
-        results, run_ns = _results(work), now_ns() - start
+        results, run_ns = _results(work, stop), now_ns() - start
         comparison = compare(work.copy.outputs, results, work.plan.tolerance)
     except GatewayError:
         return Finding(work, None, {}, now_ns() - start)
@@ -64,13 +65,13 @@ def run_copy(work: Work, now_ns: Callable[[], int]) -> Finding:
     return Finding(work, comparison, results, run_ns)
 
 
-def _results(work: Work) -> dict[str, Array]:
+def _results(work: Work, stop: Stop) -> dict[str, Array]:
     batcher = work.loaded.batcher
     if batcher is None:
         message = "The version was let go."
         raise EngineFailed(message)
     names = [spec.name for spec in batcher.engine.signature.outputs]
-    results = batcher.engine.run(work.copy.tensors, names)
+    results = batcher.engine.run_until(work.copy.tensors, names, stop)
     return dict(zip(names, results, strict=True))
 
 

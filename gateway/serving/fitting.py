@@ -13,6 +13,8 @@ from msgspec import Struct
 
 WEIGHT: Final = 0.05
 """Of a new run in the fit, once there were some."""
+LEAN: Final = 0.03
+"""Spread of sizes, as a share of their mean square, that weighs as much as the trusted shape."""
 OUTLIER: Final = 4.0
 """A run that took so many times what was predicted is cut to that, the first time."""
 LEAST_NS: Final = 50_000.0
@@ -23,8 +25,11 @@ OVER: Final = 1.5
 """A run beyond its target by this much, twice in turn, shrinks what may share a run."""
 SHRINK: Final = 0.8
 STALL_NS: Final = 50_000_000
-"""One run on the event loop that takes so long is enough to end its running there."""
-WINDOW: Final = 32
+STALLS: Final = 3
+"""So many runs on the event loop in turn that take so long are enough to end its running there."""
+LEAVE_AFTER: Final = 8
+"""Runs on the loop of which even the fastest took too long; a busy machine disturbs some only."""
+RETURN_AFTER: Final = 32
 """Runs in threads of which the fastest is asked whether the loop would do."""
 BACK: Final = 0.5
 """A version comes back to the loop when it would take this share of what is allowed there."""
@@ -41,7 +46,8 @@ LOOK_EVERY: Final = 8
 class Fit:
     """A line `ns = slope * size + base` through the runs seen, the newest weighing most.
 
-    With runs of one size only, the slope stays what it was, as far as the times allow.
+    Runs of one size say nothing of the slope; then the line keeps a shape that is trusted. Sizes
+    are 1 or more.
     """
 
     __slots__ = (
@@ -49,6 +55,8 @@ class Fit:
         "_cut",
         "_size",
         "_time",
+        "_trusted_base",
+        "_trusted_slope",
         "_variance",
         "base",
         "runs",
@@ -64,6 +72,7 @@ class Fit:
         self.seen = 0
         self._size = self._time = self._variance = self._covariance = 0.0
         self._cut = OUTLIER
+        self._trusted_slope, self._trusted_base = 1.0, 1.0
 
     def observe(self, size: int, ns: float) -> None:
         """Learn from one run. A single outlier moves little, one that stays is believed."""
@@ -83,15 +92,21 @@ class Fit:
         rest = 1 - weight
         self._variance = variance = rest * (self._variance + weight * apart * apart)
         self._covariance = covariance = rest * (self._covariance + weight * apart * off)
-        # With little spread the slope leans on what it was; it never asks for a base below 0.
-        lean = 0.01 * mean * mean
-        slope = (covariance + lean * self.slope) / (variance + lean) if mean else 0.0
-        self.slope = slope = min(max(slope, 0.0), time / mean) if mean else 0.0
+        # With little spread the line takes the shape that is trusted, at the height that is seen.
+        lean = LEAN * mean * mean
+        usual = time * self._trusted_slope / (self._trusted_slope * mean + self._trusted_base)
+        slope = (covariance + lean * usual) / (variance + lean)
+        self.slope = slope = min(max(slope, 0.0), time / mean)  # so that the base is above 0
         self.base = time - slope * mean
 
     def predict(self, size: float) -> float:
         """Nanoseconds of a run of this size."""
         return self.slope * size + self.base
+
+    def trust(self) -> None:
+        """Take what was seen by now for the shape of the line, where times say nothing of it."""
+        if self.slope + self.base > 0:
+            self._trusted_slope, self._trusted_base = self.slope, self.base
 
     def largest(self, ns: float) -> float:
         """The size that runs in this time; without end if time does not depend on size."""
@@ -133,6 +148,7 @@ class Pace:
         "_over",
         "_recent",
         "_runs",
+        "_stalls",
         "_targets",
         "_typical",
         "fit",
@@ -150,13 +166,15 @@ class Pace:
         self.fit = Fit()
         for size, ns in timings:
             self.fit.observe(size, ns)
+        self.fit.trust()
         self._targets = targets
         self._typical = float(timings[0][0]) if timings else 1.0
         self.inline = bool(timings) and self._alone_ns() <= targets.inline_ns
         self._guard = float("inf")
         self._over = 0
         self._runs = 0
-        self._recent: deque[float] = deque(maxlen=WINDOW)
+        self._recent: deque[float] = deque(maxlen=LEAVE_AFTER if self.inline else RETURN_AFTER)
+        self._stalls = 0
         self._hold_ns = HOLD_NS
         self._not_before_ns = 0
         self._inline_since_ns = 0
@@ -178,25 +196,25 @@ class Pace:
         """Learn from a run; whether bounds or the place to run may have changed.
 
         Learning costs as much as a small model's run, so on the loop every fourth run will do once
-        enough is known, and each that took too long.
+        enough is known.
         """
         self._runs = runs = self._runs + 1
-        if runs & SAMPLE and runs > ENOUGH and self.inline and ns <= self._alert_ns:
+        if ns > self._alert_ns:
+            if self._took_too_long(size, jobs, ns, now_ns):
+                return True
+        elif self._over:
+            self._over = self._stalls = 0
+        if runs & SAMPLE and runs > ENOUGH and self.inline:
             return False
         fit = self.fit
         fit.observe(size, ns)
         self._typical += WEIGHT * (size / jobs - self._typical)
-        if ns > self._alert_ns:
-            self._over += 1
-            if self._over > 1 and jobs > 1:
-                self._guard = max(SHRINK * size, 1.0)
-                self._bound()
-                return True
-        else:
-            self._over = 0
-            if size >= self.most:
-                self._guard += max(self._typical, 0.02 * self._guard)
-        moved = self._leaves_loop(ns, now_ns) if self.inline else self._comes_back(size, ns, now_ns)
+        if size >= self.most:
+            self._guard += max(self._typical, 0.02 * self._guard)
+        predicted = fit.predict(size)
+        alike = ns * self._alone_ns() / predicted if predicted else float(ns)
+        alike = max(alike, ns / jobs)  # a share of the run at least, whatever the line says
+        moved = self._turned_slow(alike, now_ns) if self.inline else self._came_back(alike, now_ns)
         if moved or fit.runs % LOOK_EVERY == 0:
             self._bound()
             return True
@@ -212,26 +230,45 @@ class Pace:
         most = min(self.fit.largest(target), self._guard)
         self.most = int(min(max(most, self._typical, 1.0), _NO_END))
 
-    def _leaves_loop(self, ns: int, now_ns: int) -> bool:
-        if ns < STALL_NS and self._alone_ns() <= self._targets.inline_ns:
+    def _took_too_long(self, size: int, jobs: int, ns: int, now_ns: int) -> bool:
+        """Act on a run far beyond its target, if it was not the only one."""
+        self._over += 1
+        self._stalls += ns // STALL_NS
+        if self.inline and self._stalls >= STALLS:
+            self._leave_loop(now_ns)
+        elif self._over > 1 and jobs > 1:
+            self._guard = max(SHRINK * size, 1.0)
+        else:
             return False
+        self._bound()
+        return True
+
+    def _turned_slow(self, alike: float, now_ns: int) -> bool:
+        """Whether the loop must be left, where usual requests take `alike`, also the fastest."""
+        recent, allowed = self._recent, self._targets.inline_ns
+        recent.append(alike)
+        if alike <= allowed or len(recent) < LEAVE_AFTER or min(recent) <= allowed:
+            return False
+        self._leave_loop(now_ns)
+        return True
+
+    def _leave_loop(self, now_ns: int) -> None:
         if now_ns - self._inline_since_ns > MAX_HOLD_NS:
             self._hold_ns = HOLD_NS
         self._not_before_ns = now_ns + self._hold_ns
         self._hold_ns = min(self._hold_ns * 2, MAX_HOLD_NS)
         self._settle(inline=False)
-        return True
 
-    def _comes_back(self, size: int, ns: int, now_ns: int) -> bool:
+    def _came_back(self, alike: float, now_ns: int) -> bool:
         """Whether the loop would do: asked of the fastest run of late, which waited for no core."""
-        predicted, alone_ns = self.fit.predict(size), self._alone_ns()
-        self._recent.append(ns * alone_ns / predicted if predicted else ns)
-        if now_ns < self._not_before_ns or len(self._recent) < WINDOW:
+        recent = self._recent
+        recent.append(alike)
+        if now_ns < self._not_before_ns or len(recent) < RETURN_AFTER:
             return False
-        best = min(self._recent)
+        best = min(recent)
         if best > BACK * self._targets.inline_ns:
             return False
-        if alone_ns:
+        if (alone_ns := self._alone_ns()) > 0:
             self.fit.scale(best / alone_ns)
         self._inline_since_ns = now_ns
         self._settle(inline=True)
@@ -240,8 +277,8 @@ class Pace:
     def _settle(self, *, inline: bool) -> None:
         self.inline = inline
         self._guard = float("inf")
-        self._over = 0
-        self._recent.clear()
+        self._over = self._stalls = 0
+        self._recent = deque(maxlen=LEAVE_AFTER if inline else RETURN_AFTER)
 
 
 _NO_END: Final = 1 << 60

@@ -1,13 +1,14 @@
 """Runs: several requests' tensors made one, run, and cut apart again."""
 
+import operator
 from collections.abc import Sequence
 from math import prod
 
 import numpy as np
 
 from gateway.core.errors import EngineFailed, GatewayError
-from gateway.core.tensors import BYTES, DTYPES, Array, Signature, Tensors
-from gateway.ports import Engine
+from gateway.core.tensors import BYTES, DTYPES, Array, Tensors, TensorSpec
+from gateway.ports import Engine, Stop
 from gateway.serving.jobs import Job, Result
 from gateway.serving.queueing import Shape
 from gateway.serving.threads import Run, Source
@@ -17,10 +18,19 @@ class Shared:
     """Runs batches of one engine; may be called from several threads at once.
 
     `uniform` says that every row of the model has the same extent, so that rows are a measure of
-    size, `row_bytes` each. Else the size of a request is its elements.
+    size, `row_bytes` each. Else the size of a request is its elements, and the bytes of its texts.
     """
 
-    __slots__ = ("_checks_rows", "_names", "_outputs", "engine", "row_bytes", "uniform")
+    __slots__ = (
+        "_checks_rows",
+        "_fixed",
+        "_names",
+        "_outputs",
+        "_texts",
+        "engine",
+        "row_bytes",
+        "uniform",
+    )
 
     def __init__(self, engine: Engine, *, checks_rows: bool) -> None:
         """`checks_rows`: an answer with another number of rows than the input is a failure."""
@@ -28,25 +38,44 @@ class Shared:
         self._checks_rows = checks_rows
         self._outputs = [spec.name for spec in engine.signature.outputs]
         self._names = [spec.name for spec in engine.signature.inputs]
-        self.uniform, self.row_bytes = _row_of(engine.signature)
+        inputs, batched = engine.signature.inputs, engine.signature.batched
+        rows = [_extents(spec, batched=batched) for spec in inputs]
+        self._texts = frozenset(spec.name for spec in inputs if spec.datatype == BYTES)
+        self._fixed = not any(-1 in extents for extents in rows)
+        self.uniform = self._fixed and not self._texts
+        widths = [DTYPES[spec.datatype].itemsize for spec in inputs]
+        self.row_bytes = max(sum(map(operator.mul, map(prod, rows), widths)), 1)
 
-    def size_of(self, tensors: Tensors) -> int:
-        """Elements of a request, and the bytes of those that are texts."""
-        return max(sum(_weight(tensor) for tensor in tensors.values()), 1)
-
-    def bytes_of(self, tensors: Tensors) -> int:
-        """About the memory that a request's tensors take."""
-        return sum(max(tensor.nbytes, _weight(tensor)) for tensor in tensors.values())
+    def weigh(self, tensors: Tensors) -> tuple[int, int]:
+        """Size of a request, its elements and the bytes of texts; and about the memory it takes."""
+        size = memory = 0
+        for name in self._names:
+            tensor = tensors[name]
+            size += tensor.size
+            memory += tensor.nbytes
+            if name in self._texts:
+                text = len(tensor.item()) if tensor.size == 1 else _text_bytes(tensor)
+                size += text
+                memory += text
+        return size or 1, memory
 
     def shape_of(self, tensors: Tensors) -> Shape:
         """What requests that share a run have in common: all dimensions but the first."""
+        if self._fixed:
+            return ()
         return tuple([tensors[name].shape[1:] for name in self._names])
 
-    def run(self, batch: Sequence[Job], rows: int) -> Result:
-        """Run a batch of so many rows; called on the loop or in a thread, and never raises."""
+    def run(self, batch: Sequence[Job], rows: int, stop: Stop | None = None) -> Result:
+        """Run a batch of so many rows; called on the loop or in a thread, and never raises.
+
+        `stop` ends it early; to be able to be stopped costs a run a little.
+        """
         try:
             tensors = batch[0].tensors if len(batch) == 1 else _joined(batch, rows)
-            results = self.engine.run(tensors, self._outputs)
+            if stop is None:
+                results = self.engine.run(tensors, self._outputs)
+            else:
+                results = self.engine.run_until(tensors, self._outputs, stop)
         except GatewayError as error:
             return error.with_traceback(None)  # it would hold the batch, and the batch its caller
         except Exception as error:  # noqa: BLE001 - whatever an engine does costs this batch only
@@ -66,7 +95,7 @@ class Shared:
 class BatchRun(Run):
     """A batch in a thread."""
 
-    __slots__ = ("_shared", "_waiting", "batch", "rows", "size")
+    __slots__ = ("_shared", "_stop", "_waiting", "batch", "rows", "size")
 
     def __init__(self, source: Source, shared: Shared, batch: list[Job]) -> None:
         """`measure` says the rest once the batch is off the queue."""
@@ -74,6 +103,7 @@ class BatchRun(Run):
         self.batch = batch
         self.rows = self.size = 0
         self._shared = shared
+        self._stop = Stop()
         self._waiting = len(batch)
 
     def measure(self, rows: int, size: int, expected_ns: float) -> None:
@@ -82,16 +112,13 @@ class BatchRun(Run):
 
     def execute(self) -> Result:
         """Runs in a thread; never raises."""
-        return self._shared.run(self.batch, self.rows)
+        return self._shared.run(self.batch, self.rows, self._stop)
 
     def leave(self, _: Job) -> None:
-        """Drop what this job would have got; without any jobs left nobody waits for the run."""
+        """Drop what this job would have got; end the run when nobody waits for it any more."""
         self._waiting -= 1
         if not self._waiting:
-            self.abandon()
-
-    def abandon(self) -> None:
-        """Nobody waits for this run any more: the place to stop the engine, where it can be."""
+            self._stop.stop()
 
 
 def cut(results: list[Array], batch: Sequence[Job], rows: int) -> list[list[Array]]:
@@ -132,18 +159,10 @@ def _join(parts: list[Array], rows: int, first: Array) -> Array:
     return np.concatenate(parts)
 
 
-def _weight(tensor: Array) -> int:
-    if tensor.dtype == object:
-        return tensor.size + sum(map(len, tensor.ravel().tolist()))
-    return tensor.size
+def _text_bytes(tensor: Array) -> int:
+    return sum(map(len, tensor.ravel().tolist()))
 
 
-def _row_of(signature: Signature) -> tuple[bool, int]:
-    """Whether all rows are of one extent, and the bytes of one."""
-    size = 0
-    for spec in signature.inputs:
-        extents = spec.shape[1:] if signature.batched else spec.shape
-        if spec.datatype == BYTES or -1 in extents:
-            return False, 0
-        size += prod(extents) * DTYPES[spec.datatype].itemsize
-    return True, max(size, 1)
+def _extents(spec: TensorSpec, *, batched: bool) -> tuple[int, ...]:
+    """What one row is of an input; all of it where there are no rows."""
+    return spec.shape[1:] if batched else spec.shape

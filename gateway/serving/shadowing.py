@@ -21,6 +21,7 @@ from gateway.core.compare import Comparison, ComparisonTally
 from gateway.core.endpoints import Recording
 from gateway.core.plans import ShadowPlan
 from gateway.core.tensors import Tensors
+from gateway.ports import Stop
 from gateway.serving.findings import Copy, Finding, Work, record_of, run_copy, tally_finding
 from gateway.serving.payloads import payload_text
 from gateway.serving.pool import Loaded, PoolParts
@@ -95,8 +96,10 @@ class _Watch:
         self.shadows.landed(findings, is_late=run.is_stuck)
 
     def gave_up(self) -> None:
-        """The version hangs: drop what waits."""
+        """The version hangs: end its run, if its engine can, and drop what waits."""
         self.hangs = True
+        if self.run is not None:
+            self.run.stop.stop()
         for works in (self.queue, self.run.works if self.run is not None else deque()):
             with suppress(IndexError):
                 while True:  # not by its length: the thread that hangs may go on and take one
@@ -106,12 +109,13 @@ class _Watch:
 class _ShadowRun(Run):
     """A few copies in the shadow thread; `works` holds those that it did not come to yet."""
 
-    __slots__ = ("_watch", "works")
+    __slots__ = ("_watch", "stop", "works")
 
     def __init__(self, watch: _Watch, works: deque[Work]) -> None:
         super().__init__(watch)
         self._watch = watch
         self.works = works
+        self.stop = Stop()
 
     def execute(self) -> list[Finding]:
         """Runs in a thread; never raises."""
@@ -124,7 +128,7 @@ class _ShadowRun(Run):
                 work = self.works.popleft()
             except IndexError:
                 break
-            findings.append(run_copy(work, now_ns))
+            findings.append(run_copy(work, now_ns, self.stop))
         return findings
 
 

@@ -1,7 +1,7 @@
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.errors import Overloaded, ShareExceeded
@@ -13,8 +13,8 @@ from tests.fakes import NanoClock
 def admission_of(limit: int = 100, floor: int = 10) -> tuple[Admission, NanoClock]:
     """Admission with these bounds, on a clock that moves when told to."""
     clock = NanoClock()
-    settings = AdmissionSettings(max_in_flight=limit, min_in_flight=floor)
-    return Admission(settings, clock.monotonic_ns), clock
+    bounds = AdmissionSettings(max_in_flight=limit, min_in_flight=floor)
+    return Admission(bounds, clock.monotonic_ns), clock
 
 
 def entered(admission: Admission, caller: str, times: int, endpoint: str = "e") -> int:
@@ -156,6 +156,7 @@ steps = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(limit=st.integers(1, 20), floor=st.integers(1, 20), steps=steps)
 def test_whatever_comes_and_goes_counts_and_bounds_hold(
     limit: int, floor: int, steps: list[tuple[str, str, str]]

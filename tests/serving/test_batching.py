@@ -20,7 +20,7 @@ from gateway.core.errors import (
     Overloaded,
 )
 from gateway.core.tensors import Array, Signature, TensorSpec
-from gateway.ports import Engine
+from gateway.ports import Engine, Stop
 from gateway.serving.batching import Batcher
 from gateway.serving.jobs import Job, Result, settled
 from gateway.serving.statistics import MAX_SIZES, Statistics
@@ -889,7 +889,7 @@ class Costly(FakeEngine):
 
 async def test_a_version_that_turns_slow_moves_to_threads_and_back() -> None:
     """What is measured while it runs decides, whatever warming found."""
-    engine = Costly(100_000_000)
+    engine = Costly(200_000_000)
     bench = Bench(engine)
     engine.clock = bench.clock
 
@@ -973,4 +973,29 @@ async def test_a_settled_job_holds_nothing_of_its_caller() -> None:
     assert gc.get_referents(job.done) == gc.get_referents(settled)
     place: Any = job.place
     assert place.batch == []
+    bench.close()
+
+
+async def test_a_run_that_nobody_waits_for_is_stopped() -> None:
+    """While one caller waits it goes on; when the last has left, the engine is told to end it."""
+    stops: list[Stop] = []
+
+    class Endless(SlowEngine):
+        def run_until(self, tensors: Any, outputs: Any, stop: Stop) -> list[Array]:
+            stops.append(stop)
+            stop.connect(self.release)
+            return super().run_until(tensors, outputs, stop)
+
+    engine = Endless()
+    bench = Bench(engine, inline=False)
+    engine.hold()
+    (first, _), (second, _) = bench.submit(1.0), bench.submit(2.0)
+    await until(engine.entered.is_set)
+    first.cancel()
+    assert not stops[0].asked
+    second.cancel()
+    await until(lambda: bench.threads.busy == 0)
+    _, later = bench.submit(3.0)
+    await until(lambda: bool(later))
+    assert values_of(later) == [3.0]
     bench.close()

@@ -2,10 +2,10 @@ import random
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.serving.fitting import HOLD_NS, STALL_NS, WINDOW, Fit, Pace, Targets
+from gateway.serving.fitting import HOLD_NS, RETURN_AFTER, STALL_NS, STALLS, Fit, Pace, Targets
 
 TARGETS = Targets(inline_ns=500_000, inline_run_ns=2_000_000, run_ns=20_000_000, jobs=64)
 FAST = ((1, 20_000), (2, 21_000), (8, 27_000), (64, 83_000))
@@ -48,6 +48,7 @@ def test_runs_of_one_size_are_predicted_as_they_were() -> None:
 def test_runs_of_one_size_keep_the_slope_that_was_learned() -> None:
     """A slope from warming outlives a thousand runs of one size."""
     fit = fit_of(*FAST)
+    fit.trust()
     before = fit.slope
     for _ in range(1_000):
         fit.observe(1, 20_000)
@@ -69,6 +70,7 @@ def test_times_that_stay_high_are_believed_soon() -> None:
 runs = st.lists(st.tuples(st.integers(1, 100_000), st.integers(0, 10**11)), min_size=1, max_size=60)
 
 
+@settings(deadline=None)
 @given(runs)
 def test_a_prediction_is_never_negative_and_never_falls_with_size(
     seen: list[tuple[int, int]],
@@ -80,6 +82,7 @@ def test_a_prediction_is_never_negative_and_never_falls_with_size(
     assert all(low <= high for low, high in pairwise(predicted))
 
 
+@settings(deadline=None)
 @given(runs)
 def test_whatever_was_seen_a_run_may_hold_something(seen: list[tuple[int, int]]) -> None:
     """The cap on what shares a run is never below one."""
@@ -121,18 +124,36 @@ def test_a_version_that_turns_slow_leaves_the_loop() -> None:
     assert [*places, pace.inline] == [True, False]
 
 
-def test_one_stall_is_enough_to_leave_the_loop() -> None:
-    """What kept everybody waiting for so long must not happen twice."""
+@pytest.mark.parametrize(
+    ("times", "ns", "stays"),
+    [
+        pytest.param(STALLS - 1, STALL_NS, True, id="once-or-twice"),
+        pytest.param(STALLS, STALL_NS, False, id="again-and-again"),
+        pytest.param(1, STALLS * STALL_NS, False, id="at-length"),
+    ],
+)
+def test_stalls_end_the_running_on_the_loop(times: int, ns: int, stays: bool) -> None:
+    """What keeps everybody waiting for so long is not tried often."""
     pace = Pace(TARGETS, FAST)
-    told(pace, size=1, ns=STALL_NS, times=1)
-    assert not pace.inline
+    told(pace, size=1, ns=ns, times=times)
+    assert pace.inline is stays
+
+
+@pytest.mark.parametrize("size", [1, 32])
+def test_a_busy_machine_moves_no_version(size: int) -> None:
+    """Where most runs are held up, those that were not tell how fast the version is."""
+    pace = Pace(TARGETS, FAST)
+    for _ in range(300):
+        for ns in (*[9_000_000] * 5, 20_000 + 1_000 * size):
+            pace.ran(size, size, ns, 0)
+    assert pace.inline
 
 
 def test_a_version_comes_back_when_its_fastest_runs_are_quick() -> None:
     """Runs that waited for a core do not speak against it, but a hold after a move does."""
     pace = Pace(TARGETS, FAST)
-    told(pace, size=1, ns=STALL_NS, times=1)
-    for _ in range(WINDOW):
+    told(pace, size=1, ns=STALL_NS, times=STALLS)
+    for _ in range(RETURN_AFTER):
         told(pace, size=1, ns=20_000, times=1)
         told(pace, size=1, ns=5_000_000, times=3)
     places = [pace.inline]
@@ -155,11 +176,11 @@ def test_coming_and_going_is_held_longer_each_time() -> None:
     at_ns = 0
     holds: list[int] = []
     for _ in range(3):
-        told(pace, size=1, ns=STALL_NS, times=1, at_ns=at_ns)
+        told(pace, size=1, ns=STALL_NS, times=STALLS, at_ns=at_ns)
         left_ns = at_ns
         while not pace.inline:
             at_ns += HOLD_NS // 4
-            told(pace, size=1, ns=20_000, times=WINDOW, at_ns=at_ns)
+            told(pace, size=1, ns=20_000, times=RETURN_AFTER, at_ns=at_ns)
         holds.append(at_ns - left_ns)
     assert holds == [HOLD_NS, 2 * HOLD_NS, 4 * HOLD_NS]
 

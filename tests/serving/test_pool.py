@@ -100,7 +100,7 @@ async def test_a_version_drains_until_its_last_lease_is_back() -> None:
 async def test_draining_ends_at_its_deadline_and_loses_nothing() -> None:
     """After the deadline a version is closed; what it still runs is answered all the same."""
     engine = SlowEngine(bias=200)
-    settings = PoolSettings(inline_ms=-1.0, drain_s=5.0)
+    settings = PoolSettings(inline_ms=-1.0, executor_threads=1, drain_s=5.0)
     with Plane({ONE: FakeEngine(), TWO: engine}, pool=settings) as plane:
         await plane.serve(BOTH)
         engine.hold()
