@@ -59,6 +59,10 @@ class OpenRecorder(Recorder):
         self.shown.append(record)
         super().record(record)
 
+    def record_all(self, records: list[Record]) -> None:
+        self.shown += records
+        super().record_all(records)
+
     def drain(self) -> list[Record]:
         """What was recorded since the last call."""
         shown, self.shown = self.shown, []
@@ -248,7 +252,12 @@ class Plane:
         """Submit a call; its answers, of which there is to be one, come into the list."""
         answers: list[Answer] = []
         served = self.pipeline.find(endpoint, call.version)
-        self.pipeline.submit(served, call, answers.append)
+
+        def reply(answer: Answer) -> None:
+            answer.settle()
+            answers.append(answer)
+
+        self.pipeline.submit(served, call, reply)
         return answers
 
     async def ask(self, call: Call, endpoint: str = "m") -> Answer:

@@ -234,12 +234,20 @@ class Batcher:
         if isinstance(result, GatewayError):
             self._fail(batch, result, rows, run_ns)
             return
-        parts = (result,) if len(batch) == 1 else cut(result, batch, rows)
-        for job, part in zip(batch, parts):  # noqa: B905 - checked by `Shared`, and quicker
-            done = job.done
+        together = batch[0].together
+        dones = []
+        for job in batch:
+            dones.append(job.done)
             job.done = settled
             job.run_ns = run_ns
             job.batch_rows = rows
+            if job.together is not together or job.rows != 1:
+                together = None
+        if together is not None and settled not in dones:
+            together(dones, result)
+            return
+        parts = (result,) if len(batch) == 1 else cut(result, batch, rows)
+        for done, part in zip(dones, parts):  # noqa: B905 - checked by `Shared`, and quicker
             try:
                 done(part)
             except Exception:

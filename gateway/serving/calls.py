@@ -1,6 +1,6 @@
 """Calls and answers: what a door hands to the pipeline, and what it gets back."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Protocol, TypeAlias
 
@@ -66,10 +66,32 @@ def _raw(name: str) -> bytes:
     return name.encode("latin-1", "replace")
 
 
+class Ran:
+    """What one run gave to several requests of one row each.
+
+    `texts` is for those who make their answers of it: what they keep for the others of the run.
+    """
+
+    __slots__ = ("names", "outputs", "texts")
+
+    def __init__(self, names: Sequence[str], outputs: list[Array]) -> None:
+        """`outputs` have one row for each request, in the order of `names`."""
+        self.names = names
+        self.outputs = outputs
+        self.texts: dict[object, object] = {}
+
+    def row(self, index: int) -> dict[str, Array]:
+        """The outputs of one request, as views."""
+        end = index + 1
+        named = zip(self.names, self.outputs, strict=True)
+        return {name: output[index:end] for name, output in named}
+
+
 class Answer(Struct):
     """The end of a request: outputs, or the error; and who answered, as far as it got.
 
     `outputs` holds the requested tensors in the order asked for. `cache` is that of the job.
+    Where `ran` is given, `outputs` is empty: they are row `index` of it.
     """
 
     revision: int
@@ -80,6 +102,14 @@ class Answer(Struct):
     outputs: Mapping[str, Array] = {}
     kind: Kind | None = None
     cache: str = ""
+    ran: Ran | None = None
+    index: int = 0
+
+    def settle(self) -> None:
+        """Fill in `outputs` where they are a row of a run."""
+        if self.ran is not None:
+            self.outputs = self.ran.row(self.index)
+            self.ran = None
 
 
 Reply: TypeAlias = Callable[[Answer], None]

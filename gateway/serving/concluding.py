@@ -9,11 +9,17 @@ from typing import Final
 
 from gateway.core.assignment import SCALE, Reason
 from gateway.core.errors import DeadlineExceeded, GatewayError, NotReady, Overloaded
-from gateway.core.plans import Assignment
-from gateway.core.predictions import NO_UNIT, PredictionFacts, scalars_of, stub
+from gateway.core.predictions import (
+    NO_UNIT,
+    PredictionFacts,
+    Scalars,
+    Signer,
+    scalars_of,
+    stub,
+)
 from gateway.core.tensors import Array, Tensors
 from gateway.serving.caching import HIT
-from gateway.serving.calls import Answer, Clock
+from gateway.serving.calls import Answer, Clock, Ran
 from gateway.serving.findings import Copy
 from gateway.serving.flights import Flight
 from gateway.serving.jobs import Result
@@ -51,7 +57,7 @@ class Concluder:
             error = result
         elif loaded is not None:
             outputs = dict(zip(loaded.output_names, result))  # noqa: B905 - the batcher checked it
-        record = self._record(flight, error, outputs)
+        record = self._full_record(flight, error, outputs)
         try:
             self._leave_traces(flight, record, error)
             if not flight.served.is_plain and error is None:
@@ -61,19 +67,26 @@ class Concluder:
         wanted = flight.call.request.outputs
         if wanted and error is None:
             outputs = {output.name: outputs[output.name] for output in wanted}
-        assignment, kind = flight.assignment, record.kind
-        answer = Answer(
-            kind.revision,
-            error,
-            assignment.variant,
-            assignment.reason,
-            record.prediction_id,
-            outputs,
-            kind,
-        )
+        answer = _answer_of(flight, record, error)
+        answer.outputs = outputs
         if flight.served.plan.cache is not None and flight.job is not None:
             answer.cache = flight.job.cache
         return answer
+
+    def conclude_together(self, flights: list[Flight], ran: Ran) -> list[Answer]:
+        """Make the answers of plain requests of one row each that one run answered."""
+        now_ns, unix_ns = self.clock.monotonic_ns(), self.clock.unix_ns()
+        signer, record_of = self._signer(), self._record
+        records = [record_of(flight, signer, now_ns, unix_ns) for flight in flights]
+        loaded = flights[0].loaded
+        if loaded is not None:
+            loaded.statistics.answered_all(records)
+        self.recorder.record_all(records)
+        answers = list(map(_answer_of, flights, records))
+        for index, answer in enumerate(answers):
+            answer.ran = ran
+            answer.index = index
+        return answers
 
     def fell_back(self, flight: Flight, error: Result) -> None:
         """Note that a version failed, though its caller is going to be answered by another."""
@@ -88,50 +101,78 @@ class Concluder:
             elapsed_ns = self.clock.monotonic_ns() - flight.call.arrived_ns
             flight.loaded.statistics.fail.add(elapsed_ns)
 
-    def _record(self, flight: Flight, error: GatewayError | None, outputs: Tensors) -> Record:
-        served, assignment, call, job = (
-            flight.served,
-            flight.assignment,
-            flight.call,
-            flight.job,
-        )
+    def _signer(self) -> Signer:
         signer = self.worker.signer
         if signer is None:
             message = "The gateway is starting."
             raise NotReady(message)
-        latency_ns = self.clock.monotonic_ns() - call.arrived_ns
-        at_ns = self.clock.unix_ns() - latency_ns
-        unit_hash = None
-        if assignment.salt is not None and assignment.unit is not None:
-            unit_hash = signer.unit_hash(assignment.salt, assignment.unit)
+        return signer
+
+    def _record(  # noqa: PLR0913 - private, and often called
+        self,
+        flight: Flight,
+        signer: Signer,
+        now_ns: int,
+        unix_ns: int,
+        scalars: Scalars = (),
+        *,
+        is_answered: bool = True,
+    ) -> Record:
+        """What all endpoints tell of a request; signs its id."""
+        call, job, assignment = flight.call, flight.job, flight.assignment
         kind, of_kind = _kind_of(flight)
-        declared = served.plan.token_scalars
-        scalars = scalars_of(declared, outputs) if declared and outputs else ()
+        latency_ns = now_ns - call.arrived_ns
+        at_ns = unix_ns - latency_ns
+        salt, unit = assignment.salt, assignment.unit
+        unit_hash, is_first = None, False
+        if salt is not None and unit is not None:
+            unit_hash = signer.unit_hash(salt, unit)
+            if assignment.sticky and is_answered and assignment.reason is Reason.SPLIT:
+                is_first = self.recorder.exposed(salt, unit_hash)
+        prediction_id = signer.issue(
+            at_ns // 1_000_000, flight.nonce, unit_hash or NO_UNIT, of_kind, scalars
+        )
         record = Record(
             kind,
             at_ns,
-            signer.issue(at_ns // 1_000_000, flight.nonce, unit_hash or NO_UNIT, of_kind, scalars),
+            prediction_id,
             latency_ns,
-            0 if job is None else job.queue_ns,
-            0 if job is None else job.run_ns,
-            0 if job is None else job.rows,
-            0 if job is None else job.batch_rows,
+            0,
+            0,
+            0,
+            0,
             unit_hash,
             call.request.id,
-            None if error is None else error.kind,
+            None,
             call.trace,
+            None,
+            is_first,
         )
-        if unit_hash is not None and assignment.sticky and error is None:
-            record.first_exposure = self._first_exposure(assignment, unit_hash)
-        if not served.is_plain:
-            _tell_more(flight, record, outputs)
+        if job is not None:
+            record.queue_ns = job.queue_ns
+            record.run_ns = job.run_ns
+            record.rows = job.rows
+            record.batch_rows = job.batch_rows
         return record
 
-    def _first_exposure(self, assignment: Assignment, unit_hash: bytes) -> bool:
-        """Whether a unit is served by its split for the first time, as this process knows."""
-        if assignment.reason is not Reason.SPLIT or assignment.salt is None:
-            return False
-        return self.recorder.exposed(assignment.salt, unit_hash)
+    def _full_record(self, flight: Flight, error: GatewayError | None, outputs: Tensors) -> Record:
+        """What this endpoint wants to be told of a request, however it ended."""
+        plan, clock = flight.served.plan, self.clock
+        scalars = scalars_of(plan.token_scalars, outputs) if plan.token_scalars and outputs else ()
+        now_ns, unix_ns = clock.monotonic_ns(), clock.unix_ns()
+        is_answered = error is None
+        record = self._record(
+            flight, self._signer(), now_ns, unix_ns, scalars, is_answered=is_answered
+        )
+        if error is not None:
+            record.error_type = error.kind
+        if plan.recording.inputs:
+            record.inputs = _text(flight, flight.call.tensors)
+        if plan.recording.outputs and outputs:
+            record.outputs = _text(flight, outputs)
+        if plan.cache is not None and flight.job is not None:
+            record.cached = flight.job.cache == HIT
+        return record
 
     def _leave_traces(self, flight: Flight, record: Record, error: GatewayError | None) -> None:
         loaded = flight.loaded
@@ -213,15 +254,18 @@ def _new_kind(flight: Flight) -> tuple[Kind, bytes]:
     return kind, stub(facts)
 
 
-def _tell_more(flight: Flight, record: Record, outputs: Tensors) -> None:
-    """What only some endpoints ask to be told of their predictions."""
-    plan = flight.served.plan
-    if plan.recording.inputs:
-        record.inputs = _text(flight, flight.call.tensors)
-    if plan.recording.outputs and outputs:
-        record.outputs = _text(flight, outputs)
-    if plan.cache is not None and flight.job is not None:
-        record.cached = flight.job.cache == HIT
+def _answer_of(flight: Flight, record: Record, error: GatewayError | None = None) -> Answer:
+    """An answer without outputs."""
+    assignment, kind = flight.assignment, record.kind
+    return Answer(
+        kind.revision,
+        error,
+        assignment.variant,
+        assignment.reason,
+        record.prediction_id,
+        {},
+        kind,
+    )
 
 
 def _text(flight: Flight, tensors: Tensors) -> str:

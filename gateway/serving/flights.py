@@ -1,21 +1,36 @@
 """Flights: requests between their assignment and their reply."""
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 from gateway.core.plans import Assignment
 from gateway.serving.calls import Call, Reply
-from gateway.serving.jobs import Job
+from gateway.serving.jobs import Job, Result
 from gateway.serving.live import Served
 from gateway.serving.pool import Loaded
 
+Land: TypeAlias = Callable[["Flight", Result], None]
+
 
 class Flight:
-    """One request that was assigned: how it was decided and, as far as it got, what runs it."""
+    """One request that was assigned: how it was decided and, as far as it got, what runs it.
 
-    __slots__ = ("assignment", "call", "job", "loaded", "nonce", "reply", "served")
+    Called with a result it lands: a job's `done`, without another object for it.
+    """
 
-    def __init__(
-        self, served: Served, call: Call, assignment: Assignment, nonce: bytes, reply: Reply
+    __slots__ = ("assignment", "call", "job", "land", "loaded", "nonce", "reply", "served")
+
+    def __init__(  # noqa: PLR0913, PLR0917 - built in one place, often
+        self,
+        served: Served,
+        call: Call,
+        assignment: Assignment,
+        nonce: bytes,
+        reply: Reply,
+        land: Land,
     ) -> None:
-        """`nonce` is the request's fresh bytes."""
+        """`nonce` is the request's fresh bytes; `land` takes the flight and its result."""
+        self.land = land
         self.served = served
         self.call = call
         self.assignment = assignment
@@ -23,6 +38,10 @@ class Flight:
         self.reply: Reply | None = reply
         self.loaded: Loaded | None = None
         self.job: Job | None = None
+
+    def __call__(self, result: Result) -> None:
+        """The run is over, or never was."""
+        self.land(self, result)
 
     def cancel(self) -> None:
         """Nobody waits for the answer any more: it is not given, and what is queued not run."""

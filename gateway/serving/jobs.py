@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from typing import Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from msgspec import Struct
 
@@ -23,6 +23,10 @@ class Place(Protocol):
         """Go on without this job, which is settled."""
 
 
+Together: TypeAlias = Callable[[list[Any], list[Array]], None]
+"""Takes the `done`s of several jobs of one row each, and what one run gave to them in order."""
+
+
 class Job(Struct, gc=False, eq=False):
     """One request's part of a run.
 
@@ -31,6 +35,9 @@ class Job(Struct, gc=False, eq=False):
     are none, or with what `cancel` was given. `deadline_ns` is monotonic, 0 for none.
     `queue_ns`, `run_ns` and `batch_rows` are filled in before `done`. `cache` says what
     `gateway.serving.caching` made of it; it is empty where the endpoint keeps no answers.
+
+    Where all jobs of a run hold one row and the same `together`, that is called once with their
+    `done`s and the outputs of the whole run, in place of each `done`.
 
     The rest is kept by the batcher. `size` is what the run time follows: rows, or elements where
     rows are of different extents; `bytes` is only known of the latter. `alone` is set on the jobs
@@ -44,6 +51,7 @@ class Job(Struct, gc=False, eq=False):
     done: Callable[[Result], None]
     queued_ns: int
     deadline_ns: int = 0
+    together: Together | None = None
     cancelled: bool = False
     alone: bool = False
     size: int = 1

@@ -165,7 +165,11 @@ def _bind(snapshot: Snapshot, plan: Plan, loaded: dict[int, Loaded]) -> Served:
         aliases=model.aliases,
         kinds={},
         is_plain=not (
-            plan.shadows or plan.cache or plan.recording.inputs or plan.recording.outputs
+            plan.shadows
+            or plan.cache
+            or plan.token_scalars
+            or plan.recording.inputs
+            or plan.recording.outputs
         ),
     )
 

@@ -6,7 +6,6 @@ no task, no future, no await. Doors wrap `submit` as they like.
 """
 
 import logging
-from functools import partial
 from typing import Final
 
 from gateway.core.assignment import Reason
@@ -21,7 +20,8 @@ from gateway.core.errors import (
 )
 from gateway.core.oip.render import check_outputs
 from gateway.core.plans import Assignment, Variant, assign, fall_back, force
-from gateway.serving.calls import Answer, Call, Reply
+from gateway.core.tensors import Array
+from gateway.serving.calls import Answer, Call, Ran, Reply
 from gateway.serving.concluding import NONCE_BYTES, Concluder
 from gateway.serving.flights import Flight
 from gateway.serving.jobs import Job, Result
@@ -48,6 +48,8 @@ class Pipeline:
         self.max_request_rows = max_request_rows
         self.in_flight = 0
         self._now_ns = concluder.clock.monotonic_ns
+        self._land_one = self._land  # one bound method for all flights
+        self._land_all = self._land_together
 
     def find(self, endpoint: str, version: int | None = None) -> Served:
         """The one read of what is live; pass the result to `submit`.
@@ -84,7 +86,7 @@ class Pipeline:
             reply(Answer(served.plan.revision, _told(error)))
             return None
         self.in_flight += 1
-        flight = Flight(served, call, assignment, nonce, reply)
+        flight = Flight(served, call, assignment, nonce, reply, self._land_one)
         self._take_off(flight)
         return flight
 
@@ -107,8 +109,9 @@ class Pipeline:
         if rows > self.max_request_rows:
             message = f"The request holds {rows} rows; at most {self.max_request_rows} are allowed."
             raise TooLarge(message)
+        together = self._land_all if served.is_plain and not request.outputs else None
         job = flight.job = Job(
-            request.tensors, rows, partial(self._land, flight), self._now_ns(), call.deadline_ns
+            request.tensors, rows, flight, self._now_ns(), call.deadline_ns, together
         )
         batcher = loaded.acquire()
         flight.loaded = loaded
@@ -132,6 +135,30 @@ class Pipeline:
         reply = flight.reply
         if reply is not None:
             reply(answer)
+
+    def _land_together(self, flights: list[Flight], outputs: list[Array]) -> None:
+        """One run answered plain requests of one row each: conclude and reply to all of them."""
+        loaded = flights[0].loaded
+        if loaded is None:
+            return
+        ran = Ran(loaded.output_names, outputs)
+        try:
+            answers = self.concluder.conclude_together(flights, ran)
+        except Exception:  # noqa: BLE001 - whoever it is about is told, and nobody else
+            for index, flight in enumerate(flights):
+                self._land(flight, list(ran.row(index).values()))
+            return
+        self.in_flight -= len(flights)
+        loaded.leases -= len(flights)
+        for flight, answer in zip(flights, answers):  # noqa: B905 - made of each other
+            reply = flight.reply
+            flight.job = flight.loaded = None
+            if reply is None:
+                continue
+            try:
+                reply(answer)
+            except Exception:
+                log.exception("a caller could not take its answer")
 
     def _fall_back(self, flight: Flight, result: Result) -> None:
         self.concluder.fell_back(flight, result)

@@ -173,6 +173,15 @@ class Recorder:
         if len(fresh) >= _MAX_FRESH:
             self.encode_pending(_MAX_FRESH)
 
+    def record_all(self, records: list[Record]) -> None:
+        """Take note of several predictions at once."""
+        if self._enabled:
+            self._vitals[RECORDS] = self.made = self.made + len(records)
+        fresh = self._fresh
+        fresh += records
+        if len(fresh) >= _MAX_FRESH:
+            self.encode_pending(_MAX_FRESH)
+
     def encode_pending(self, limit: int = AT_ONCE) -> int:
         """Measure and encode the oldest records, at most `limit`; how many are left to do."""
         fresh = self._fresh

@@ -62,6 +62,12 @@ class Statistics:
             queue.count += 1
             queue.ns += record.queue_ns
 
+    def answered_all(self, records: list[Record]) -> None:
+        """Count requests that one run answered."""
+        self.last_ms = records[-1].at_ns // 1_000_000
+        self.success.add(sum([record.latency_ns for record in records]), len(records))
+        self.queue.add(sum([record.queue_ns for record in records]), len(records))
+
     def failed(self, record: Record) -> None:
         """Count a request that this version could not answer."""
         self.last_ms = record.at_ns // 1_000_000

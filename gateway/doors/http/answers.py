@@ -10,9 +10,9 @@ from msgspec import Struct
 
 from gateway.core.errors import NotReady
 from gateway.core.oip.answers import Nonfinite
-from gateway.core.oip.messages import InferRequest, InferResponse
+from gateway.core.oip.messages import InferRequest, InferResponse, Rendered
 from gateway.core.oip.v1 import render_predict
-from gateway.core.oip.writing import Writer
+from gateway.core.oip.writing import Rows, Writer
 from gateway.doors.http.inference_head import HEADER_LENGTH, Headers
 from gateway.doors.http.messages import BINARY, JSON, Response, error_response
 from gateway.serving.calls import Answer
@@ -23,7 +23,7 @@ _OK: Final = 200
 _MAX_STYLES: Final = 4096
 
 
-class _Style(Struct, frozen=True):
+class _Style(Struct, frozen=True, eq=False):
     """What all answers of one kind share; `block` are their headers up to the prediction id."""
 
     writer: Writer
@@ -48,7 +48,10 @@ class Answers:
             style = None if kind is None else self._styles.get(kind)
             if style is None:
                 style = self._new_style(served, kind)
-            rendered = style.writer.write(answer.outputs, asked)
+            rendered = _row(style, asked, answer)
+            if rendered is None:
+                answer.settle()
+                rendered = style.writer.write(answer.outputs, asked)
         except Exception as error:  # noqa: BLE001 - who answered is told all the same
             return _refused(answer, error)
         prediction_id = (answer.prediction_id or "").encode("ascii")
@@ -68,6 +71,7 @@ class Answers:
         try:
             if answer.error is not None:
                 raise answer.error
+            answer.settle()
             message = InferResponse(
                 model_name=served.plan.endpoint,
                 model_version=_version(answer),
@@ -122,6 +126,17 @@ def identity_of(answer: Answer) -> Headers:
 def _cache_header(answer: Answer) -> tuple[bytes, bytes]:
     """What the response cache made of the request."""
     return b"x-cache", answer.cache.encode("ascii")
+
+
+def _row(style: _Style, asked: InferRequest, answer: Answer) -> Rendered | None:
+    """The text of an answer out of that of its whole run; None where it must be by itself."""
+    ran = answer.ran
+    if ran is None:
+        return None
+    rows = ran.texts.get(style)
+    if rows is None:
+        rows = ran.texts[style] = style.writer.rows(ran.outputs) or False
+    return rows.write(answer.index, asked) if isinstance(rows, Rows) else None
 
 
 def _version(answer: Answer) -> str:
