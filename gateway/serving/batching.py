@@ -22,7 +22,7 @@ from typing import Final
 from gateway.core.errors import DeadlineExceeded, GatewayError, NotReady, Overloaded
 from gateway.ports import Engine
 from gateway.serving.fitting import STALL_NS, Pace, Targets
-from gateway.serving.jobs import Job, Result, answer, settled
+from gateway.serving.jobs import Job, Result, answer, settled, tell_together
 from gateway.serving.queueing import Lane, Queue
 from gateway.serving.runs import BatchRun, Shared, cut
 from gateway.serving.statistics import Statistics
@@ -234,24 +234,15 @@ class Batcher:
         if isinstance(result, GatewayError):
             self._fail(batch, result, rows, run_ns)
             return
-        together = batch[0].together
-        dones = []
-        for job in batch:
-            dones.append(job.done)
+        if batch[0].together is not None and tell_together(batch, result, rows, run_ns):
+            return
+        parts = (result,) if len(batch) == 1 else cut(result, batch, rows)
+        for job, part in zip(batch, parts):  # noqa: B905 - checked by `Shared`, and quicker
+            done = job.done
             job.done = settled
             job.run_ns = run_ns
             job.batch_rows = rows
-            if job.together is not together or job.rows != 1:
-                together = None
-        if together is not None and settled not in dones:
-            together(dones, result)
-            return
-        parts = (result,) if len(batch) == 1 else cut(result, batch, rows)
-        for done, part in zip(dones, parts):  # noqa: B905 - checked by `Shared`, and quicker
-            try:
-                done(part)
-            except Exception:
-                log.exception("a caller could not take its result")
+            answer(done, part)
 
     def _fail(self, batch: list[Job], error: GatewayError, rows: int, run_ns: int) -> None:
         """Answer who failed alone; queue the others again, each to be run by itself once."""

@@ -79,9 +79,12 @@ class Concluder:
         signer, record_of = self._signer(), self._record
         records = [record_of(flight, signer, now_ns, unix_ns) for flight in flights]
         loaded = flights[0].loaded
-        if loaded is not None:
-            loaded.statistics.answered_all(records)
-        self.recorder.record_all(records)
+        try:
+            if loaded is not None:
+                loaded.statistics.answered_all(records)
+            self.recorder.record_all(records)
+        except Exception:
+            log.exception("answers left incomplete traces")
         answers = list(map(_answer_of, flights, records))
         for index, answer in enumerate(answers):
             answer.ran = ran

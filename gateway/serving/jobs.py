@@ -92,3 +92,22 @@ def answer(done: Callable[[Result], None], result: Result) -> None:
         done(result)
     except Exception:
         log.exception("a caller could not take its result")
+
+
+def tell_together(batch: list[Job], outputs: list[Array], rows: int, run_ns: int) -> bool:
+    """Tell the callers of a run together, where all of them want that and have one row each."""
+    together = batch[0].together
+    if together is None or rows != len(batch):
+        return False
+    dones = [job.done for job in batch if job.together is together and job.rows == 1]
+    if len(dones) != rows or settled in dones:
+        return False
+    for job in batch:
+        job.done = settled
+        job.run_ns = run_ns
+        job.batch_rows = rows
+    try:
+        together(dones, outputs)
+    except Exception:
+        log.exception("callers could not take their results")
+    return True

@@ -238,12 +238,12 @@ async def test_a_fault_in_recording_fails_no_answer(
 ) -> None:
     """An answer is given also when its record cannot be kept."""
 
-    def broken(_: Record) -> None:
+    def broken(_: list[Record]) -> None:
         raise RuntimeError("no room")
 
     with Plane({ONE: FakeEngine()}) as plane:
         await plane.serve(snapshot_of())
-        monkeypatch.setattr(plane.recorder, "record", broken)
+        monkeypatch.setattr(plane.recorder, "record_all", broken)
         with caplog.at_level(logging.ERROR):
             answer = await plane.ask(plane.call(1.0))
         assert answer.error is None

@@ -244,6 +244,7 @@ async def test_a_reply_that_raises_harms_nobody_else() -> None:
         told: list[Answer] = []
 
         def broken(answer: Answer) -> None:
+            answer.settle()
             told.append(answer)
             raise RuntimeError("this door is broken")
 
