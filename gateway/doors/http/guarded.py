@@ -226,7 +226,7 @@ class GuardedProtocol(Turns):
         if self.transport.is_closing() and not self.transport.get_write_buffer_size():
             return
         if self._is_stuck(now):
-            self._abort()
+            self._cut_off()
         elif self.flow.read_paused:  # we are the slow ones
             self._since += elapsed
             self._moved = now
