@@ -13,8 +13,9 @@ from uvicorn.server import ServerState
 
 from gateway.doors.http.guarded import MAX_CHUNKS, MAX_OFFERS, GuardedProtocol
 from gateway.doors.http.heads import MAX_HEAD_BYTES, check_head
+from gateway.doors.http.inference_head import Headers
 from gateway.doors.http.listening import Listener, bind, configure
-from gateway.doors.http.messages import Headers, Message, Receive, Send
+from gateway.doors.http.messages import Message, Receive, Send
 from gateway.doors.http.turns import MAX_WAITING
 from gateway.doors.http.watch import Bounds, Watch
 from gateway.settings import HttpSettings, Settings

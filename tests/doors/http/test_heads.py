@@ -12,7 +12,7 @@ from gateway.doors.http.heads import (
     check_head,
     check_size,
 )
-from gateway.doors.http.messages import Headers
+from gateway.doors.http.inference_head import Headers
 
 HOST = (b"host", b"here:8080")
 LIMIT = 1000
