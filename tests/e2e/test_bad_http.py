@@ -471,6 +471,20 @@ def test_both_listeners_are_guarded(gateway: Gateway, listener: str) -> None:
         assert told.startswith(b"HTTP/1.1 " + wanted)
 
 
+def test_pipelined_requests_get_their_own_rows(gateway: Gateway) -> None:
+    """H14 The answers come in order, each from the body of its own request."""
+    bodies = [GOOD.replace(b"[1]}", b"[%d]}" % number) for number in range(1, 9)]
+    length = b"Content-Length: %d\r\n" % len(bodies[0])
+    got = b""
+    with dial(gateway) as line:
+        line.sendall(b"".join(HEAD + length + END + body for body in bodies))
+        while len(STATUS.findall(got)) < len(bodies) or not got.endswith(b"}"):
+            part = line.recv(65_536)
+            assert part, got
+            got += part
+    assert re.findall(rb'"data":\[(\d)', got) == [b"%d" % number for number in range(1, 9)]
+
+
 def test_a_caller_that_vanishes_is_forgotten(gateway: Gateway, client: httpx.Client) -> None:
     """H12 A reset in the middle of a head, a body or a pipeline is nobody else's trouble."""
     for sent in (HEAD, HEAD + LENGTH + END + GOOD[:9], (HEAD + LENGTH + END + GOOD) * 5):
