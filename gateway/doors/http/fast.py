@@ -51,7 +51,8 @@ class FastProtocol(GuardedProtocol):
         super().__init__(config, server_state, app_state, _loop, watch=watch)
         self._desk = desk
         self._requests = requests
-        self._exchange: Exchange | None = None  # the one that is read or answered here
+        self._taking: Exchange | None = None  # the one whose body is read here
+        self._exchange: Exchange | None = None  # the one that is answered here
         self._action = ""
         self._body = b""
         self._parts: list[bytes] = []
@@ -68,7 +69,7 @@ class FastProtocol(GuardedProtocol):
 
     def on_body(self, body: bytes) -> None:
         """A part of a body came; most come whole."""
-        if self._exchange is None:
+        if self._taking is None:
             super().on_body(body)
             return
         if self.chunked:
@@ -80,10 +81,11 @@ class FastProtocol(GuardedProtocol):
 
     def end(self) -> None:
         """A request is whole."""
-        exchange = self._exchange
+        exchange, self._taking = self._taking, None
         if exchange is None:
             super().end()
             return
+        self._exchange = exchange
         body = self._body
         if self._parts:
             body = b"".join((body, *self._parts))
@@ -94,7 +96,7 @@ class FastProtocol(GuardedProtocol):
 
     def refuse(self, status: int, sentence: str) -> None:
         """Answer what is being read with an error; an exchange in its body is no more."""
-        if self._exchange is not None and not self.owed:
+        if self._taking is not None:
             self._forget()
         super().refuse(status, sentence)
 
@@ -110,7 +112,7 @@ class FastProtocol(GuardedProtocol):
             exchange.open(self.client[0] if self.client else "")
         except GatewayError:
             return False  # the ASGI door tells it
-        self._exchange = exchange
+        self._taking = exchange
         self._action = route.action
         return True
 
@@ -137,9 +139,10 @@ class FastProtocol(GuardedProtocol):
             self.answered()
 
     def _forget(self) -> None:
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None:
-            exchange.cancel()
+        for exchange in (self._taking, self._exchange):
+            if exchange is not None:
+                exchange.cancel()
+        self._taking = self._exchange = None
         self._body = b""
         self._parts.clear()
 

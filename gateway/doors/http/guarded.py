@@ -39,6 +39,8 @@ MAX_CHUNK_OVERHEAD: Final = 48 * 1024
 extensions and trailers."""
 CHUNK_LINE_BYTES: Final = 24
 """What one chunk may cost beside its data: digits, zeros before them and two line ends."""
+MAX_OFFERS: Final = 16
+"""Heads of one segment that offer another protocol, and are therefore read again."""
 LINGER_S: Final = 2.0
 """How long a sender may take to notice that it was refused."""
 MIN_BYTES_PER_S: Final = 1024
@@ -80,6 +82,7 @@ class GuardedProtocol(Turns):
         self._unsent = 0  # the most that waited to be written since `_unsent_since`
         self._unsent_since = 0.0
         self._offered = False  # whether the head offered to go on in another protocol
+        self._offers = 0  # heads of one segment that are read again
         self._before = 0  # bytes of its segment that came before a chunked request, at most
         self._chunks = self._body_bytes = 0
 
@@ -104,7 +107,7 @@ class GuardedProtocol(Turns):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._read_on(data, upgrade)
+            rest = data[upgrade.args[0] :]
         except httptools.HttpParserCallbackError as error:
             self._give_up(error.__context__)
         except httptools.HttpParserError:
@@ -112,6 +115,9 @@ class GuardedProtocol(Turns):
         else:
             if self._received > MAX_HEAD_BYTES:
                 self._check_received()
+            return
+        if self._offered and not self.deaf:
+            self._read_on(rest)
 
     def on_message_begin(self) -> None:
         """The first byte of a request came."""
@@ -226,7 +232,7 @@ class GuardedProtocol(Turns):
         if self.transport.is_closing() and not self.transport.get_write_buffer_size():
             return
         if self._is_stuck(now):
-            self._abort()
+            self._cut_off()
         elif self.flow.read_paused:  # we are the slow ones
             self._since += elapsed
             self._moved = now
@@ -290,7 +296,7 @@ class GuardedProtocol(Turns):
             if self._received - self._body_bytes > allowed:
                 self.refuse(400, "The chunks of the body hold more than their data.")
 
-    def _read_on(self, data: bytes, upgrade: BaseException) -> None:
+    def _read_on(self, rest: bytes) -> None:
         """Go on as if no other protocol had been offered.
 
         The parser takes all that follows such a head for the other protocol. So it gets the head
@@ -299,5 +305,11 @@ class GuardedProtocol(Turns):
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self._reading = BETWEEN
+        self._offered = False
         head = without_offer((self.method, self.url, self.version.encode()), self.headers)
-        self.data_received(head + data[upgrade.args[0] :])
+        if self._offers >= MAX_OFFERS:
+            self.refuse(503, "Too many requests in a row offer another protocol.")
+            return
+        self._offers += 1
+        self.data_received(head + rest)
+        self._offers -= 1

@@ -7,6 +7,8 @@ ends without its caller losing the answer.
 
 import asyncio
 import contextvars
+import socket
+import struct
 from collections import deque
 from typing import Any, Final
 from urllib.parse import unquote
@@ -25,6 +27,7 @@ MAX_WAITING: Final = 8
 MAX_DRAINED_BYTES: Final = 64 * 1024
 """Of a body that nobody wants any more, read and dropped so that its sender sees the answer."""
 
+_AT_ONCE: Final = struct.pack("ii", 1, 0)
 BETWEEN: Final = 0
 HEAD: Final = 1
 BODY: Final = 2
@@ -237,6 +240,13 @@ class Turns(HttpToolsProtocol):
     def _abort(self) -> None:
         self.deaf = True
         self.transport.abort()
+
+    def _cut_off(self) -> None:
+        """Abort, and have the kernel forget as well what it would still send for us."""
+        line = self.transport.get_extra_info("socket")
+        if line is not None:
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+        self._abort()
 
     def _say(self, word: bytes) -> None:
         """Write the last answer of this connection."""
