@@ -185,7 +185,7 @@ class Gateway:
         settings = self.settings
         parts = PoolParts(
             loop=loop,
-            load_engine=OnnxLoader(settings.pool.intra_op_threads),
+            load_engine=OnnxLoader.of(settings.pool, workers=1),
             trim_memory=trim_memory,
             now_ns=clock.monotonic_ns,
             pool=settings.pool,

@@ -3,7 +3,7 @@
 Each is kept by an adapter (or, for `DataPlane`, by `gateway.serving.worker`) and wired in `app`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -14,6 +14,35 @@ from gateway.core.models import Manifest
 from gateway.core.predictions import SigningKeys
 from gateway.core.snapshot import Snapshot
 from gateway.core.tensors import Array, Signature, Tensors
+
+
+class Stop:
+    """Ends a run before its time. Made by the caller for one run; thread-safe."""
+
+    __slots__ = ("_asked", "_end")
+
+    def __init__(self) -> None:
+        """Nobody has asked yet."""
+        self._asked = False
+        self._end: Callable[[], None] | None = None
+
+    @property
+    def asked(self) -> bool:
+        """Whether somebody has asked."""
+        return self._asked
+
+    def stop(self) -> None:
+        """Ask; a run that has not begun yet ends as it begins."""
+        self._asked = True
+        if self._end is not None:
+            self._end()
+
+    def connect(self, end: Callable[[], None]) -> None:
+        """For the engine: how to end the run. Called at once if somebody asked before."""
+        self._end = end
+        # In this order, so that one of the two threads calls it, whoever is first.
+        if self._asked:
+            end()
 
 
 class Engine(Protocol):
@@ -28,6 +57,13 @@ class Engine(Protocol):
 
         Raises:
             EngineFailed: the model raised.
+        """
+
+    def run_until(self, tensors: Tensors, outputs: Sequence[str], stop: Stop) -> list[Array]:
+        """As `run`, but ended by `stop`, as soon as the engine can.
+
+        Raises:
+            DeadlineExceeded: it was stopped before it was done.
         """
 
 

@@ -91,6 +91,14 @@ class PoolSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Threads of one run; never 0, which would take every core of the host."""
     executor_threads: int = 2
     """Runs at the same time, for models too slow to run on the event loop."""
+    arena_mb: int | None = None
+    """MiB that all runs of one process may take, 0 for no cap; half of the memory if not set.
+
+    Half of what the control group or the host allows is shared out between the workers, at least
+    256 MiB for each. Weights that are not shared count too, so a cap below them holds nothing.
+    """
+    share_weights: Literal["auto", "always", "never"] = "auto"
+    """Whether workers share the weights of large models: `auto` where it is not slower."""
     inline_ms: float = 0.5
     """A model runs on the event loop while a usual request takes it no longer than this."""
     stuck_s: float = 2.0
@@ -264,6 +272,13 @@ def _check(settings: Settings) -> None:
         raise InvalidRequest(message)
     if not 0 <= settings.drain_delay_s < settings.stop_s:
         message = "Setting drain_delay_s must be at least 0 and below stop_s."
+        raise InvalidRequest(message)
+    _check_numbers(settings)
+
+
+def _check_numbers(settings: Settings) -> None:
+    if settings.pool.arena_mb is not None and settings.pool.arena_mb < 0:
+        message = f"Setting pool.arena_mb is {settings.pool.arena_mb}; it must be at least 0."
         raise InvalidRequest(message)
     positive = {
         "http.keep_alive_s": settings.http.keep_alive_s,

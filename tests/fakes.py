@@ -10,6 +10,7 @@ import numpy as np
 from gateway.core.audit import AuditEntry, Commit
 from gateway.core.errors import (
     Conflict,
+    DeadlineExceeded,
     EngineFailed,
     GatewayError,
     NotFound,
@@ -24,6 +25,7 @@ from gateway.ports import (
     PromotionRequest,
     RepositoryEntry,
     Secrets,
+    Stop,
     Update,
     WorkerReport,
 )
@@ -239,6 +241,12 @@ class FakeEngine:
         rows = tensors["x"]
         self.runs.append(rows)
         return [rows.sum(axis=1, keepdims=True) + np.float32(self.bias)]
+
+    def run_until(self, tensors: Tensors, outputs: Sequence[str], stop: Stop) -> list[Array]:
+        if stop.asked:
+            message = "The model was stopped because the request's time ran out."
+            raise DeadlineExceeded(message)
+        return self.run(tensors, outputs)
 
 
 class SlowEngine(FakeEngine):
