@@ -1,6 +1,7 @@
 """Small ONNX models, each built to show one way of behaving."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -140,6 +141,59 @@ def slow(turns: int = 2_000) -> ModelProto:
             _constant("none", np.array(0.0)),
         ],
     )
+
+
+def forever() -> ModelProto:
+    """Answers its input, but comes to no end where its sum is negative."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["on"]),
+            helper.make_node("Add", ["before", "none"], ["after"]),
+        ],
+        "body",
+        [
+            _value("i", (), TensorProto.INT64),
+            _value("go", (), TensorProto.BOOL),
+            _value("before", ROWS),
+        ],
+        [_value("on", (), TensorProto.BOOL), _value("after", ROWS)],
+    )
+    return _model(
+        [
+            helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
+            helper.make_node("Less", ["sum", "none"], ["begin"]),
+            helper.make_node("Loop", ["", "begin", "x"], ["y"], body=body),
+        ],
+        [_value("x", ROWS)],
+        [_value("y", ROWS)],
+        [_constant("none", np.array(0.0))],
+    )
+
+
+def dice() -> ModelProto:
+    """Answers its input with noise: no run is like another."""
+    return _model(
+        [
+            helper.make_node("RandomNormalLike", ["x"], ["noise"]),
+            helper.make_node("Add", ["x", "noise"], ["y"]),
+        ],
+        [_value("x", ROWS)],
+        [_value("y", ROWS)],
+    )
+
+
+def wide(width: int, layers: int = 1) -> ModelProto:
+    """A perceptron from four numbers over layers of `width` to four."""
+    sizes = [4, *[width] * layers, 4]
+    rng = np.random.default_rng(0)
+    nodes, constants, last = [], [], "x"
+    for index, (before, after) in enumerate(pairwise(sizes)):
+        constants.append(_constant(f"w{index}", rng.standard_normal((before, after)) / before))
+        constants.append(_constant(f"b{index}", rng.standard_normal(after)))
+        nodes.append(helper.make_node("Gemm", [last, f"w{index}", f"b{index}"], [f"h{index}"]))
+        last = f"h{index}"
+    nodes.append(helper.make_node("Tanh", [last], ["y"]))
+    return _model(nodes, [_value("x", ROWS)], [_value("y", ROWS)], constants)
 
 
 def swelling() -> ModelProto:

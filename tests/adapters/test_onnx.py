@@ -1,8 +1,8 @@
 import os
-import subprocess
-import sys
+import threading
 import time
 import traceback
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,22 @@ import onnxruntime
 import pytest
 from onnx import ModelProto
 
-from gateway.adapters.onnx import OnnxEngine, OnnxLoader, describe, trim_memory
-from gateway.core.errors import EngineFailed, GatewayError, InvalidRequest, TooLarge
-from gateway.core.tensors import DTYPES, Array, TensorSpec
-from gateway.ports import Artifact
+from gateway.adapters.onnx import OnnxLoader, describe, trim_memory
+from gateway.adapters.onnx.engine import inner_call
+from gateway.adapters.onnx.loading import open_session, session_options
+from gateway.core.errors import (
+    DeadlineExceeded,
+    EngineFailed,
+    GatewayError,
+    InvalidRequest,
+    TooLarge,
+)
+from gateway.core.tensors import DTYPES, TensorSpec
+from gateway.ports import Artifact, Stop
 from gateway.serving.warming import warm
+from gateway.settings import PoolSettings
 from tests import onnx_models as models
+from tests.adapters.onnx_parts import loaded, one, output_of, rows
 from tests.fakes import manifest_of
 
 VALUES: dict[str, list[Any]] = {
@@ -35,23 +45,6 @@ VALUES: dict[str, list[Any]] = {
     "FP64": [0.1, -1.7e308],
     "BYTES": [b"", "grüße".encode(), b"with\0nul", b"x" * 1_000],
 }
-
-
-def loaded(model: ModelProto, folder: Path) -> OnnxEngine:
-    """The engine of a model, loaded as the pool does it."""
-    path = models.save(model, folder)
-    return OnnxLoader(1)(Artifact(manifest_of(signature=describe(path)), path))
-
-
-def one(engine: OnnxEngine, **tensors: Array) -> Array:
-    """The only output of a run."""
-    (output,) = engine.run(tensors, [spec.name for spec in engine.signature.outputs])
-    return output
-
-
-def rows(*values: float) -> Array:
-    """One row of four for each value."""
-    return np.repeat(np.array(values, np.float32)[:, None], 4, axis=1)
 
 
 @pytest.mark.parametrize("datatype", sorted(DTYPES))
@@ -297,13 +290,6 @@ def test_a_tiny_file_cannot_ask_for_gigabytes_at_load(tmp_path: Path) -> None:
     assert int(output_of(script, path)) < 200 * 1024
 
 
-def output_of(script: str, *arguments: str, environ: dict[str, str] | None = None) -> str:
-    """What a script prints in an interpreter of its own."""
-    command = [sys.executable, "-c", script, *arguments]
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
-    return done.stdout
-
-
 def test_a_session_is_made_from_a_path_with_what_it_may_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -346,3 +332,97 @@ def test_nothing_phones_home() -> None:
 def test_memory_can_be_given_back() -> None:
     """Trimming is safe at any time."""
     trim_memory()
+
+
+@pytest.mark.parametrize(
+    ("model", "inner"),
+    [
+        pytest.param(models.linear(), True, id="the same both ways"),
+        pytest.param(models.identity("BYTES", ("N",)), True, id="texts"),
+        pytest.param(models.failing(), True, id="an index"),
+        pytest.param(models.dice(), False, id="never the same"),
+    ],
+)
+def test_the_inner_run_is_used_where_it_does_as_the_public_one(
+    model: ModelProto, inner: bool, tmp_path: Path
+) -> None:
+    """It is private, so it must show that it is still what it was."""
+    path = models.save(model, tmp_path)
+    session = open_session(path, session_options(1))
+    assert (inner_call(session, describe(path)) != session.run) is inner
+
+
+def test_without_an_inner_run_models_are_run_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another onnxruntime may have none, or one that takes other arguments."""
+
+    class Outer:
+        def __init__(self, *arguments: Any, **given: Any) -> None:
+            self._real = real(*arguments, **given)
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "_sess":
+                raise AttributeError(name)
+            return getattr(self._real, name)
+
+    real = onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Outer)
+    engine = loaded(models.linear(bias=1.0), tmp_path)
+    assert one(engine, x=rows(1.0)).tolist() == [[5.0]]
+
+
+class Watched(Stop):
+    """Tells when a run has taken it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken = threading.Event()
+
+    def connect(self, end: Callable[[], None]) -> None:
+        super().connect(end)
+        self.taken.set()
+
+
+def test_a_run_without_an_end_can_be_stopped(tmp_path: Path) -> None:
+    """M9 Another thread ends it between two nodes, and the next run is not touched by that."""
+    engine, stop = loaded(models.forever(), tmp_path), Watched()
+    with ThreadPoolExecutor(1) as threads:
+        run = threads.submit(engine.run_until, {"x": rows(-1.0)}, ["y"], stop)
+        assert stop.taken.wait(20)
+        stop.stop()
+        with pytest.raises(DeadlineExceeded) as caught:
+            run.result(20)
+    told(caught.value)
+    assert one(engine, x=rows(1.0)).tolist() == rows(1.0).tolist()
+    assert engine.run_until({"x": rows(2.0)}, ["y"], Stop())[0].tolist() == rows(2.0).tolist()
+
+
+def test_a_run_that_is_stopped_before_it_begins_does_not_begin(tmp_path: Path) -> None:
+    """A deadline may pass between the queue and the run."""
+    engine, stop = loaded(models.forever(), tmp_path), Stop()
+    stop.stop()
+    with pytest.raises(DeadlineExceeded):
+        engine.run_until({"x": rows(-1.0)}, ["y"], stop)
+
+
+def test_a_stoppable_run_fails_as_any_other(tmp_path: Path) -> None:
+    """What nobody stopped is not told as stopped; texts are texts there too."""
+    engine = loaded(models.failing(), tmp_path)
+    with pytest.raises(EngineFailed, match="failed to run"):
+        engine.run_until({"x": np.array([7], np.int64)}, ["y"], Stop())
+    words = loaded(models.identity("BYTES", ("N",)), tmp_path)
+    given = np.array([b"a", b"b"], dtype=object)
+    assert words.run_until({"x": given}, ["y"], Stop())[0].tolist() == [b"a", b"b"]
+
+
+@pytest.mark.parametrize(
+    ("threads", "warned"), [(1, False), (2, False), (4, True)], ids=["one", "fit", "too-many"]
+)
+def test_more_threads_than_cores_are_told(
+    threads: int, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Workers times runs times threads should be no more than the cores; a setting stands."""
+    settings = PoolSettings(intra_op_threads=threads, executor_threads=2, arena_mb=0)
+    OnnxLoader.of(settings, workers=2, cores=8)
+    assert ("intra_op_threads" in caplog.text) is warned

@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
-from gateway.adapters.onnx.memory import LARGE_BYTES, run_options
+from gateway.adapters.onnx.memory import LARGE_BYTES, LARGE_ROWS, run_options
 from gateway.adapters.onnx.runtime import ort
 from gateway.core.errors import (
     DeadlineExceeded,
@@ -46,6 +46,7 @@ class OnnxEngine:
 
     __slots__ = (
         "_call",
+        "_large_bytes",
         "_session",
         "_strings",
         "_swollen",
@@ -60,6 +61,7 @@ class OnnxEngine:
         """Wrap a session and run it once; `OnnxLoader` makes one from an artifact."""
         self._session = session
         self._call = inner_call(session, signature)
+        self._large_bytes = large_bytes(signature)
         self._strings = [spec.name for spec in signature.inputs if spec.datatype == BYTES]
         self._text_outputs = {spec.name for spec in signature.outputs if spec.datatype == BYTES}
         self._swollen = False
@@ -79,7 +81,7 @@ class OnnxEngine:
         size = 0
         for tensor in tensors.values():
             size += tensor.nbytes
-        options = _SHRINKING if size > LARGE_BYTES or self._swollen else _ORDINARY
+        options = _SHRINKING if size > self._large_bytes or self._swollen else _ORDINARY
         try:
             results = self._call(outputs, tensors, options)
         except Exception as error:  # noqa: BLE001 - onnxruntime raises types of its own
@@ -101,7 +103,8 @@ class OnnxEngine:
         """
         if self._strings:
             tensors = self._texts(tensors)
-        large = self._swollen or sum(tensor.nbytes for tensor in tensors.values()) > LARGE_BYTES
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        large = size > self._large_bytes or self._swollen
         try:
             try:
                 results = self._call(outputs, tensors, _stoppable(stop, shrinking=large))
@@ -160,6 +163,18 @@ class OnnxEngine:
             _to_bytes(result) if name in self._text_outputs else result
             for name, result in zip(outputs, results, strict=True)
         ]
+
+
+def large_bytes(signature: Signature) -> int:
+    """Inputs above so many bytes make a run that gives its memory back.
+
+    What a model needs inside grows with its rows, so many narrow rows are large too.
+    """
+    extents = [extent for spec in signature.inputs for extent in spec.shape[1:]]
+    if not signature.batched or -1 in extents:
+        return LARGE_BYTES
+    row = sum(tensor.nbytes for tensor in sample(signature, 1).values())
+    return min(LARGE_BYTES, LARGE_ROWS * row)
 
 
 def _stoppable(stop: Stop, *, shrinking: bool) -> ort.RunOptions:

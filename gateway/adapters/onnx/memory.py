@@ -20,6 +20,8 @@ from gateway.adapters.onnx.runtime import ort
 MIB: Final = 1024 * 1024
 LARGE_BYTES: Final = 2 * MIB
 """Inputs or outputs of a run from which on its memory is given back; below, it is kept warm."""
+LARGE_ROWS: Final = 1024
+"""As many rows are large, however narrow they are."""
 MIN_ARENA_BYTES: Final = 256 * MIB
 _SHRINKAGE: Final = ("memory.enable_memory_arena_shrinkage", "cpu:0")
 _CGROUPS: Final = Path("/sys/fs/cgroup")
