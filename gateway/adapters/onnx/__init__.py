@@ -1,7 +1,8 @@
 """onnxruntime: describes and runs ONNX models. The only room that imports it.
 
 `loading` opens sessions and reads signatures, `engine` runs them, `memory` caps what runs may
-take, `sharing` lets several processes hold one copy of large weights.
+take, `sharing` lets several processes hold one copy of large weights, which `forming` writes and
+`layout` arranges.
 """
 
 from gateway.adapters.onnx.engine import OnnxEngine

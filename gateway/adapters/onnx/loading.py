@@ -8,9 +8,7 @@ constants are capped because a tiny file can otherwise ask for gigabytes at load
 
 import logging
 import os
-import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Literal, Self
 
@@ -51,7 +49,7 @@ log: Final = logging.getLogger(__name__)
 class OnnxLoader:
     """Loads artifacts with a fixed number of threads for each run. Slow; call it in a thread."""
 
-    __slots__ = ("_in_arena", "_now_ns", "_share", "_threads", "_workers")
+    __slots__ = ("_in_arena", "_share", "_threads", "_workers")
 
     def __init__(
         self,
@@ -60,7 +58,6 @@ class OnnxLoader:
         arena_cap_bytes: int = 0,
         share_weights: Literal["auto", "always", "never"] = "never",
         workers: int = 1,
-        now_ns: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         """Choose what sessions may use.
 
@@ -71,13 +68,11 @@ class OnnxLoader:
             share_weights: `auto` shares large weights between several workers where that is not
                 slower; `always` shares all that can be.
             workers: processes that load the same models on this host.
-            now_ns: monotonic; times the forms of a model against each other.
         """
         self._threads = intra_op_threads
         self._in_arena = cap_arena(arena_cap_bytes)
         self._share = share_weights
         self._workers = workers
-        self._now_ns = now_ns
 
     @classmethod
     def of(cls, settings: PoolSettings, workers: int, cores: int | None = None) -> Self:
@@ -114,64 +109,58 @@ class OnnxLoader:
             EngineFailed: onnxruntime does not take the file, or it is not what its manifest says.
         """
         try:
-            return self._shared(artifact) or self._plain(artifact)
+            return self._shared(artifact) or open_engine(
+                artifact, self._threads, in_arena=self._in_arena
+            )
         finally:
             # What loading took is several times the weights, and glibc would keep most of it.
             trim_memory()
 
-    def _plain(self, artifact: Artifact) -> OnnxEngine:
-        session = open_session(artifact.path, self._options())
-        return _engine(session, artifact, shares_weights=False)
-
     def _shared(self, artifact: Artifact) -> OnnxEngine | None:
         """The engine on weights that other processes map too, if this one is to be so."""
-        size = sum(file.size for file in artifact.manifest.files)
-        if self._share == "never":
+        if not self._is_to_share(artifact):
             return None
-        if self._share == "auto" and (self._workers < 2 or size < MIN_SHARED_BYTES):  # noqa: PLR2004
+        form = shared_form(artifact, self._threads, though_slower=self._share == "always")
+        if form is None:
             return None
-        form = shared_form(
-            artifact,
-            open_engine=partial(self._form, artifact),
-            write_form=self._write_form,
-            now_ns=self._now_ns,
-            though_slower=self._share == "always",
-        )
         try:
-            return None if form is None else self._form(artifact, form)
+            return open_engine(artifact, self._threads, form=form, in_arena=self._in_arena)
         except EngineFailed:
             log.warning("a shared form did not load; the model itself is used")
             return None
 
-    def _form(self, artifact: Artifact, path: str | None) -> OnnxEngine:
-        """An engine on the shared form at `path`, or on the artifact itself."""
-        if path is None:
-            return self._plain(artifact)
-        options = self._options()
-        # It was optimised when it was written.
+    def _is_to_share(self, artifact: Artifact) -> bool:
+        if self._share != "auto":
+            return self._share == "always"
+        size = sum(file.size for file in artifact.manifest.files)
+        return self._workers > 1 and size >= MIN_SHARED_BYTES
+
+
+def open_engine(
+    artifact: Artifact, threads: int, *, form: str | None = None, in_arena: bool = False
+) -> OnnxEngine:
+    """The engine of a version.
+
+    Args:
+        artifact: the verified copy.
+        threads: of a run.
+        form: path of its shared form, None for the model itself.
+        in_arena: take memory for runs from the arena that the process's sessions share.
+
+    Raises:
+        EngineFailed: onnxruntime does not take the file, or it is not what its manifest says.
+    """
+    options = session_options(threads)
+    if in_arena:
+        options.add_session_config_entry("session.use_env_allocators", "1")
+    if form is not None:  # It was optimised when it was written.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        return _engine(open_session(path, options), artifact, shares_weights=True)
-
-    def _write_form(self, source: str, model: str, weights: str) -> None:
-        """Let onnxruntime write a model optimised, its weights beside it as its kernels want them.
-
-        Weights that kernels find packed in such a file are mapped and used where they lie.
-        """
-        options = self._options()
-        options.optimized_model_filepath = model
-        for key, value in {
-            "session.optimized_model_external_initializers_file_name": weights,
-            "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
-            "session.save_external_prepacked_constant_initializers": "1",
-        }.items():
-            options.add_session_config_entry(key, value)
-        open_session(source, options)
-
-    def _options(self) -> ort.SessionOptions:
-        options = session_options(self._threads)
-        if self._in_arena:
-            options.add_session_config_entry("session.use_env_allocators", "1")
-        return options
+    session = open_session(form or artifact.path, options)
+    signature = _signature(session)
+    if signature != artifact.manifest.signature:
+        message = "The model's signature is not the one in its manifest."
+        raise EngineFailed(message)
+    return OnnxEngine(session, signature, shares_weights=form is not None)
 
 
 def describe(path: str) -> Signature:
@@ -215,16 +204,6 @@ def open_session(path: str, options: ort.SessionOptions) -> ort.InferenceSession
     except Exception as error:  # onnxruntime raises types of its own below Exception
         message = f"onnxruntime does not load the model ({type(error).__name__})."
         raise EngineFailed(message) from error
-
-
-def _engine(
-    session: ort.InferenceSession, artifact: Artifact, *, shares_weights: bool
-) -> OnnxEngine:
-    signature = _signature(session)
-    if signature != artifact.manifest.signature:
-        message = "The model's signature is not the one in its manifest."
-        raise EngineFailed(message)
-    return OnnxEngine(session, signature, shares_weights=shares_weights)
 
 
 def _signature(session: ort.InferenceSession) -> Signature:

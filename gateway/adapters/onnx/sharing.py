@@ -6,8 +6,9 @@ form maps them, so that all processes of a host hold one copy, in the page cache
 
 The form belongs to the host: packing depends on the build of onnxruntime and on the processor.
 It lies beside the verified copy of the version, in a private folder named by the version's digest
-and by what it was packed for, appears there whole, and is hashed before each use. Whether it is
-used is measured once: it must answer the same, and run no slower.
+and by what it was packed for, appears there whole, and is hashed before each use. A process of its
+own (`forming`) writes it, runs it first and times it, so that nothing of that costs the caller
+memory or, should a kernel crash, its life. What was found is kept beside the form.
 """
 
 import fcntl
@@ -17,18 +18,19 @@ import os
 import platform
 import shutil
 import stat
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 import msgspec
 from msgspec import Struct
 
-from gateway.adapters.onnx.engine import OnnxEngine, same, sample
+from gateway.adapters.environment import process_environment
 from gateway.adapters.onnx.runtime import ort
-from gateway.core.errors import GatewayError
 from gateway.core.models import StoredFile
 from gateway.ports import Artifact
 
@@ -38,18 +40,13 @@ MIN_SHARED_BYTES: Final = 16 * 1024 * 1024
 """Smaller versions are not worth a file of their own."""
 SLOWER: Final = 1.1
 """A shared form that takes so much longer than the model itself is not used."""
-SIZES: Final = (1, 32)
-"""Rows at which both are timed."""
-TURNS: Final = 15
-LONG_NS: Final = 200_000_000
-"""Both are run in turn until so often, or for so long."""
+FORMING_S: Final = 600
+TRY_AGAIN: Final = 75
+"""Exit code of a process that the disk kept from writing a form."""
 MODEL: Final = "model.onnx"
 WEIGHTS: Final = "weights.bin"
 CHOICE: Final = "choice.json"
-OpenEngine: TypeAlias = Callable[[str | None], OnnxEngine]
-"""Opens the shared form at a path, or the model itself; raises EngineFailed."""
-WriteForm: TypeAlias = Callable[[str, str, str], None]
-"""Writes the form of a model (path), as a model (path) and weights (name); raises EngineFailed."""
+_WORK: Final = ".share-"
 
 log: Final = logging.getLogger(__name__)
 
@@ -57,13 +54,14 @@ log: Final = logging.getLogger(__name__)
 class Choice(Struct, frozen=True, forbid_unknown_fields=True):
     """What was found once for a version on this host.
 
-    `plain_ns` and `shared_ns` are of the fastest run by rows. `files` are those of the form.
+    `plain_ns` and `shared_ns` are of the fastest run by rows. `files` are those of the form, none
+    if it did not answer as the model does.
     """
 
     equal: bool
-    plain_ns: Mapping[int, int]
-    shared_ns: Mapping[int, int]
-    files: tuple[StoredFile, ...]
+    plain_ns: Mapping[int, int] = {}
+    shared_ns: Mapping[int, int] = {}
+    files: tuple[StoredFile, ...] = ()
 
     def usable(self, *, though_slower: bool) -> bool:
         """Whether the shared form is to be used."""
@@ -71,21 +69,20 @@ class Choice(Struct, frozen=True, forbid_unknown_fields=True):
         return self.equal and (fast or though_slower)
 
 
-def shared_form(
-    artifact: Artifact,
-    *,
-    open_engine: OpenEngine,
-    write_form: WriteForm,
-    now_ns: Callable[[], int],
-    though_slower: bool,
-) -> str | None:
+class Order(Struct, frozen=True):
+    """What a process that writes a form is told: the version, where to, and a run's threads."""
+
+    artifact: Artifact
+    folder: str
+    threads: int
+
+
+def shared_form(artifact: Artifact, threads: int, *, though_slower: bool) -> str | None:
     """Path of the version's shared form, written and measured first if this host has none.
 
     Args:
         artifact: only a copy in the cache that is named by its content can have one.
-        open_engine: opens either form.
-        write_form: writes the shared form.
-        now_ns: monotonic.
+        threads: of a run.
         though_slower: use it if it answers the same, whatever it takes.
 
     Returns:
@@ -97,10 +94,10 @@ def shared_form(
         return None
     folder = cache / f"{digest}-{_host()}"
     try:
-        # One process writes, the others wait: writing takes several times the weights.
+        # One process orders, the others wait: writing takes several times the weights.
         with _alone(cache):
             if not folder.exists():
-                _write(artifact, folder, open_engine, write_form, now_ns)
+                _order(artifact, folder, threads)
         choice = _read(folder)
     except OSError as error:
         log.warning("weights of %s are not shared: %s", digest[:12], type(error).__name__)
@@ -110,33 +107,49 @@ def shared_form(
     return str(folder / MODEL) if use else None
 
 
-def _write(
-    artifact: Artifact,
-    folder: Path,
-    open_engine: OpenEngine,
-    write_form: WriteForm,
-    now_ns: Callable[[], int],
-) -> None:
-    """Write the form and what was measured, and put both in their place at once."""
+def seal(path: Path) -> StoredFile:
+    """Bring a file to the disk, so that its pages are clean, and let nobody write to it."""
+    held = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(held)
+    finally:
+        os.close(held)
+    path.chmod(0o400)
+    return _hashed(path)
+
+
+def _order(artifact: Artifact, folder: Path, threads: int) -> None:
+    """Have the form written, and put it in its place at once, or the finding that there is none."""
     work = Path(tempfile.mkdtemp(prefix=_WORK, dir=folder.parent))
+    order = msgspec.json.encode(Order(artifact, str(work), threads))
+    environ = process_environment(os.environ)
+    environ["PYTHONPATH"] = os.pathsep.join(entry for entry in sys.path if entry)
+    command = [sys.executable, "-P", "-m", "gateway.adapters.onnx.forming"]
     try:
         try:
-            write_form(artifact.path, str(work / MODEL), WEIGHTS)
-            files = tuple(_seal(path) for path in sorted(work.iterdir()))
-            choice = _measure(open_engine(None), open_engine(str(work / MODEL)), files, now_ns)
-        except GatewayError:
+            code = subprocess.run(  # noqa: S603 - our own words
+                command,
+                input=order,
+                env=environ,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=FORMING_S,
+                check=False,
+            ).returncode
+        except subprocess.TimeoutExpired:
+            code = 1
+        if code == TRY_AGAIN:
+            raise OSError
+        if code:
+            log.warning("a form to share could not be made (exit code %d)", code)
+            for left in work.iterdir():
+                left.unlink()
             # Not tried again at each load.
-            choice = Choice(equal=False, plain_ns={}, shared_ns={}, files=())
-        took = {rows: (choice.plain_ns[rows], ns) for rows, ns in choice.shared_ns.items()}
-        log.info("a form to share was measured, (plain, shared) ns by rows: %s", took)
-        if not choice.equal:
-            for path in work.iterdir():
-                path.unlink()
-        (work / CHOICE).write_bytes(msgspec.json.encode(choice))
-        _seal(work / CHOICE)
+            (work / CHOICE).write_bytes(msgspec.json.encode(Choice(equal=False)))
         work.rename(folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+    log.info("a form to share was measured: %s", (folder / CHOICE).read_text(encoding="ascii"))
 
 
 def _read(folder: Path) -> Choice | None:
@@ -156,32 +169,6 @@ def _read(folder: Path) -> Choice | None:
     return None
 
 
-def _measure(
-    plain: OnnxEngine,
-    shared: OnnxEngine,
-    files: tuple[StoredFile, ...],
-    now_ns: Callable[[], int],
-) -> Choice:
-    """Run both on the same samples, in turn, and keep the fastest run of each."""
-    names = [spec.name for spec in plain.signature.outputs]
-    fastest: list[dict[int, int]] = [{}, {}]
-    equal = True
-    for rows in SIZES if plain.signature.batched else (1,):
-        tensors = sample(plain.signature, rows)
-        equal = equal and same(plain.run(tensors, names), shared.run(tensors, names))
-        start = now_ns()
-        for _ in range(TURNS):
-            for engine, best in zip((plain, shared), fastest, strict=True):
-                begun = now_ns()
-                engine.run(tensors, names)
-                took = now_ns() - begun
-                best[rows] = min(took, best.get(rows, took))
-            if now_ns() - start > LONG_NS:
-                break
-    kept = files if equal else ()
-    return Choice(equal=equal, plain_ns=fastest[0], shared_ns=fastest[1], files=kept)
-
-
 @contextmanager
 def _alone(cache: Path) -> Iterator[None]:
     """Hold this host's lock for writing forms, and clear away what a killed writer left."""
@@ -193,17 +180,6 @@ def _alone(cache: Path) -> Iterator[None]:
         yield
     finally:
         os.close(held)
-
-
-def _seal(path: Path) -> StoredFile:
-    """Bring a file to the disk, so that its pages are clean, and let nobody write to it."""
-    held = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(held)
-    finally:
-        os.close(held)
-    path.chmod(0o400)
-    return _hashed(path)
 
 
 def _hashed(path: Path) -> StoredFile:
@@ -221,6 +197,3 @@ def _host() -> str:
     can = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     parts = (str(RECIPE), ort.get_build_info(), platform.machine(), can)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-_WORK: Final = ".share-"
