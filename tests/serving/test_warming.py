@@ -6,6 +6,7 @@ import pytest
 
 from gateway.core.errors import EngineFailed
 from gateway.core.tensors import DTYPES, Array, Signature, Tensors, TensorSpec
+from gateway.ports import Stop
 from gateway.serving.warming import LONG_NS, TIMED_RUNS, WARM_ROWS, Timing, synthetic, warm
 from tests.fakes import FakeEngine, NanoClock, signature_of
 
@@ -19,6 +20,9 @@ class Function:
 
     def run(self, tensors: Tensors, outputs: Sequence[str]) -> list[Array]:
         return [self.answer(tensors["x"])]
+
+    def run_until(self, tensors: Tensors, outputs: Sequence[str], stop: Stop) -> list[Array]:
+        return self.run(tensors, outputs)
 
 
 def of(datatype: str, *shape: int, batched: bool = True) -> Signature:
