@@ -187,26 +187,34 @@ def test_a_version_whose_form_was_of_no_use_is_not_formed_again(tmp_path: Path) 
     assert (folder / CHOICE).stat() == before
 
 
+def instead_of_python(folder: Path, *, ends: str) -> str:
+    """A program that ends as a shell command does."""
+    program = folder / "python"
+    program.write_text(f"#!/bin/sh\n{ends}\n")
+    program.chmod(0o700)
+    return str(program)
+
+
+@pytest.mark.parametrize("ends", ["exit 1", "kill -SEGV $$", "kill -KILL $$"])
 def test_a_process_that_crashes_over_a_form_costs_only_the_sharing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ends: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Kernels are foreign code; the finding is kept, so that it is not tried at each start."""
     artifact = cached(models.wide(64), tmp_path)
-    monkeypatch.setattr(sys, "executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", instead_of_python(tmp_path, ends=ends))
     assert not load(artifact).shares_weights
     assert choice_of(artifact) == Choice(equal=False)
-    monkeypatch.undo()
-    assert not load(artifact).shares_weights
 
 
-def test_a_disk_that_fails_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says nothing of the model, so nothing is kept."""
+@pytest.mark.parametrize("ends", [f"exit {TRY_AGAIN}", "kill -TERM $$"])
+def test_a_full_disk_or_a_stop_says_nothing_of_the_model(
+    ends: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So nothing is kept, and the next start tries again."""
     artifact = cached(models.wide(64), tmp_path)
-    program = tmp_path / "full"
-    program.write_text(f"#!/bin/sh\nexit {TRY_AGAIN}\n")
-    program.chmod(0o700)
-    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(sys, "executable", instead_of_python(tmp_path, ends=ends))
     assert not load(artifact).shares_weights
+    assert not list(tmp_path.glob(f"{artifact.manifest.digest}-*"))
     monkeypatch.undo()
     assert load(artifact).shares_weights
 

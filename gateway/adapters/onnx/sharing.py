@@ -17,6 +17,7 @@ import logging
 import os
 import platform
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -43,6 +44,8 @@ SLOWER: Final = 1.1
 FORMING_S: Final = 600
 TRY_AGAIN: Final = 75
 """Exit code of a process that the disk kept from writing a form."""
+PASSING: Final = frozenset({TRY_AGAIN, -signal.SIGHUP, -signal.SIGINT, -signal.SIGTERM})
+"""Exit codes that say nothing of the model."""
 MODEL: Final = "model.onnx"
 WEIGHTS: Final = "weights.bin"
 CHOICE: Final = "choice.json"
@@ -138,8 +141,8 @@ def _order(artifact: Artifact, folder: Path, threads: int) -> None:
             ).returncode
         except subprocess.TimeoutExpired:
             code = 1
-        if code == TRY_AGAIN:
-            raise OSError
+        if code in PASSING:
+            raise InterruptedError
         if code:
             log.warning("a form to share could not be made (exit code %d)", code)
             for left in work.iterdir():
