@@ -151,6 +151,13 @@ class Extent(Struct, frozen=True):
     size: int
 
 
+class SegmentInfo(Struct, frozen=True):
+    """One segment of the record log."""
+
+    number: int
+    size: int
+
+
 class RecordFolder(Protocol):
     """The record log on disk: requests in segments, oldest first. Blocking; raises OSError."""
 
