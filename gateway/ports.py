@@ -198,6 +198,9 @@ class DataPlane(Protocol):
     def shadow_report(self, endpoint: str) -> list[dict[str, Any]]:
         """What the shadows of an endpoint found, with their worst disagreements."""
 
+    def recent_inputs(self, endpoint: str) -> list[dict[str, Any]]:
+        """A sample of what the endpoint was asked lately, if its document asks for one."""
+
 
 class PromotionRequest(Struct, frozen=True):
     """An entry of the promotions stream, as it came."""
