@@ -141,6 +141,7 @@ class Segments:
             os.close(self._file)
             self._file = None
         if self._file is None or self._active is None:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | _SAFE
             self._file = os.open(self._path(self._next), flags, 0o600)
             self._active = self._next

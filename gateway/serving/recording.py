@@ -42,7 +42,7 @@ from gateway.telemetry import (
 AT_ONCE: Final = 64
 """Records that one call encodes: about a tenth of a millisecond."""
 PARCEL_BYTES: Final = 256 * 1024
-_MAX_FRESH: Final = 512
+_MAX_FRESH: Final = 256
 _MAX_CACHED: Final = 4_096
 _SECOND: Final = 1e-9
 _BOUNDS_NS: Final = tuple(round(bound / _SECOND) for bound in DURATION_BOUNDS)

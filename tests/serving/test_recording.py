@@ -179,7 +179,7 @@ def test_a_long_list_is_encoded_by_itself() -> None:
     recorder = recorder_of()
     for _ in range(2_000):
         recorder.record(record())
-        assert len(recorder._fresh) < 512
+        assert len(recorder._fresh) < 256
     assert recorder.pending == 2_000
 
 
