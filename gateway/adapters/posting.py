@@ -7,7 +7,7 @@ of what telemetry costs. Redirects are not followed, and proxies of the environm
 import asyncio
 import ssl
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, cast
 
 import httptools
 import httpx
@@ -146,8 +146,8 @@ class _Line(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Of asyncio: the connection stands."""
-        if isinstance(transport, asyncio.Transport):
-            self._transport = transport
+        # Of uvloop it is one in deed, not by its class.
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         """Of asyncio: something came."""

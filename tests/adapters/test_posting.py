@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 import trustme
+import uvloop
 
 from gateway.adapters.posting import MAX_ANSWER_BYTES, Answered, Poster
 
@@ -198,3 +199,17 @@ async def test_tls_is_checked() -> None:
         stranger = Poster(url, {}, PATIENCE_S, ssl.create_default_context())
         with pytest.raises(ssl.SSLError):
             await stranger.post(b"x")
+
+
+def test_it_works_on_the_loop_that_serves() -> None:
+    """The gateway runs on uvloop, whose transports are of other classes."""
+
+    async def scenario() -> None:
+        async with serving(OK, OK) as server:
+            poster = server.poster()
+            for _ in range(2):
+                assert await poster.post(bytes(1 << 20)) == Answered(200, None, b"hi")
+            poster.close()
+            assert server.connections == 1
+
+    uvloop.run(scenario())
