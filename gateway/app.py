@@ -197,7 +197,7 @@ class Gateway:
             batching=settings.batching,
             cells=self.cells,
             work_ns=time.thread_time_ns,
-            after_flush=Afterwards(loop, self.recorder.encode_pending).soon,
+            after_flush=Afterwards(loop, self.recorder.encode_many).soon,
         )
         shadows = Shadows(parts, settings.shadows, self.recorder, calm=lambda: self.admission.calm)
         worker = Worker(parts, shadows, ResponseCache(parts, settings.cache.max_mb * MIB))
