@@ -13,6 +13,7 @@ from pathlib import Path
 
 from gateway.adapters.disk import StoredTokens
 from gateway.adapters.logs import configure
+from gateway.adapters.segments import StoredRecords
 from gateway.doors.cli.app import create_cli
 from gateway.doors.cli.front import FrontStep
 from gateway.settings import Settings
@@ -26,6 +27,7 @@ def main() -> None:
         token_folder=lambda settings: StoredTokens(
             Path(settings.state_dir), entropy=secrets.token_bytes
         ),
+        record_store=lambda settings: StoredRecords(Path(settings.state_dir)),
         environ=os.environ,
     )
     create_cli(front)()

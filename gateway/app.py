@@ -23,6 +23,7 @@ from gateway.adapters.onnx import OnnxLoader, describe, trim_memory
 from gateway.adapters.otel import OtelConfig, OtlpSender, read_config, resource_of
 from gateway.adapters.otel_encode import OtlpEncoder
 from gateway.adapters.redis import RedisStore
+from gateway.adapters.segments import Segments
 from gateway.adapters.valkey import EmbeddedValkey
 from gateway.control.export import Exporter
 from gateway.control.export_parts import Clock as ExportClock
@@ -196,7 +197,7 @@ class Gateway:
             batching=settings.batching,
             cells=self.cells,
             work_ns=time.thread_time_ns,
-            after_flush=Afterwards(loop, self.recorder.encode_pending).soon,
+            after_flush=Afterwards(loop, self.recorder.encode_many).soon,
         )
         shadows = Shadows(parts, settings.shadows, self.recorder, calm=lambda: self.admission.calm)
         worker = Worker(parts, shadows, ResponseCache(parts, settings.cache.max_mb * MIB))
@@ -315,13 +316,15 @@ def exporter_of(
     otel: OtelConfig, settings: Settings, cells: Cells, resource: Attributes
 ) -> Exporter | None:
     """The exporter, where the environment names a collector or records are kept on disk."""
-    if not otel.exports_records and otel.metrics is None:
+    keep_bytes = settings.recording.keep_mb << 20
+    if not keep_bytes and not otel.exports_records and otel.metrics is None:
         return None
     return Exporter(
         ExportParts(
             cells=cells,
             wire=Wire(OtlpEncoder(resource, time.time_ns()), OtlpSender(otel, time.time)),
             clock=ExportClock(time.monotonic, time.time_ns, random.random),
+            folder=Segments(Path(settings.state_dir), keep_bytes) if keep_bytes else None,
         ),
         ExportSettings(
             logs=otel.logs is not None,

@@ -151,6 +151,13 @@ class Extent(Struct, frozen=True):
     size: int
 
 
+class SegmentInfo(Struct, frozen=True):
+    """One segment of the record log."""
+
+    number: int
+    size: int
+
+
 class RecordFolder(Protocol):
     """The record log on disk: requests in segments, oldest first. Blocking; raises OSError."""
 
@@ -190,6 +197,9 @@ class DataPlane(Protocol):
 
     def shadow_report(self, endpoint: str) -> list[dict[str, Any]]:
         """What the shadows of an endpoint found, with their worst disagreements."""
+
+    def recent_inputs(self, endpoint: str) -> list[dict[str, Any]]:
+        """A sample of what the endpoint was asked lately, if its document asks for one."""
 
 
 class PromotionRequest(Struct, frozen=True):

@@ -114,6 +114,9 @@ class FakeDataPlane:
     def shadow_report(self, endpoint: str) -> list[dict[str, Any]]:
         return []
 
+    def recent_inputs(self, endpoint: str) -> list[dict[str, Any]]:
+        return []
+
 
 class MemoryStore:
     """The `Store` port in memory. `away` makes every call fail; `document` may be set at will."""

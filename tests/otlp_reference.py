@@ -85,6 +85,8 @@ class ReferenceEncoder:
         ):
             if text:
                 attributes.add(key=name).value.string_value = clean(text, limit)
+        if record.cached:
+            attributes.add(key=names.CACHE_HIT).value.bool_value = True
 
 
 def clean(text: str, limit: int = MAX_TEXT) -> str:

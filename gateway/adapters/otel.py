@@ -9,7 +9,6 @@ import asyncio
 import gzip
 import ssl
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
 from email.utils import parsedate_to_datetime
 from string import ascii_letters, digits
 from typing import Final, Literal, TypeAlias
@@ -22,6 +21,7 @@ from msgspec import Struct
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 
 from gateway import __version__
+from gateway.adapters.posting import Poster
 from gateway.core.errors import InvalidRequest
 from gateway.telemetry import Attributes, Delivery
 
@@ -32,7 +32,6 @@ DEFAULT_ENDPOINT: Final = "http://localhost:4318"
 _PREFIX: Final = "OTEL_EXPORTER_OTLP_"
 _RETRYABLE: Final = frozenset({429, 502, 503, 504})
 _UNFIT: Final = frozenset({400, 413})
-_MAX_ANSWER_BYTES: Final = 65_536
 _GZIP_LEVEL: Final = 1
 _OK: Final = range(200, 300)
 
@@ -203,7 +202,7 @@ def _number(environ: Mapping[str, str], variable: str, otherwise: float) -> floa
 
 
 class OtlpSender:
-    """Posts request bodies, each signal over a client of its own. Never raises for the network.
+    """Posts request bodies, each signal over a connection of its own. Never raises for the network.
 
     open → closed. Requires an event loop.
     """
@@ -217,7 +216,7 @@ class OtlpSender:
         """
         self._now = now
         self._signals: dict[SignalName, SignalConfig] = {}
-        self._clients: dict[SignalName, httpx.AsyncClient] = {}
+        self._posters: dict[SignalName, Poster] = {}
         signals: tuple[tuple[SignalName, SignalConfig | None], ...] = (
             ("logs", config.logs),
             ("traces", config.traces),
@@ -226,45 +225,38 @@ class OtlpSender:
         for name, signal in signals:
             if signal is not None:
                 self._signals[name] = signal
-                self._clients[name] = _client(signal)
+                self._posters[name] = _poster(signal)
 
     async def send(self, signal: SignalName, body: bytes) -> Delivery:
         """Post one body and say what became of it. Requires: the signal is configured.
 
         A request that timed out may have arrived: it counts as not delivered, and is sent again.
         """
-        config, client = self._signals[signal], self._clients[signal]
-        headers = {}
+        config, poster = self._signals[signal], self._posters[signal]
+        headers = ""
         if config.compressed:
-            headers["content-encoding"] = "gzip"
+            headers = "content-encoding: gzip\r\n"
             body = await asyncio.to_thread(gzip.compress, body, _GZIP_LEVEL)
         try:
-            # Longer than the client's own four timeouts together: it ends an answer that drips.
+            # Longer than every single step may take: it ends an answer that drips.
             async with asyncio.timeout(4 * config.timeout_s):
-                return await self._post(client, config.endpoint, body, headers)
-        except (httpx.TransportError, OSError):
+                answered = await poster.post(body, headers)
+        except OSError:
             return Delivery("retry")
+        if answered.status in _OK:
+            return Delivery("taken", rejected=_rejected(answered.content))
+        if answered.status in _RETRYABLE:
+            after = _seconds(answered.retry_after, self._now())
+            return Delivery("retry", retry_after_s=after)
+        return Delivery("invalid" if answered.status in _UNFIT else "refused")
 
     async def close(self) -> None:
         """Close every connection."""
-        async with AsyncExitStack() as stack:
-            for client in self._clients.values():
-                stack.push_async_callback(client.aclose)
-
-    async def _post(
-        self, client: httpx.AsyncClient, url: str, body: bytes, headers: dict[str, str]
-    ) -> Delivery:
-        async with client.stream("POST", url, content=body, headers=headers) as response:
-            status = response.status_code
-            if status in _OK:
-                return Delivery("taken", rejected=_rejected(await _read(response)))
-            if status in _RETRYABLE:
-                after = _seconds(response.headers.get("retry-after"), self._now())
-                return Delivery("retry", retry_after_s=after)
-            return Delivery("invalid" if status in _UNFIT else "refused")
+        for poster in self._posters.values():
+            poster.close()
 
 
-def _client(signal: SignalConfig) -> httpx.AsyncClient:
+def _poster(signal: SignalConfig) -> Poster:
     try:
         context = ssl.create_default_context(cafile=signal.certificate)
         if signal.client_certificate is not None:
@@ -272,28 +264,18 @@ def _client(signal: SignalConfig) -> httpx.AsyncClient:
     except OSError as error:
         message = "A certificate that an OTEL_EXPORTER_OTLP_* variable names cannot be read."
         raise InvalidRequest(message) from error
-    return httpx.AsyncClient(
-        verify=context,
-        headers={
-            **dict(signal.headers),
-            "content-type": "application/x-protobuf",
-            "accept-encoding": "identity",
-            "user-agent": f"OTel-OTLP-Exporter-Tiltyard/{__version__}",
-        },
-        timeout=httpx.Timeout(signal.timeout_s),
-        limits=httpx.Limits(max_connections=2, max_keepalive_connections=2),
-        follow_redirects=False,
-        trust_env=False,
+    url = httpx.URL(signal.endpoint)
+    own = (
+        ("content-type", "application/x-protobuf"),
+        ("accept-encoding", "identity"),
+        ("user-agent", f"OTel-OTLP-Exporter-Tiltyard/{__version__}"),
     )
-
-
-async def _read(response: httpx.Response) -> bytes:
-    content = bytearray()
-    async for chunk in response.aiter_raw():
-        content += chunk
-        if len(content) > _MAX_ANSWER_BYTES:
-            return b""
-    return bytes(content)
+    return Poster(
+        url,
+        {**dict(signal.headers), **dict(own)},
+        signal.timeout_s,
+        context if url.scheme == "https" else None,
+    )
 
 
 def _rejected(content: bytes) -> int:

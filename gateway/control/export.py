@@ -53,12 +53,19 @@ class _Source:
 
 @dataclass(slots=True)
 class _Sending:
-    """Records on their way; `frames` are settled with them. A half is not halved again."""
+    """Frames on their way, or `half`, so many of their records; a half is not halved again.
 
-    records: int
+    The first half has no frames: they are settled with the second.
+    """
+
     frames: list[Frame] = field(default_factory=list)
     body: bytes | None = None
-    is_half: bool = False
+    half: int | None = None
+
+    @property
+    def records(self) -> int:
+        """How many they are; fewer once some cannot be read any more."""
+        return sum(one.records for one in self.frames) if self.half is None else self.half
 
 
 class Exporter:
@@ -112,7 +119,7 @@ class Exporter:
         """Take a parcel in; never waits. Parcels of a source come in the order of their serials."""
         known = self._sources[source]
         self._lose(known, parcel.first - 1)
-        known.expected += parcel.records + parcel.dropped
+        known.expected = parcel.first + parcel.records + parcel.dropped
         self._emitted.value += parcel.records + parcel.dropped
         self._drop("queue_full", parcel.dropped)
         if not parcel.records:
@@ -126,6 +133,8 @@ class Exporter:
     def lost(self, source: str, made: int) -> None:
         """Count what a dead process made and never sent; its successor counts from 1 again.
 
+        Called before the first parcel of the successor.
+
         Args:
             source: the process's name.
             made: serial of the last record that it made.
@@ -136,7 +145,7 @@ class Exporter:
 
     async def run(self) -> None:
         """Ship until cancelled."""
-        self._emitted.value += await self._spool.recover()
+        await self.recover()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._run_records())
             if self._spool.on_disk:
@@ -171,6 +180,10 @@ class Exporter:
             except TimeoutError:
                 pass
         await self._wire.sender.close()
+
+    async def recover(self) -> None:
+        """Open the record log, once; what an earlier process left there is emitted again."""
+        self._emitted.value += await self._spool.recover()
 
     async def write(self) -> None:
         """Append what came to the record log."""
@@ -246,7 +259,7 @@ class Exporter:
             frames = self._spool.take(self._settings.batch_records, self._settings.batch_bytes)
             if not frames:
                 return None
-            self._sending.append(_Sending(sum(frame.records for frame in frames), frames))
+            self._sending.append(_Sending(frames))
         return self._sending[0]
 
     async def _body_of(self, sending: _Sending) -> bytes:
@@ -254,7 +267,6 @@ class Exporter:
             return b""
         if sending.body is None:
             sending.body = await self._spool.body_of(sending.frames)
-            sending.records = sum(frame.records for frame in sending.frames)
         return sending.body
 
     async def _send(self, body: bytes) -> Delivery:
@@ -290,15 +302,15 @@ class Exporter:
 
     def _halve(self, sending: _Sending) -> bool:
         """Put two halves in the place of what was refused; False if that cannot be done."""
-        if sending.is_half or sending.records < 2 or sending.body is None:  # noqa: PLR2004 - two halves
+        if sending.half is not None or sending.records < 2 or not sending.body:  # noqa: PLR2004 - two halves
             return False
         try:
             (first, count), (second, rest) = pieces(sending.body, _EVENT, -(-sending.records // 2))
         except (InvalidRequest, ValueError):
             return False
         self._sending.popleft()
-        self._sending.appendleft(_Sending(rest, sending.frames, second, is_half=True))
-        self._sending.appendleft(_Sending(count, [], first, is_half=True))
+        self._sending.appendleft(_Sending(sending.frames, second, half=rest))
+        self._sending.appendleft(_Sending([], first, half=count))
         return True
 
     def _back_off(self, retry_after_s: float | None) -> float:
@@ -317,7 +329,7 @@ class Exporter:
         """Drop what only memory has; the rest is the next process's."""
         lost = await self._spool.close()
         for sending in tuple(self._sending):
-            if sending.is_half or any(frame.extent is None for frame in sending.frames):
+            if sending.half is not None or any(frame.extent is None for frame in sending.frames):
                 self._sending.remove(sending)
                 lost += sending.records
         self._drop("shutdown", lost)

@@ -123,7 +123,7 @@ class Spool:
             return False
         frame.held = True
         self._held_records += frame.records
-        self._held_bytes += frame.size
+        self._held_bytes += frame.size + len(frame.spans)
         self.pending += frame.records
         (self._ready if self._folder is None else self._unwritten).append(frame)
         self.changed.set()
@@ -141,7 +141,8 @@ class Spool:
             found = await self._run(self._read_left, self._folder)
         except OSError as error:
             log.warning("The record log cannot be opened, records wait in memory: %s", error)
-            self._folder = None
+            folder, self._folder = self._folder, None
+            await self._run(folder.close)
             self._ready.extend(self._unwritten)
             self._unwritten.clear()
             return 0
@@ -222,13 +223,16 @@ class Spool:
 
     def _has_room(self, frame: Frame) -> bool:
         within_records = self._held_records + frame.records <= self._bounds.max_records
-        return within_records and self._held_bytes + frame.size <= self._bounds.max_bytes
+        return (
+            within_records
+            and self._held_bytes + frame.size + len(frame.spans) <= self._bounds.max_bytes
+        )
 
     def _let_go(self, frame: Frame) -> None:
         if frame.held:
             frame.held = False
             self._held_records -= frame.records
-            self._held_bytes -= frame.size
+            self._held_bytes -= frame.size + len(frame.spans)
 
     def _written(
         self, batch: Sequence[Frame], writing: "asyncio.Future[tuple[list[Extent], list[int]]]"

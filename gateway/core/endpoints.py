@@ -24,6 +24,7 @@ MAX_SHADOWS: Final = 8
 MAX_TOKEN_SCALARS: Final = 4
 MAX_SALT_BYTES: Final = 64
 MAX_UNIT_KEY: Final = 128
+MAX_RESERVOIR: Final = 1_000
 MAX_DIGITS: Final = 9
 MAX_CACHE_MB: Final = 1024 * 1024
 MAX_TTL_S: Final = 366 * 86_400
@@ -102,13 +103,15 @@ class Recording(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
     """What a prediction record may hold of the payload: off unless asked for.
 
     `redact` names inputs and outputs that are never written; each tensor's text is cut at
-    `max_bytes`.
+    `max_bytes`. `reservoir` is how many recent inputs each process keeps, so that they can be
+    looked at and sent again.
     """
 
     inputs: bool = False
     outputs: bool = False
     redact: tuple[str, ...] = ()
     max_bytes: int = 4096
+    reservoir: int = 0
 
 
 class Caching(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -181,9 +184,7 @@ def check_endpoint(name: str, endpoint: Endpoint) -> None:
         if not is_scalar_name(scalar):
             message = f"Endpoint '{name}': token scalars are 'output' or 'output:column'."
             raise InvalidRequest(message)
-    if not 0 <= endpoint.recording.max_bytes <= MAX_DOCUMENT_BYTES:
-        message = f"Endpoint '{name}': recording.max_bytes must be 0 to {MAX_DOCUMENT_BYTES}."
-        raise InvalidRequest(message)
+    _check_recording(f"Endpoint '{name}'", endpoint.recording)
     if endpoint.cache is not None:
         _check_cache(f"Endpoint '{name}'", endpoint.cache)
 
@@ -194,6 +195,15 @@ def is_scalar_name(text: str) -> bool:
     if not colon:
         return text != ""
     return bool(output) and column.isascii() and column.isdigit() and len(column) <= MAX_DIGITS
+
+
+def _check_recording(where: str, recording: Recording) -> None:
+    if not 0 <= recording.max_bytes <= MAX_DOCUMENT_BYTES:
+        message = f"{where}: recording.max_bytes must be 0 to {MAX_DOCUMENT_BYTES}."
+        raise InvalidRequest(message)
+    if not 0 <= recording.reservoir <= MAX_RESERVOIR:
+        message = f"{where}: recording.reservoir must be 0 to {MAX_RESERVOIR}."
+        raise InvalidRequest(message)
 
 
 def _check_rule(where: str, rule: Rule) -> None:

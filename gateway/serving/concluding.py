@@ -62,6 +62,10 @@ class Concluder:
             self._leave_traces(flight, record, error)
             if not flight.served.is_plain and error is None:
                 self._offer(flight, outputs, record, in_flight)
+            recording = flight.served.plan.recording
+            if recording.reservoir and error is None:
+                draw = int.from_bytes(flight.nonce, "little")
+                self.worker.reservoirs.offer(record, flight.call.tensors, recording.redact, draw)
         except Exception:
             log.exception("an answer left incomplete traces")
         wanted = flight.call.request.outputs

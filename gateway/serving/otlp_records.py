@@ -138,6 +138,8 @@ _PRIMARY: Final = TextAttribute(_ATTRIBUTES, names.PRIMARY_PREDICTION_ID)
 _INPUTS: Final = TextAttribute(_ATTRIBUTES, names.INPUTS, MAX_PAYLOAD_TEXT)
 _OUTPUTS: Final = TextAttribute(_ATTRIBUTES, names.OUTPUTS, MAX_PAYLOAD_TEXT)
 
+_CACHED: Final = bytes_field(_ATTRIBUTES, key_value(names.CACHE_HIT, value=True))
+
 
 def _tail(record: Record) -> bytes:
     """Ids, payload and trace: what a record may or may not have."""
@@ -153,6 +155,8 @@ def _tail(record: Record) -> bytes:
         told += _INPUTS.encode(record.inputs)
     if record.outputs:
         told += _OUTPUTS.encode(record.outputs)
+    if record.cached:
+        told += _CACHED
     return told if record.trace is None else told + _trace(record, record.trace)
 
 

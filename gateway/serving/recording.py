@@ -41,8 +41,10 @@ from gateway.telemetry import (
 
 AT_ONCE: Final = 64
 """Records that one call encodes: about a tenth of a millisecond."""
+WORTHWHILE: Final = 16
+"""Fewer records at a time cost up to three times as much each."""
 PARCEL_BYTES: Final = 256 * 1024
-_MAX_FRESH: Final = 512
+_MAX_FRESH: Final = 256
 _MAX_CACHED: Final = 4_096
 _SECOND: Final = 1e-9
 _BOUNDS_NS: Final = tuple(round(bound / _SECOND) for bound in DURATION_BOUNDS)
@@ -79,15 +81,25 @@ class _Measures:
                 ),
             )
 
-    def add_runs(self, count: int, run_ns: int, batch_rows: int) -> None:
-        """Count so many predictions that one run answered, or that were never run."""
+    def add(self, latencies: list[int], queued: list[int], run_ns: int, batch_rows: int) -> None:
+        """Count predictions that one run answered, or that were never run."""
+        count = len(latencies)
         if self.assignments is not None:
             self.assignments.value += count
-        if batch_rows:
-            self.inference.counts[bisect_left(_BOUNDS_NS, run_ns)] += count
-            self.inference.total += count * run_ns * _SECOND
-            self.batch.counts[bisect_left(self.batch.bounds, batch_rows)] += count
-            self.batch.total += count * batch_rows
+        counts = self.prediction.counts
+        for latency_ns in latencies:
+            counts[bisect_left(_BOUNDS_NS, latency_ns)] += 1
+        self.prediction.total += sum(latencies) * _SECOND
+        if not batch_rows:
+            return
+        counts = self.queue.counts
+        for queue_ns in queued:
+            counts[bisect_left(_BOUNDS_NS, queue_ns)] += 1
+        self.queue.total += sum(queued) * _SECOND
+        self.inference.counts[bisect_left(_BOUNDS_NS, run_ns)] += count
+        self.inference.total += count * run_ns * _SECOND
+        self.batch.counts[bisect_left(self.batch.bounds, batch_rows)] += count
+        self.batch.total += count * batch_rows
 
 
 class _Encoded(Struct, gc=False):
@@ -104,8 +116,8 @@ class Recorder:
 
     At every moment, `made` = records handed over + `dropped` + `pending`. While not `enabled`,
     predictions are measured and nothing of them is kept. All calls come from the event loop's
-    thread. Whoever answers calls `encode_pending` after the answers went out, and a timer does;
-    without either, `record` does it itself before the list grows long.
+    thread. Whoever answers calls `encode_many` after the answers went out, and whoever takes
+    parcels calls `encode_pending` before; without either, `record` does it in time.
     """
 
     def __init__(
@@ -194,6 +206,16 @@ class Recorder:
             self._encode(batch)
         return len(fresh)
 
+    def encode_many(self) -> int:
+        """Encode what is pending if it is worth a call; how many are left that are worth another.
+
+        For after every flush of answers.
+        """
+        if len(self._fresh) < WORTHWHILE:
+            return 0
+        left = self.encode_pending()
+        return left if left >= WORTHWHILE else 0
+
     def take(self, limit_bytes: int = PARCEL_BYTES) -> Parcel | None:
         """Hand over what is encoded, oldest first, and what was dropped; None for neither.
 
@@ -247,30 +269,20 @@ class Recorder:
             pass
 
     def _measure(self, batch: list[Record]) -> None:
-        """Add to the cells; predictions of one run are mostly neighbours and added together."""
-        known = self._measures
-        last: _Measures | None = None
-        count = run_ns = batch_rows = 0
+        """Add to the cells, the predictions of one kind and one run together."""
+        runs: dict[tuple[Kind, str | None, int, int], tuple[list[int], list[int]]] = {}
         for record in batch:
-            measures = known.get((record.kind, record.error_type))
+            key = (record.kind, record.error_type, record.run_ns, record.batch_rows)
+            run = runs.get(key)
+            if run is None:
+                run = runs[key] = ([], [])
+            run[0].append(record.latency_ns)
+            run[1].append(record.queue_ns)
+        for (kind, error_type, run_ns, batch_rows), (latencies, queued) in runs.items():
+            measures = self._measures.get((kind, error_type))
             if measures is None:
-                measures = self._measures_of(record.kind, record.error_type)
-            latency_ns, queue_ns = record.latency_ns, record.queue_ns
-            prediction = measures.prediction
-            prediction.counts[bisect_left(_BOUNDS_NS, latency_ns)] += 1
-            prediction.total += latency_ns * _SECOND
-            if record.batch_rows:
-                queue = measures.queue
-                queue.counts[bisect_left(_BOUNDS_NS, queue_ns)] += 1
-                queue.total += queue_ns * _SECOND
-            if measures is last and record.run_ns == run_ns and record.batch_rows == batch_rows:
-                count += 1
-                continue
-            if last is not None:
-                last.add_runs(count, run_ns, batch_rows)
-            last, count, run_ns, batch_rows = measures, 1, record.run_ns, record.batch_rows
-        if last is not None:
-            last.add_runs(count, run_ns, batch_rows)
+                measures = self._measures_of(kind, error_type)
+            measures.add(latencies, queued, run_ns, batch_rows)
 
     def _measures_of(self, kind: Kind, error_type: str | None) -> _Measures:
         if len(self._measures) >= _MAX_CACHED:

@@ -12,6 +12,7 @@ from gateway.ports import Secrets, Update, VersionReport, WorkerReport
 from gateway.serving.caching import ResponseCache
 from gateway.serving.live import NOTHING, Live, advance, still_held
 from gateway.serving.pool import Pool, PoolParts, State
+from gateway.serving.reservoirs import Reservoirs
 from gateway.serving.shadowing import Shadows
 from gateway.telemetry import (
     CONFIG_REVISION,
@@ -42,6 +43,7 @@ class Worker:
         self.pool = Pool(parts, self._advance)
         self.shadows = shadows
         self.cache = cache
+        self.reservoirs = Reservoirs()
         self._update: Update | None = None
         self._parts = parts
         self._shown: set[Key] = set()
@@ -93,6 +95,10 @@ class Worker:
         """What the shadows of an endpoint found, with their worst disagreements."""
         return self.shadows.report(endpoint)
 
+    def recent_inputs(self, endpoint: str) -> list[dict[str, Any]]:
+        """A sample of what the endpoint was asked lately, if its document asks for one."""
+        return self.reservoirs.recent(endpoint)
+
     def close(self) -> None:
         """Stop the threads. Requires: no request is in flight."""
         self.shadows.close()
@@ -105,6 +111,9 @@ class Worker:
             return
         before = self.live
         self.live = advance(before, update, self.pool)
+        self.reservoirs.resize(
+            {name: served.plan.recording.reservoir for name, served in self.live.endpoints.items()}
+        )
         self._count_swaps(before)
         held = still_held(self.live, update.snapshot)
         self.pool.retire(lambda key: key not in held)

@@ -2,6 +2,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from time import monotonic
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from msgspec import structs
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from gateway.adapters.segments import Segments
 from gateway.control.export import Exporter
 from gateway.control.export_parts import Clock, ExportParts, ExportSettings, Wire
 from gateway.serving.cells import Cells
@@ -98,12 +100,15 @@ class Stage:
     max_records: int = 1_000
     time: FakeTime = field(default_factory=FakeTime)
     sender: FakeSender = field(default_factory=FakeSender)
+    state: Path | None = None
     cells: Cells = field(default_factory=Cells)
 
     def __post_init__(self) -> None:
         self.recorder = Recorder(self.cells, RecordingSettings())
         settings = structs.replace(self.settings, max_records=self.max_records)
-        parts = ExportParts(self.cells, Wire(FakeEncoder(), self.sender), self.time.clock())
+        folder = None if self.state is None else Segments(self.state, 1 << 20)
+        wire = Wire(FakeEncoder(), self.sender)
+        parts = ExportParts(self.cells, wire, self.time.clock(), folder)
         self.exporter = Exporter(parts, settings)
         self.exporter.source("w0", (("service.name", "tiltyard"),))
 
@@ -114,6 +119,16 @@ class Stage:
         self.recorder.encode_pending(count)
         while (parcel := self.recorder.take()) is not None:
             self.exporter.receive("w0", parcel)
+
+    async def work(self) -> None:
+        """Let the exporter run until nothing is left to do."""
+        task = asyncio.create_task(self.exporter.run())
+        async with asyncio.timeout(PATIENCE_S):
+            while total(self.cells, "tiltyard.record.emitted") == 0 or self.exporter.pending:  # noqa: ASYNC110 - it is done by threads
+                await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
 
 def dropped(cells: Cells, name: str = "tiltyard.record.dropped") -> dict[str, int]:
@@ -373,4 +388,135 @@ async def test_nothing_is_lost_without_being_counted(seed: int) -> None:
     stage.sender.script.clear()
     await stage.exporter.close(PATIENCE_S)
     assert stage.exporter.pending == 0
+    assert_balanced(stage.exporter, stage.cells)
+
+
+async def test_a_large_parcel_is_sent_in_batches() -> None:
+    """No request holds more records than were asked for."""
+    stage = Stage()
+    stage.emit(10)
+    for _ in range(3):
+        await stage.exporter.ship()
+    sent = [body for _, body in stage.sender.sent]
+    assert sent == ["p0,p1,p2,p3", "p4,p5,p6,p7", "p8,p9"]
+    assert_balanced(stage.exporter, stage.cells)
+
+
+async def test_what_a_killed_process_took_with_it_is_counted() -> None:
+    """Whatever it made and never sent is lost, to the record; its successor begins again."""
+    stage = Stage()
+    stage.emit(3)
+    stage.exporter.lost("w0", 10)
+    assert dropped(stage.cells) == {"process_lost": 7}
+    stage.recorder = Recorder(stage.cells, RecordingSettings())
+    stage.emit(2)
+    stage.exporter.lost("w0", 2)
+    assert dropped(stage.cells) == {"process_lost": 7}
+    assert stage.exporter.pending == 5
+    assert_balanced(stage.exporter, stage.cells)
+
+
+async def test_a_gap_between_parcels_is_counted() -> None:
+    """A parcel that was lost on its way is lost, no more."""
+    stage = Stage()
+    stage.emit(2)
+    stage.recorder.record(record())
+    stage.recorder.encode_pending()
+    stage.recorder.take()
+    stage.emit(2)
+    assert dropped(stage.cells) == {"process_lost": 1}
+    assert stage.exporter.pending == 4
+    assert_balanced(stage.exporter, stage.cells)
+
+
+async def test_what_found_no_room_in_its_process_is_counted_here() -> None:
+    """A parcel tells how many were dropped before it."""
+    stage = Stage()
+    stage.recorder = Recorder(stage.cells, RecordingSettings(max_records=3))
+    stage.emit(8)
+    assert dropped(stage.cells) == {"queue_full": 5}
+    assert total(stage.cells, "tiltyard.record.emitted") == 8
+    assert_balanced(stage.exporter, stage.cells)
+
+
+async def test_each_process_is_told_under_its_own_name() -> None:
+    """Records of two processes leave in one request, each with its resource."""
+    stage = Stage()
+    bodies: list[bytes] = []
+    send = stage.sender.send
+
+    async def kept(signal: Literal["logs", "traces", "metrics"], body: bytes) -> Delivery:
+        bodies.append(body)
+        return await send(signal, body)
+
+    stage.sender.send = kept  # type: ignore[method-assign]
+    stage.exporter.source("w1", (("service.instance.id", "1"),))
+    stage.emit(1)
+    other = Recorder(Cells(), RecordingSettings())
+    other.record(record(7))
+    other.encode_pending()
+    parcel = other.take()
+    assert parcel is not None
+    stage.exporter.receive("w1", parcel)
+    await stage.exporter.ship()
+    (body,) = bodies
+    resources = ExportLogsServiceRequest.FromString(body).resource_logs
+    told = [plain(one.resource.attributes) for one in resources]
+    assert told == [{"service.name": "tiltyard"}, {"service.instance.id": "1"}]
+
+
+async def test_without_a_collector_the_record_log_is_where_records_go(tmp_path: Path) -> None:
+    """They count as delivered once it has them, and nothing is sent."""
+    settings = ExportSettings(logs=False, traces=False, metrics=False, linger_s=0.001)
+    stage = Stage(settings=settings, state=tmp_path)
+    assert stage.exporter.wants_records
+    stage.emit(5)
+    await stage.work()
+    await stage.exporter.close(PATIENCE_S)
+    assert total(stage.cells, "tiltyard.record.delivered") == 5
+    assert stage.sender.sent == []
+    later = Stage(settings=ExportSettings(linger_s=0.001), state=tmp_path)
+    later.emit(1)
+    await later.work()
+    await later.exporter.close(PATIENCE_S)
+    assert later.sender.sent[0] == ("logs", "p0")
+
+
+async def test_an_outage_outlives_the_process(tmp_path: Path) -> None:
+    """What is on disk at the end is no loss: the next process sends it, before its own."""
+    stage = Stage(state=tmp_path)
+    stage.sender.script.extend([Delivery("retry")] * 100)
+    await stage.exporter.recover()
+    stage.emit(6)
+    await stage.exporter.close(PATIENCE_S)
+    assert dropped(stage.cells) == {}
+    assert total(stage.cells, "tiltyard.record.queue.size") == 6
+    assert_balanced(stage.exporter, stage.cells)
+
+    later = Stage(settings=ExportSettings(linger_s=0.001), state=tmp_path)
+    await later.work()
+    assert ",".join(body for _, body in later.sender.sent) == "p0,p1,p2,p3,p4,p5"
+    assert total(later.cells, "tiltyard.record.delivered") == 6
+    assert_balanced(later.exporter, later.cells)
+    await later.exporter.close(PATIENCE_S)
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_a_disk_changes_nothing_about_the_sum(seed: int, tmp_path: Path) -> None:
+    """With a record log that overflows the sum holds all the same, at each step."""
+    random = Random(seed)
+    stage = Stage(max_records=40, state=tmp_path)
+    await stage.exporter.recover()
+    answers = [Delivery("taken"), Delivery("retry"), Delivery("invalid"), Delivery("refused")]
+    for _ in range(100):
+        stage.emit(random.choice((0, 1, 20)), inputs="x" * 6_000)
+        stage.sender.script.append(random.choice(answers))
+        if random.random() < 0.7:
+            await stage.exporter.write()
+        assert_balanced(stage.exporter, stage.cells)
+        await stage.exporter.ship()
+        assert_balanced(stage.exporter, stage.cells)
+        stage.time.now += random.choice((0.0, 40.0))
+    assert dropped(stage.cells)["spool_full"] > 0
+    await stage.exporter.close(PATIENCE_S)
     assert_balanced(stage.exporter, stage.cells)

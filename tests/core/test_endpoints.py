@@ -301,6 +301,11 @@ def test_a_sound_document_is_accepted(document: dict[str, Any]) -> None:
             id="negative-max-bytes",
         ),
         pytest.param(
+            {"schema": 1, "model": "m", "recording": {"reservoir": 1_001}},
+            "recording.reservoir must be",
+            id="a-reservoir-too-large",
+        ),
+        pytest.param(
             {"schema": 1, "model": "m", "recording": {"max_bytes": 262_145}},
             "recording.max_bytes must be",
             id="max-bytes-above",

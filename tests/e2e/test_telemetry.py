@@ -1,6 +1,7 @@
 """Telemetry from outside: a real receiver gets every record, or every loss is counted."""
 
 import asyncio
+import json
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -60,6 +61,31 @@ def test_sent_equals_received_plus_dropped(make_gateway: MakeGateway, receiver: 
     assert eventually(settled, within_s=60)
     assert total(gateway, "tiltyard_record_delivered_total") == receiver.taken
     assert total(gateway, "tiltyard_record_dropped_total") > 0
+
+
+def test_records_outlive_a_kill(make_gateway: MakeGateway, receiver: Receiver) -> None:
+    """What the collector missed is on disk, readable here, and the next process delivers it."""
+    gateway = make_gateway(env={"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url})
+    put_rules(gateway, split_document())
+    receiver.stop()
+    asyncio.run(replay(gateway.url, list(read_flights(TRAFFIC, 300))))
+
+    def kept() -> list[str]:
+        shown = gateway.run_cli("records", "show", "--limit", "1000", "--json")
+        return [json.loads(line)["attributes"]["tiltyard.prediction.id"] for line in shown.split()]
+
+    eventually(lambda: len(kept()) == 300)
+    gateway.kill()
+    receiver.start()
+    gateway.start()
+
+    def arrived() -> set[str]:
+        told = [plain(entry.attributes) for entry in receiver.predictions]
+        return {one["tiltyard.prediction.id"] for one in told}
+
+    eventually(lambda: len(arrived()) == 300)
+    assert arrived() == set(kept())
+    assert total(gateway, "tiltyard_record_delivered_total") == 300
 
 
 def test_a_sampled_caller_gets_spans_and_others_do_not(

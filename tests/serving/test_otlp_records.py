@@ -105,6 +105,7 @@ def random_record(random: Random, **changes: Any) -> Record:
         primary_id=maybe(text()),
         inputs=maybe(text()),
         outputs=maybe(text()),
+        cached=random.random() < 0.2,
         **changes,
     )
 
@@ -138,6 +139,7 @@ def expected_attributes(record: Record) -> Mapping[str, Any]:
         "tiltyard.shadow": record.kind.shadow,
         "tiltyard.inputs": record.inputs,
         "tiltyard.outputs": record.outputs,
+        "tiltyard.cache.hit": record.cached or None,
         "error.type": record.error_type,
     }
     return {name: value for name, value in attributes.items() if value is not None}

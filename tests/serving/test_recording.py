@@ -179,8 +179,25 @@ def test_a_long_list_is_encoded_by_itself() -> None:
     recorder = recorder_of()
     for _ in range(2_000):
         recorder.record(record())
-        assert len(recorder._fresh) < 512
+        assert len(recorder._fresh) < 256
     assert recorder.pending == 2_000
+
+
+def test_a_few_records_wait_for_company() -> None:
+    """After a flush of answers only what is worth a call is encoded; a timer takes the rest."""
+    recorder = recorder_of()
+    for _ in range(15):
+        recorder.record(record())
+        assert recorder.encode_many() == 0
+    assert recorder.encoded_bytes == 0
+    for _ in range(70):
+        recorder.record(record())
+    assert recorder.encode_many() == 21
+    for _ in range(2):
+        assert recorder.encode_many() == 0
+    parcel = recorder.take()
+    assert parcel is not None
+    assert parcel.records == 85
 
 
 def test_a_record_that_cannot_be_encoded_costs_itself() -> None:

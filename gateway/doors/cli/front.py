@@ -2,7 +2,7 @@
 
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Protocol
@@ -21,6 +21,7 @@ from gateway.core.errors import (
     Unauthenticated,
     excerpt,
 )
+from gateway.ports import SegmentInfo
 from gateway.settings import LOOPBACK, AdminSettings, HttpSettings, Settings, load
 
 FAILED: Final = 1
@@ -80,6 +81,16 @@ class TokenFolder(Protocol):
         """The admin's own, None if there is none yet."""
 
 
+class RecordStore(Protocol):
+    """The record log of a state folder."""
+
+    def segments(self) -> list[SegmentInfo]:
+        """Every segment, oldest first."""
+
+    def requests(self, segment: int) -> Iterator[bytes]:
+        """The requests of a segment in the order in which they came."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrontStep:
     """What commands may use of the rooms above, and of the process.
@@ -91,10 +102,12 @@ class FrontStep:
     serve: Serve
     check: Callable[[Settings], tuple[list[str], list[str]]]
     token_folder: Callable[[Settings], TokenFolder]
+    record_store: Callable[[Settings], RecordStore]
     environ: Mapping[str, str]
     transport: httpx.BaseTransport | None = None
     sleep: Callable[[float], None] = time.sleep
     now: Callable[[], float] = time.monotonic
+    unix_time: Callable[[], float] = time.time
 
     def settings(self, config: Path | None = None, **overrides: object) -> Settings:
         """The effective settings; an override is named like its variable, in lower case.

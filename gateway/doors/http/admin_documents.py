@@ -73,6 +73,13 @@ class ShadowReport(Struct, frozen=True):
     shadows: list[dict[str, Any]]
 
 
+class RecentInputs(Struct, frozen=True):
+    """A sample of the requests that an endpoint answered lately, redacted; `request` is a body."""
+
+    endpoint: str
+    inputs: list[dict[str, Any]]
+
+
 class ModelEntry(Struct, frozen=True):
     """A model in the list; `warm` versions are kept loaded."""
 

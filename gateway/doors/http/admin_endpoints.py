@@ -24,6 +24,7 @@ from gateway.doors.http.admin_documents import (
     EndpointDocument,
     EndpointEntry,
     EndpointList,
+    RecentInputs,
     ShadowReport,
 )
 from gateway.doors.http.messages import Response
@@ -79,6 +80,13 @@ async def show_shadows(call: Call) -> Response:
     name = call.path["name"]
     endpoint_record(call.parts.registry.snapshot, name)
     return answer(ShadowReport(name, call.parts.data_plane.shadow_report(name)))
+
+
+async def show_inputs(call: Call) -> Response:
+    """What an endpoint was asked lately, where its document has it kept."""
+    name = call.path["name"]
+    endpoint_record(call.parts.registry.snapshot, name)
+    return answer(RecentInputs(name, call.parts.data_plane.recent_inputs(name)))
 
 
 async def explain_assignment(call: Call) -> Response:

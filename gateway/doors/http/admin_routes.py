@@ -23,6 +23,7 @@ from gateway.doors.http.admin_documents import (
     ModelDocument,
     ModelList,
     Promote,
+    RecentInputs,
     Rollback,
     ShadowReport,
     Statistics,
@@ -137,6 +138,15 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         summary="What an endpoint's shadows found in this process.",
         handle=endpoints.show_shadows,
         answer=ShadowReport,
+    ),
+    Operation(
+        method="GET",
+        path=f"{ENDPOINT}/inputs",
+        scope=READ,
+        name="getInputs",
+        summary="Recent inputs of an endpoint that keeps a reservoir of them.",
+        handle=endpoints.show_inputs,
+        answer=RecentInputs,
     ),
     Operation(
         method="GET",

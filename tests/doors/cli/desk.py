@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 from gateway.core.access import Token
 from gateway.doors.cli.app import create_cli
 from gateway.doors.cli.front import FrontStep
+from gateway.ports import SegmentInfo
 from gateway.settings import Settings
 from tests.doors.http.admin_world import WRITER, Waiting, World
 from tests.fakes import ManualClock
@@ -40,6 +41,19 @@ class Tokens:
         return self.admin
 
 
+class Records:
+    """A record log in memory: the requests of each segment."""
+
+    def __init__(self) -> None:
+        self.kept: dict[int, list[bytes]] = {}
+
+    def segments(self) -> list[SegmentInfo]:
+        return [SegmentInfo(number, sum(map(len, kept))) for number, kept in self.kept.items()]
+
+    def requests(self, segment: int) -> Iterator[bytes]:
+        yield from self.kept[segment]
+
+
 class Desk:
     """A command line with everything behind it."""
 
@@ -47,6 +61,7 @@ class Desk:
         self.world = World()
         asyncio.run(self.world.seed())
         self.tokens = Tokens()
+        self.records = Records()
         self.served: list[Settings] = []
         self.problems: list[str] = []
         self.clock = ManualClock()
@@ -59,10 +74,12 @@ class Desk:
             serve=self.serve,
             check=lambda _: (["flights/1"], list(self.problems)),
             token_folder=lambda _: self.tokens,
+            record_store=lambda _: self.records,
             environ=self.environ,
             transport=self.transport,
             sleep=self.sleep,
             now=self.clock,
+            unix_time=lambda: 1_700_000_100.0,
         )
         env = {"COLUMNS": "200", "TILTYARD_ADMIN_URL": None, "NO_COLOR": "1"}
         return CliRunner().invoke(create_cli(front), arguments, env=env)

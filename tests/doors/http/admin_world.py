@@ -66,6 +66,9 @@ class Plane(FakeDataPlane):
         tally = {"compared": 3, "agreed": 2, "errors": 0, "max_absolute": 0.5}
         return [{"shadow": "s", "version": 2, "tally": tally, "skipped": {"overload": 1}}]
 
+    def recent_inputs(self, endpoint: str) -> list[dict[str, Any]]:
+        return [{"prediction_id": "p1", "request": {"inputs": []}}]
+
 
 class World:
     """Everything behind an admin door, within a test's reach."""

@@ -580,6 +580,9 @@ async def test_shadows_statistics_and_metrics_are_passed_on() -> None:
     shadows = (await world.ask("GET", f"{PATH}/shadows")).json()
     assert (shadows["endpoint"], shadows["shadows"][0]["shadow"]) == (MODEL, "s")
     assert (await world.ask("GET", "/admin/v1/endpoints/nobody/shadows")).status_code == 404
+    inputs = (await world.ask("GET", f"{PATH}/inputs")).json()
+    assert (inputs["endpoint"], inputs["inputs"][0]["prediction_id"]) == (MODEL, "p1")
+    assert (await world.ask("GET", "/admin/v1/endpoints/nobody/inputs")).status_code == 404
     found = (await world.ask("GET", "/admin/v1/statistics?model=m&version=2")).json()
     assert found == {"model_stats": [{"name": "m", "version": "2"}]}
 
