@@ -42,13 +42,17 @@ def eventually(condition: Callable[[], T], within_s: float = 20.0, look_s: float
 
 @dataclass
 class Gateway:
-    """One `tiltyard serve`. `state` survives `stop` and `kill`, so it may be started again."""
+    """One `tiltyard serve`. `state` survives `stop` and `kill`, so it may be started again.
+
+    With `workers` it is a supervisor, control and so many workers; without, one process.
+    """
 
     state: Path
     models: Path = ROOT / "models"
     env: Mapping[str, str] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
     admin_port: int = field(default_factory=free_port)
+    workers: int = 0
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -81,6 +85,7 @@ class Gateway:
             "TILTYARD_HTTP_PORT": str(self.port),
             "TILTYARD_ADMIN_PORT": str(self.admin_port),
             "TILTYARD_ADMIN_URL": self.admin_url,
+            "TILTYARD_WORKERS": str(self.workers),
             **self.env,
         }
 

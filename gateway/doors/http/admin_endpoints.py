@@ -78,6 +78,7 @@ async def show_shadows(call: Call) -> Response:
     """What the shadows of an endpoint found."""
     name = call.path["name"]
     endpoint_record(call.parts.registry.snapshot, name)
+    await call.parts.data_plane.refresh()
     return answer(ShadowReport(name, call.parts.data_plane.shadow_report(name)))
 
 
