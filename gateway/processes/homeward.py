@@ -28,7 +28,8 @@ from gateway.processes.frames import (
     rows_of,
 )
 from gateway.processes.link import Link
-from gateway.processes.serving_half import ServingHalf
+from gateway.serving.recording import Recorder
+from gateway.serving.worker import Worker
 
 log: Final = logging.getLogger(__name__)
 
@@ -45,14 +46,21 @@ LOAD_S: Final = 90.0
 class Homeward:
     """Requires: `run` for the worker's life, then `flush`."""
 
-    def __init__(self, birth: Birth, half: ServingHalf) -> None:
-        """Nothing is connected yet."""
+    def __init__(self, birth: Birth, worker: Worker, recorder: Recorder) -> None:
+        """Nothing is connected yet.
+
+        Args:
+            birth: who this process is, and where control listens.
+            worker: what control hands things to.
+            recorder: where prediction records wait; its cells are those of this process.
+        """
         self._birth = birth
-        self._half = half
+        self._worker = worker
+        self._recorder = recorder
         self._link: Link | None = None
         self._told: Standing | None = None
         self._looks = 0
-        half.worker.moved = self._tell_standing
+        worker.moved = self._tell_standing
 
     async def run(self) -> None:
         """Stay connected and hand over what there is, for ever."""
@@ -102,11 +110,11 @@ class Homeward:
         self._tell_standing()
 
     def _received(self, link: Link, message: Message) -> None:
-        worker = self._half.worker
+        worker, recorder = self._worker, self._recorder
         match message:
             case Terms(records, spans):
-                self._half.recorder.enabled = records
-                self._half.recorder.with_spans = spans
+                recorder.enabled = records
+                recorder.with_spans = spans
             case Apply(update):
                 if order_of(update.snapshot) < order_of(worker.snapshot):
                     log.error("Control came with an older Snapshot; the newer one serves on.")
@@ -134,7 +142,7 @@ class Homeward:
 
     def _hand_over(self) -> bool:
         """Send what is recorded, as long as control takes it; whether some is left."""
-        recorder = self._half.recorder
+        recorder = self._recorder
         while recorder.encode_pending():
             pass
         while self._takes_more():
@@ -147,17 +155,17 @@ class Homeward:
     def _tell_standing(self) -> None:
         if self._link is None:
             return
-        standing = Standing(self._half.worker.report(), dict(self._half.worker.lanes))
+        standing = Standing(self._worker.report(), dict(self._worker.lanes))
         if standing != self._told:
             self._told = standing
             self._send(standing)
 
     def _pulse(self, *, with_shadows: bool) -> Pulse:
-        half = self._half
+        worker = self._worker
         return Pulse(
-            rows_of(half.cells.collect()),
-            half.worker.statistics(None, None),
-            half.worker.shadows.reports() if with_shadows else None,
+            rows_of(self._recorder.cells.collect()),
+            worker.statistics(None, None),
+            worker.shadows.reports() if with_shadows else None,
         )
 
 

@@ -42,7 +42,7 @@ async def _serve(birth: Birth) -> int:
     roster = share(birth.memory, birth.workers + 1)
     half = ServingHalf(settings, roster.region(birth.slot, birth.life), birth.workers)
     half.worker.has_company = False
-    homeward = Homeward(birth, half)
+    homeward = Homeward(birth, half.worker, half.recorder)
     tls = (settings.http.tls_cert, settings.http.tls_key)
     door = half.door(FarRepository(homeward))
     server = Listener(configure(door, settings, tls, lifespan="off", protocol=half.connect))
