@@ -36,7 +36,8 @@ def test_who_was_asked_to_end_is_replaced_at_once() -> None:
 
     assert slot.end(6.0) == 0.0
     assert slot.is_due(6.0)
-    assert (slot.pid, slot.ending, slot.kill_at, slot.early_ends) == (None, False, None, 0)
+    assert slot.early_ends == 0
+    assert [slot.pid, slot.kill_at] == [None, None]
 
 
 def test_a_slot_is_due_when_its_pause_is_over() -> None:
