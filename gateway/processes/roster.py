@@ -13,6 +13,8 @@ from gateway.serving.vitals import HEARTBEAT, READY, SIZE_BYTES, STARTING, STATE
 
 LIFE: Final = 5
 """Which life of its slot this is, from 1; 0 while there was none."""
+RELIEVED: Final = 6
+"""1 once the supervisor has asked this life to end and is going to start the next."""
 GONE: Final = 3
 """State: the process has ended; the supervisor says so."""
 CONTROL: Final = 0
@@ -61,6 +63,14 @@ class Roster:
     def end(self, slot: int, life: int) -> None:
         """A life is over."""
         self.region(slot, life)[STATE] = GONE
+
+    def relieve(self, slot: int, life: int) -> None:
+        """A life is asked to end, and another will follow."""
+        self.region(slot, life)[RELIEVED] = 1
+
+    def is_relieved(self, slot: int, life: int) -> bool:
+        """Whether another life or a deputy takes over what this one lets go."""
+        return bool(self.region(slot, life)[RELIEVED])
 
     def is_gone(self, slot: int, life: int) -> bool:
         """Whether that life is over, or so long past that another took its place."""

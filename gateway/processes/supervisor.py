@@ -169,6 +169,7 @@ class Supervisor:
                 _signal(slot, signal.SIGKILL)
         if any(slot.ending for slot in self._slots) or now < self._graced_until:
             return
+        everybody_serves = all(self._is_ready(slot) for slot in self._workers)
         for slot in self._slots:
             if slot.pid is None:
                 continue
@@ -178,7 +179,7 @@ class Supervisor:
                 log.error("%s has had no heartbeat for %.1f s and is replaced.", slot.name, age_s)
                 self._finish(slot, now + RESCUE_S)
                 return
-            if slot is not self._control and self._is_too_large(slot):
+            if slot is not self._control and everybody_serves and self._is_too_large(slot):
                 log.warning("%s outgrew its memory limit and is replaced.", slot.name)
                 self._finish(slot, now + self._workers_s())
                 return
@@ -197,6 +198,7 @@ class Supervisor:
     def _finish(self, slot: Slot, kill_at: float) -> None:
         slot.ending = True
         slot.kill_at = kill_at
+        self._roster.relieve(slot.number, slot.life)
         _signal(slot, signal.SIGTERM)
 
     def _workers_s(self) -> float:

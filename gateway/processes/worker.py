@@ -24,6 +24,9 @@ from gateway.serving.vitals import DRAINING, READY, STARTING
 PATIENCE_S: Final = 5.0
 """How long callers of a worker that starts again wait, when nobody else accepts for it."""
 FLUSH_S: Final = 2.0
+FAREWELL_S: Final = 0.25
+"""At least so long answers say `connection: close` before idle connections are closed, so that who
+is just about to ask on one hears of it in an answer."""
 
 
 def run(birth: Birth) -> int:
@@ -54,7 +57,7 @@ async def _serve(birth: Birth) -> int:
     await stopping.wait()
     leave_within(workers_stop_s(settings.stop_s, settings.drain_delay_s))
     half.worker.stopping = True
-    await asyncio.sleep(settings.drain_delay_s)
+    await asyncio.sleep(max(settings.drain_delay_s, FAREWELL_S))
     server.should_exit = True
     for listening in sockets.values():
         listening.close()
@@ -89,4 +92,6 @@ async def _live(birth: Birth, roster: Roster, half: ServingHalf, accepting: Acce
                 may_wait=time.monotonic() < patient_until,
             )
             await accepting.hold(wanted)
+        elif roster.is_relieved(birth.slot, birth.life):
+            await accepting.hold(set())  # whoever connects now is another's
         await asyncio.sleep(BEAT_S)

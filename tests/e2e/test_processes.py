@@ -222,6 +222,29 @@ def test_a_worker_that_cannot_live_is_tried_ever_more_rarely(pair: Gateway) -> N
     assert survivor in processes(pair)["worker"]
 
 
+def test_a_worker_that_outgrows_its_limit_is_replaced_without_a_failure(
+    make_gateway: MakeGateway,
+) -> None:
+    """Workers beyond the soft limit are drained and replaced in turn; nobody is refused."""
+    env = {"TILTYARD_PROCESSES_MEMORY_MIB": "16"}
+    gateway = make_gateway(env=env, workers=2)
+    seen = set(processes(gateway)["worker"])
+
+    with Load(gateway, 4) as load:
+
+        def replaced() -> bool:
+            living = processes(gateway)["worker"]
+            seen.update(living)
+            assert living
+            return len(seen) >= 5
+
+        eventually(replaced, 30)
+        load.go_on(20)
+
+    assert load.failures == []
+    assert "outgrew its memory limit" in gateway.log
+
+
 def test_a_killed_supervisor_takes_the_others_with_it(make_gateway: MakeGateway) -> None:
     """Workers and control notice that they are alone, finish and end, the store included."""
     gateway = make_gateway(workers=2)

@@ -19,8 +19,7 @@ FOREIGN = {
 def test_a_process_loads_no_more_than_it_needs(role: str) -> None:
     """What a worker or the supervisor imports, at any depth, is none of the outside's business."""
     code = (
-        f"import sys, gateway.processes.{role}\n"
-        "print(*{name for name in sys.modules}, sep='\\n')"
+        f"import sys, gateway.processes.{role}\nprint(*{{name for name in sys.modules}}, sep='\\n')"
     )
 
     ran = subprocess.run(
