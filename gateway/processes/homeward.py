@@ -162,11 +162,12 @@ class Homeward:
 
     def _pulse(self, *, with_shadows: bool) -> Pulse:
         worker = self._worker
-        return Pulse(
-            rows_of(self._recorder.cells.collect()),
-            worker.statistics(None, None),
-            worker.shadows.reports() if with_shadows else None,
-        )
+        shadows = None
+        if with_shadows:
+            found = ((name, worker.shadow_report(name)) for name in worker.live.endpoints)
+            shadows = {name: report for name, report in found if report}
+        rows = rows_of(self._recorder.cells.collect())
+        return Pulse(rows, worker.statistics(None, None), shadows)
 
 
 class FarRepository:

@@ -197,10 +197,6 @@ class Shadows:
             if name == endpoint
         ]
 
-    def reports(self) -> dict[str, list[dict[str, Any]]]:
-        """What there is to report, by endpoint."""
-        return {name: self.report(name) for name in sorted({key[0] for key in self._watches})}
-
     def close(self) -> None:
         """Drop what waits and stop the threads, after the runs that they are at."""
         self.closed = True
