@@ -16,9 +16,7 @@ from gateway.core.errors import GatewayError, NotReady
 from gateway.core.models import Key
 from gateway.ports import Parcel, Repository, Secrets, Update, WorkerReport
 from gateway.processes.frames import (
-    Apply,
     Ask,
-    Entrust,
     Handed,
     Hello,
     Message,
@@ -26,7 +24,6 @@ from gateway.processes.frames import (
     Reply,
     Standing,
     Terms,
-    encode,
     refusal_of,
     series_of,
 )
@@ -38,7 +35,8 @@ from gateway.processes.merging import (
     folded,
     merged_report,
 )
-from gateway.processes.roster import Roster
+from gateway.processes.orders import Orders
+from gateway.processes.roster import EXIT_CODE, Roster
 from gateway.serving.cells import Cells, merge
 from gateway.serving.vitals import FIRST_LANE, HANDED_OVER, LANES, RECORDS
 from gateway.telemetry import ERROR_TYPE, MODEL_NAME, MODEL_VERSION, PREDICTION_LOST, Series
@@ -73,6 +71,7 @@ class _Member:
     link: Link
     report: WorkerReport | None = None
     has_served: bool = False
+    is_behind: bool = False
     lanes: dict[int, Key] = field(default_factory=dict)
     series: list[Series] = field(default_factory=list)
     statistics: Rows = field(default_factory=list)
@@ -110,8 +109,7 @@ class Fleet:
         self._repository: Repository | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         # What every worker is told.
-        self._apply: bytes | None = None
-        self._entrust: bytes | None = None
+        self._orders = Orders()
         # What the dead left.
         self._series: list[Series] = []
         self._statistics: Rows = []
@@ -137,13 +135,13 @@ class Fleet:
 
     def apply(self, update: Update) -> None:
         """Hand a Snapshot to every worker, those that come later included."""
-        self._apply = encode(Apply(update))
-        self._tell(self._apply)
+        self._orders.take(update)
+        self._tell(self._orders.newest)
 
     def entrust(self, secrets: Secrets) -> None:
         """Hand the secrets to every worker, those that come later included."""
-        self._entrust = encode(Entrust(secrets))
-        self._tell(self._entrust)
+        self._orders.take_secrets(secrets)
+        self._tell(self._orders.entrust)
 
     def report(self) -> WorkerReport:
         """What all workers serve that have begun to; while none has, what those there are say."""
@@ -218,6 +216,7 @@ class Fleet:
             case Standing(report, lanes):
                 member.report, member.lanes = report, dict(lanes)
                 member.has_served = member.has_served or report.ready
+                self._follow_up(member)
             case Pulse():
                 self._count(member, message)
             case Handed(parcel):
@@ -254,7 +253,9 @@ class Fleet:
         self._members[message.slot] = member
         self._links[link] = member
         link.send(Terms(self._records is not None, self._with_spans))
-        for frame in (self._entrust, self._apply):
+        first = None if member.has_served else self._orders.first
+        member.is_behind = first is not None
+        for frame in (self._orders.entrust, first or self._orders.newest):
             if frame is not None:
                 link.send_frame(frame)
 
@@ -269,10 +270,19 @@ class Fleet:
         if member is not None and member.link is link and member.pulse is not None:
             _settle(member)
 
-    def _tell(self, frame: bytes) -> None:
+    def _tell(self, frame: bytes | None) -> None:
         for link, member in list(self._links.items()):
-            if member is not None:
+            if frame is not None and member is not None and not member.is_behind:
                 link.send_frame(frame)
+
+    def _follow_up(self, member: _Member) -> None:
+        """A worker that serves what was whole before is told the newest."""
+        if member.is_behind and member.has_served:
+            member.is_behind = False
+            newest = self._orders.newest
+            if newest is not None:
+                member.link.send_frame(newest)
+        self._orders.note(self.report())
 
     def _ask_pulse(self, member: _Member) -> asyncio.Future[None]:
         if member.pulse is None or member.pulse.done():
@@ -315,6 +325,10 @@ class Fleet:
             known = self._shadows.get(endpoint, [])
             self._shadows[endpoint] = added_shadows([known, rows], samples)
         region = self._roster.region(member.slot, member.life)
+        key = self._orders.accuse(member.report, int(region[EXIT_CODE]))
+        if key is not None:
+            log.error("version %s/%d ended two workers and is quarantined.", *key)
+            self._tell(self._orders.newest)
         lost = 0
         for lane in range(FIRST_LANE, FIRST_LANE + LANES):
             count = max(int(region[lane]), 0)

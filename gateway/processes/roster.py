@@ -15,6 +15,8 @@ LIFE: Final = 5
 """Which life of its slot this is, from 1; 0 while there was none."""
 RELIEVED: Final = 6
 """1 once the supervisor has asked this life to end and is going to start the next."""
+EXIT_CODE: Final = 7
+"""How this life ended, negative for a signal."""
 GONE: Final = 3
 """State: the process has ended; the supervisor says so."""
 CONTROL: Final = 0
@@ -60,9 +62,11 @@ class Roster:
         region[STATE] = STARTING
         region[LIFE] = life
 
-    def end(self, slot: int, life: int) -> None:
-        """A life is over."""
-        self.region(slot, life)[STATE] = GONE
+    def end(self, slot: int, life: int, code: int = 0) -> None:
+        """A life is over, with that exit code."""
+        region = self.region(slot, life)
+        region[EXIT_CODE] = code
+        region[STATE] = GONE
 
     def relieve(self, slot: int, life: int) -> None:
         """A life is asked to end, and another will follow."""

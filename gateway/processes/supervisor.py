@@ -150,7 +150,7 @@ class Supervisor:
     def _bury(self, slot: Slot, code: int, now: float) -> None:
         was_ready = self._is_ready(slot)
         asked = slot.ending
-        self._roster.end(slot.number, slot.life)
+        self._roster.end(slot.number, slot.life, code)
         pause = slot.end(now)
         if self._stop_at is not None:
             if code not in (0, -signal.SIGTERM):

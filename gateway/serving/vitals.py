@@ -9,6 +9,7 @@ plain stores; readers see each number whole.
     2  state: 0 starting, 1 ready, 2 draining
     3  records made since the process started
     4  serial of the last record that was handed over
+    5  to 7: the supervisor's notes on the process
     8  and on: requests in flight, one lane for each loaded version
 """
 

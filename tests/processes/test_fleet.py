@@ -1,4 +1,5 @@
 import asyncio
+import signal
 import socket
 from collections.abc import AsyncIterator
 from typing import Any, cast
@@ -7,7 +8,7 @@ import pytest
 
 from gateway.core.errors import NotFound, NotReady
 from gateway.core.models import Key
-from gateway.ports import EndpointReport, Parcel, Update, VersionReport, WorkerReport
+from gateway.ports import Artifact, EndpointReport, Parcel, Update, VersionReport, WorkerReport
 from gateway.processes.birth import Birth
 from gateway.processes.fleet import Fleet
 from gateway.processes.frames import (
@@ -29,7 +30,7 @@ from gateway.serving.cells import Cells
 from gateway.serving.vitals import FIRST_LANE, HANDED_OVER, RECORDS
 from gateway.settings import Settings
 from gateway.telemetry import ASSIGNMENT_COUNT, PREDICTION_LOST
-from tests.fakes import FakeEngine, FakeRepository
+from tests.fakes import FakeEngine, FakeRepository, manifest_of
 from tests.planes import SECRETS, Plane, model_of, snapshot_of, until
 
 SECRET = "a secret"
@@ -120,10 +121,10 @@ class FakeWorker:
         )
         self.link.send(Standing(report, {FIRST_LANE: ONE}))
 
-    def die(self) -> None:
+    def die(self, code: int = -signal.SIGKILL) -> None:
         """Go as a killed process does: the link ends, and the supervisor notes it."""
         self.link.cut()
-        self.house.roster.end(self.slot, self.life)
+        self.house.roster.end(self.slot, self.life, code)
 
     def _received(self, link: Link, message: Message) -> None:
         self.heard.append(message)
@@ -358,3 +359,78 @@ async def test_a_worker_lives_on_the_link(house: House) -> None:
         running.cancel()
         await homeward.flush()
     await until(lambda: house.fleet.connected == 0)
+
+
+async def crash(house: House, slot: int, life: int, code: int = -signal.SIGSEGV) -> None:
+    """A worker that dies while it loads what it was told."""
+    worker = await house.worker(slot, life)
+    await until(lambda: any(isinstance(message, Apply) for message in worker.heard))
+    worker.stand(0, ready=False, state="loading")
+    await until(lambda: house.fleet._members[slot].report is not None)
+    worker.die(code)
+    await until(lambda: slot not in house.fleet._members)
+
+
+def update_of(revision: int) -> Update:
+    """A Snapshot with an artifact of version 1."""
+    artifact = Artifact(manifest=manifest_of("m", 1), path="cache/m")
+    return Update(snapshot=snapshot_of(revision), artifacts={ONE: artifact}, missing={})
+
+
+async def told(house: House, slot: int, life: int) -> Update:
+    """What the next worker is told to serve."""
+    worker = await house.worker(slot, life)
+    await until(lambda: any(isinstance(message, Apply) for message in worker.heard))
+    return next(message.update for message in worker.heard if isinstance(message, Apply))
+
+
+async def test_a_version_that_ends_processes_is_quarantined(house: House) -> None:
+    """The second process that it takes along is the last."""
+    house.fleet.apply(update_of(3))
+    survivor = await house.worker(3)
+    await crash(house, slot=1, life=1)
+    assert (await told(house, slot=2, life=1)).artifacts.keys() == {ONE}
+
+    await crash(house, slot=1, life=2)
+
+    next_told = await told(house, slot=1, life=3)
+    assert next_told.artifacts == {}
+    assert "twice" in next_told.missing[ONE]
+    await until(lambda: len([m for m in survivor.heard if isinstance(m, Apply)]) == 2)
+
+
+async def test_who_is_killed_accuses_nobody(house: House) -> None:
+    """An operator's SIGKILL while a version is loading says nothing about the version."""
+    house.fleet.apply(update_of(3))
+    for life in (1, 2, 3):
+        await crash(house, slot=1, life=life, code=-signal.SIGKILL)
+
+    assert (await told(house, slot=1, life=4)).artifacts.keys() == {ONE}
+
+
+async def test_a_worker_without_a_plan_first_serves_what_was_whole(house: House) -> None:
+    """After a quarantine, who starts serves the Snapshot before, then hears of the newest."""
+    two: Key = ("m", 2)
+    house.fleet.apply(update_of(3))
+    first = await house.worker(1)
+    first.stand(3)
+    await until(lambda: house.fleet.report().ready)
+    bad = Artifact(manifest=manifest_of("m", 2), path="cache/m2")
+    newest = Update(snapshot=snapshot_of(4), artifacts={ONE: bad, two: bad}, missing={})
+    house.fleet.apply(newest)
+    for life in (1, 2):
+        worker = await house.worker(2, life)
+        worker.stand(4, ready=False)
+        await until(lambda: house.fleet._members[2].report is not None)
+        worker.die(-signal.SIGABRT)
+        await until(lambda: 2 not in house.fleet._members)
+
+    again = await house.worker(2, 3)
+    await until(lambda: any(isinstance(message, Apply) for message in again.heard))
+    assert [m.update.snapshot.revision for m in again.heard if isinstance(m, Apply)] == [3]
+    again.stand(3)
+    await until(lambda: len([m for m in again.heard if isinstance(m, Apply)]) == 2)
+
+    last = again.heard[-1]
+    assert isinstance(last, Apply)
+    assert (last.update.snapshot.revision, list(last.update.missing)) == (4, [two])
