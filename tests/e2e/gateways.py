@@ -177,6 +177,24 @@ class Gateway:
         return json.loads(self.run_cli(*words, "--json"))
 
 
+def processes(gateway: Gateway) -> dict[str, list[int]]:
+    """Processes of a gateway by what they are; the oldest first."""
+    assert gateway.process is not None
+    parent = gateway.process.pid
+    if not gateway.workers:
+        return {"control": [parent], "worker": [parent]}
+    found: dict[str, list[int]] = {"control": [], "worker": []}
+    for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except FileNotFoundError:
+            continue
+        for role, pids in found.items():
+            if role.encode() in words:
+                pids.append(int(pid))
+    return found
+
+
 def resident_mib(pid: int) -> float:
     """Resident memory of a process."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.e2e.conftest import MakeGateway
-from tests.e2e.gateways import Gateway, eventually, resident_mib
+from tests.e2e.gateways import Gateway, eventually, processes, resident_mib
 from tests.e2e.loads import BODY, PATH, Load
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
@@ -33,19 +33,6 @@ def pair(shared: Gateway) -> Gateway:
     """Two workers and control, all ready."""
     whole(shared)
     return shared
-
-
-def processes(gateway: Gateway) -> dict[str, list[int]]:
-    """Processes of a gateway by what they are; the oldest first."""
-    assert gateway.process is not None
-    parent = gateway.process.pid
-    found: dict[str, list[int]] = {"control": [], "worker": []}
-    for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        for role, pids in found.items():
-            if role.encode() in words:
-                pids.append(int(pid))
-    return found
 
 
 def whole(gateway: Gateway) -> None:

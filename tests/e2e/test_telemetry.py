@@ -38,12 +38,16 @@ def total(gateway: Gateway, name: str) -> int:
     )
 
 
-def test_sent_equals_received_plus_dropped(make_gateway: MakeGateway, receiver: Receiver) -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_sent_equals_received_plus_dropped(
+    make_gateway: MakeGateway, receiver: Receiver, workers: int
+) -> None:
     """A collector that refuses, rejects and goes away: each lost record is in the counters."""
     receiver.script.extend(
         [Answer(status=400), Answer(status=400), Answer(rejected=5), Answer(status=503)]
     )
-    gateway = make_gateway(env={"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url})
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url}
+    gateway = make_gateway(env=env, workers=workers)
     put_rules(gateway, split_document())
     flights = list(read_flights(TRAFFIC, 2_000))
 

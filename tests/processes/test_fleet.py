@@ -202,7 +202,7 @@ async def test_a_new_worker_does_not_hold_the_others_back(house: House) -> None:
 
     second.stand(4, ready=False, state="loading")
     second.link.send(Pulse((), [], None))
-    await until(lambda: len(house.fleet._members) == 2 and bool(house.fleet._members[2].report))
+    await until(lambda: has_stood(house, 2))
     assert (house.fleet.report().revision, house.fleet.report().ready) == (5, True)
 
     second.stand(4)
@@ -361,12 +361,18 @@ async def test_a_worker_lives_on_the_link(house: House) -> None:
     await until(lambda: house.fleet.connected == 0)
 
 
+def has_stood(house: House, slot: int) -> bool:
+    """Whether a worker said what it serves."""
+    member = house.fleet._members.get(slot)
+    return member is not None and member.report is not None
+
+
 async def crash(house: House, slot: int, life: int, code: int = -signal.SIGSEGV) -> None:
     """A worker that dies while it loads what it was told."""
     worker = await house.worker(slot, life)
     await until(lambda: any(isinstance(message, Apply) for message in worker.heard))
     worker.stand(0, ready=False, state="loading")
-    await until(lambda: house.fleet._members[slot].report is not None)
+    await until(lambda: has_stood(house, slot))
     worker.die(code)
     await until(lambda: slot not in house.fleet._members)
 
@@ -421,7 +427,7 @@ async def test_a_worker_without_a_plan_first_serves_what_was_whole(house: House)
     for life in (1, 2):
         worker = await house.worker(2, life)
         worker.stand(4, ready=False)
-        await until(lambda: house.fleet._members[2].report is not None)
+        await until(lambda: has_stood(house, 2))
         worker.die(-signal.SIGABRT)
         await until(lambda: 2 not in house.fleet._members)
 
