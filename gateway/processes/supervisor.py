@@ -155,6 +155,7 @@ class Supervisor:
         if self._stop_at is not None:
             if code not in (0, -signal.SIGTERM):
                 log.error("%s ended with code %d.", slot.name, code)
+                self._code = self._code or 1
             return
         if code > REFUSED and not (self._served or was_ready) and slot.life == 1:
             self._code = code - REFUSED
