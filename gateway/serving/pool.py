@@ -70,8 +70,7 @@ class Loaded:
     def __init__(self, key: Key, artifact: Artifact, lanes: Lanes) -> None:
         """Start in state loading, with a lane to count leases in."""
         self.key = key
-        self.lane = lanes.take(key)
-        self.in_flight = lanes.vitals
+        self.in_flight, self.lane = lanes.take(key)
         self.artifact = artifact
         self.check = InputCheck(artifact.manifest.signature)
         self.output_names = [spec.name for spec in artifact.manifest.signature.outputs]
@@ -96,14 +95,12 @@ class Loaded:
         if self.batcher is None:
             message = f"Version {self.key[1]} of model '{self.key[0]}' is not ready."
             raise NotReady(message)
-        self.leases += 1
-        self.in_flight[self.lane] += 1
+        self.leases = self.in_flight[self.lane] = self.leases + 1
         return self.batcher
 
     def release(self) -> None:
         """Give the lease back."""
-        self.leases -= 1
-        self.in_flight[self.lane] -= 1
+        self.leases = self.in_flight[self.lane] = self.leases - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +182,7 @@ class Pool:
                 continue
             del self._versions[key]
             if loaded.state is State.FAILED:
-                self._parts.lanes.give_back(loaded.lane)
+                self._parts.lanes.give_back(loaded.in_flight, loaded.lane)
             if loaded.state is State.READY:
                 loaded.state = State.DRAINING
                 self._retired.append(loaded)
@@ -258,7 +255,7 @@ class Pool:
         loaded.state = State.CLOSED
         loaded.batcher = None
         self._retired.remove(loaded)
-        self._parts.lanes.give_back(loaded.lane)
+        self._parts.lanes.give_back(loaded.in_flight, loaded.lane)
         if not self._closing:
             self._loader.submit(self._parts.trim_memory)
         self._changed()

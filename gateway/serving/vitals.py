@@ -17,7 +17,7 @@ from typing import Final
 
 LAYOUT: Final = 1
 LANES: Final = 120
-"""Versions of a process whose requests in flight are counted; all further ones share the last."""
+"""Versions of a process whose requests in flight are counted; further ones are not."""
 SIZE_BYTES: Final = 1024
 HEARTBEAT: Final = 1
 STATE: Final = 2

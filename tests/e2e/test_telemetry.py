@@ -1,7 +1,9 @@
 """Telemetry from outside: a real receiver gets every record, or every loss is counted."""
 
 import asyncio
+import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 
@@ -11,7 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.doors.cli.traffic import infer_body, read_flights
 from tests.e2e.conftest import MakeGateway
-from tests.e2e.gateways import Gateway, eventually
+from tests.e2e.gateways import Gateway, eventually, processes
+from tests.e2e.loads import Load
 from tests.e2e.test_flights import PATH, TRAFFIC, put_rules, replay, split_document
 from tests.otlp_receiver import Answer, Receiver, plain
 
@@ -63,6 +66,28 @@ def test_sent_equals_received_plus_dropped(
 
     assert eventually(settled, within_s=60)
     assert total(gateway, "tiltyard_record_delivered_total") == receiver.taken
+    assert total(gateway, "tiltyard_record_dropped_total") > 0
+
+
+def test_what_a_killed_worker_took_with_it_is_counted(
+    make_gateway: MakeGateway, receiver: Receiver
+) -> None:
+    """Records that were made and never handed over are dropped ones: nothing is unaccounted for."""
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url}
+    gateway = make_gateway(env=env, workers=2)
+
+    with Load(gateway, 8) as load:
+        for _ in range(2):
+            os.kill(processes(gateway)["worker"][0], signal.SIGKILL)
+            load.go_on(200)
+
+    def settled() -> bool:
+        delivered = total(gateway, "tiltyard_record_delivered_total")
+        dropped = total(gateway, "tiltyard_record_dropped_total")
+        emitted = total(gateway, "tiltyard_record_emitted_total")
+        return load.answered <= delivered + dropped == emitted and delivered == receiver.taken
+
+    assert eventually(settled, within_s=30)
     assert total(gateway, "tiltyard_record_dropped_total") > 0
 
 
