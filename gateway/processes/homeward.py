@@ -36,7 +36,9 @@ log: Final = logging.getLogger(__name__)
 LOOK_S: Final = 0.1
 """Between two parcels, and between two attempts to reach control."""
 PULSE_LOOKS: Final = 10
-"""A pulse goes out with every so many looks."""
+"""A pulse goes out with every so many looks, if anything was asked for since the last."""
+IDLE_LOOKS: Final = 100
+"""And with every so many in any case."""
 MAX_UNSENT_BYTES: Final = 4 * 1024 * 1024
 """While control is that far behind it is handed nothing more."""
 ASK_S: Final = 5.0
@@ -60,6 +62,7 @@ class Homeward:
         self._link: Link | None = None
         self._told: Standing | None = None
         self._looks = 0
+        self._done = -1
         worker.moved = self._tell_standing
 
     async def run(self) -> None:
@@ -70,8 +73,8 @@ class Homeward:
                 await self._connect()
             else:
                 self._looks += 1
-                if self._looks % PULSE_LOOKS == 0 and self._takes_more():
-                    self._send(self._pulse(with_shadows=False))
+                if self._looks % PULSE_LOOKS == 0:
+                    self._beat()
             await asyncio.sleep(LOOK_S)
 
     async def ask(self, *words: Any, what: Any, timeout_s: float = ASK_S) -> Any:  # noqa: ANN401 - as it travels
@@ -151,6 +154,14 @@ class Homeward:
                 return False
             self._send(Handed(parcel))
         return self._link is not None
+
+    def _beat(self) -> None:
+        """Send a pulse, unless it would say what the last one did."""
+        all_statistics = (loaded.statistics for loaded in self._worker.pool.all())
+        done = sum(one.success.count + one.fail.count for one in all_statistics)
+        if self._takes_more() and (done != self._done or self._looks % IDLE_LOOKS == 0):
+            self._done = done
+            self._send(self._pulse(with_shadows=False))
 
     def _tell_standing(self) -> None:
         if self._link is None:

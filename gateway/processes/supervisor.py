@@ -14,11 +14,10 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
 from typing import Final
 
 from gateway.core.errors import Conflict
-from gateway.processes.birth import REFUSED, Birth, Role, for_worker, spawn
+from gateway.processes.birth import REFUSED, Birth, for_worker, spawn
 from gateway.processes.roster import CONTROL, make_memory, share
 from gateway.processes.slots import Slot, workers_stop_s
 from gateway.serving.vitals import READY, STATE
@@ -40,7 +39,7 @@ _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 class Supervisor:
     """Requires: built and `run` in the main thread of a process that has no other."""
 
-    def __init__(self, birth: Birth, spawned: Callable[[Role, Birth], int] = spawn) -> None:
+    def __init__(self, birth: Birth) -> None:
         """Open every socket.
 
         Raises:
@@ -50,7 +49,6 @@ class Supervisor:
         http = settings.http
         self._settings = settings
         self._banner = birth.banner
-        self._spawned = spawned
         self._listeners = listen_together(http.host, http.port, birth.workers)
         self._admin = listen(settings.admin.host, settings.admin.port)
         self._link = socket.socket(socket.AF_UNIX)
@@ -129,7 +127,7 @@ class Supervisor:
             lifeline=self._lifeline,
         )
         try:
-            pid = self._spawned("control" if is_control else "worker", birth)
+            pid = spawn("control" if is_control else "worker", birth)
         except OSError as error:
             pause = slot.end(now)
             log.error("%s cannot be started, again in %.1f s: %s", slot.name, pause, error.strerror)  # noqa: TRY400 - known
