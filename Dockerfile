@@ -23,6 +23,7 @@ ENV TILTYARD_HTTP_HOST=0.0.0.0
 ENV TILTYARD_MODEL_STORE=/srv/tiltyard/models
 ENV TILTYARD_REDIS_EMBEDDED=false
 ENV TILTYARD_STATE_DIR=/var/lib/tiltyard
+ENV TILTYARD_WORKERS=auto
 VOLUME /var/lib/tiltyard
 # Inference, gRPC and the admin API; the last listens on loopback unless TILTYARD_ADMIN_HOST says so.
 EXPOSE 8080 8081 8082

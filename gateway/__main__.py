@@ -8,7 +8,6 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from gateway.adapters.disk import StoredTokens
@@ -16,6 +15,8 @@ from gateway.adapters.logs import configure
 from gateway.adapters.segments import StoredRecords
 from gateway.doors.cli.app import create_cli
 from gateway.doors.cli.front import FrontStep
+from gateway.processes.birth import become_supervisor
+from gateway.processes.quota import worker_count
 from gateway.settings import Settings
 
 
@@ -33,11 +34,15 @@ def main() -> None:
     create_cli(front)()
 
 
-def _serve(settings: Settings, announce: Callable[[Settings], None] | None = None) -> int:
+def _serve(settings: Settings, banner: str = "") -> int:
+    """Serve in this process, or turn it into the supervisor of others and never return."""
+    workers = worker_count(settings.workers)
+    if workers:
+        become_supervisor(settings, workers, banner)
     from gateway.running import serve  # noqa: PLC0415 - it imports everything
 
     configure(sys.stderr, time.monotonic)
-    return serve(settings, announce)
+    return serve(settings, banner)
 
 
 def _check(settings: Settings) -> tuple[list[str], list[str]]:

@@ -1,6 +1,7 @@
 """Ports: what the rooms ask of the world, without naming who answers.
 
-Each is kept by an adapter (or, for `DataPlane`, by `gateway.serving.worker`) and wired in `app`.
+Each is kept by an adapter and wired in `app` or `processes`; `DataPlane` is kept by
+`gateway.serving.worker` in one process, and by `gateway.processes.fleet` over many.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -192,6 +193,9 @@ class DataPlane(Protocol):
     def report(self) -> WorkerReport:
         """Say what is served now."""
 
+    async def refresh(self) -> None:
+        """Bring up to date what the methods below say, where that takes asking others."""
+
     def statistics(self, model: str | None, version: int | None) -> list[dict[str, Any]]:
         """Triton-shaped statistics of each loaded version."""
 
@@ -280,15 +284,26 @@ class RepositoryEntry(Struct, frozen=True):
 class Repository(Protocol):
     """What the inference door may ask of control, on behalf of a caller with the write scope."""
 
-    def index(self) -> list[RepositoryEntry]:
-        """Every version that is known, served or not."""
+    async def index(self) -> list[RepositoryEntry]:
+        """Every version that is known, served or not.
+
+        Raises:
+            NotReady: control is away.
+        """
+
+    async def statistics(self, model: str | None, version: int | None) -> list[dict[str, Any]]:
+        """Triton-shaped statistics of each loaded version, those of one model or of all.
+
+        Raises:
+            NotReady: control is away.
+        """
 
     async def load(self, model: str, number: int | None, actor: str) -> None:
         """Commit that a version (None: the highest) is kept warm; return once it is ready here.
 
         Raises:
             NotFound: no such version. EngineFailed: it cannot be loaded.
-            StoreUnavailable: nothing can be committed now.
+            StoreUnavailable: nothing can be committed now. NotReady: control is away.
         """
 
     async def unload(self, model: str, number: int | None, actor: str) -> None:
@@ -296,6 +311,7 @@ class Repository(Protocol):
 
         Raises:
             NotFound: no such version. Conflict: an alias or an endpoint names it.
+            NotReady: control is away.
         """
 
 

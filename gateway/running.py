@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,28 +17,29 @@ from gateway.adapters.folder import FolderStore
 from gateway.adapters.onnx import OnnxLoader, describe
 from gateway.adapters.otel import read_config
 from gateway.adapters.redis import RedisStore
-from gateway.app import Application, check_admin
+from gateway.app import Application
 from gateway.core.errors import GatewayError
 from gateway.doors.http.listening import Listener, bind, configure
+from gateway.processes.control_half import check_admin
 from gateway.settings import Settings
 
 ANNOUNCE_LOOK_S: Final = 0.05
 FAILED_TO_STOP: Final = 1
 
 
-def serve(settings: Settings, announce: Callable[[Settings], None] | None = None) -> int:
-    """Serve until SIGINT or SIGTERM; the process's exit code.
+def serve(settings: Settings, banner: str = "") -> int:
+    """Serve in this one process until SIGINT or SIGTERM; its exit code.
 
     Args:
         settings: the whole tree.
-        announce: called once the gateway is ready, to tell people what to try.
+        banner: written once the gateway is ready, to tell people what to try.
 
     Raises:
         InvalidRequest: a setting is wrong, or a port is taken.
     """
     application = Application(settings, os.environ)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(application, settings, announce))
+        return runner.run(_serve(application, settings, banner))
 
 
 def check(settings: Settings) -> tuple[list[str], list[str]]:
@@ -60,11 +62,7 @@ def check(settings: Settings) -> tuple[list[str], list[str]]:
     return loaded, faults
 
 
-async def _serve(
-    application: Application,
-    settings: Settings,
-    announce: Callable[[Settings], None] | None,
-) -> int:
+async def _serve(application: Application, settings: Settings, banner: str) -> int:
     listening = bind(settings.http.host, settings.http.port)
     tls = (settings.http.tls_cert, settings.http.tls_key)
     server = Listener(
@@ -74,9 +72,10 @@ async def _serve(
     stopping = asyncio.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signum, stopping.set)
-    beside = [asyncio.create_task(_stop_gently(application, server, settings, stopping))]
-    if announce is not None:
-        beside.append(asyncio.create_task(_announce(application, settings, announce)))
+    beside = [
+        asyncio.create_task(_stop_gently(application, server, settings, stopping)),
+        asyncio.create_task(_announce(application, banner)),
+    ]
     try:
         await server.serve(sockets=[listening])
     except SystemExit:
@@ -107,12 +106,11 @@ async def _stop_gently(
     server.should_exit = True
 
 
-async def _announce(
-    application: Application, settings: Settings, announce: Callable[[Settings], None]
-) -> None:
+async def _announce(application: Application, banner: str) -> None:
     while application.gateway is None or not application.gateway.worker.ready:  # noqa: ASYNC110 - threads make it so
         await asyncio.sleep(ANNOUNCE_LOOK_S)
-    announce(settings)
+    sys.stdout.write(banner)
+    sys.stdout.flush()
 
 
 def _check_start(settings: Settings) -> list[str]:

@@ -19,6 +19,7 @@ PREFIX: Final = "TILTYARD_"
 OTHER_VARIABLES: Final = frozenset({"TILTYARD_CONFIG", "TILTYARD_TOKEN", "TILTYARD_ADMIN_URL"})
 """Variables with the prefix that are no settings: the file's place, and the CLI's own."""
 MIN_SEAL_KEY_BYTES: Final = 16
+MAX_WORKERS: Final = 256
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -174,8 +175,21 @@ class RecordingSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Share of requests without a caller's trace that start one."""
 
 
+class ProcessSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """How the supervisor looks after its processes."""
+
+    heartbeat_s: float = 10.0
+    """A process whose event loop has not turned for this long is replaced."""
+    memory_mib: int = 0
+    """A worker that holds more resident memory is drained and replaced; 0 is no limit."""
+
+
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """The whole tree."""
+
+    workers: int | Literal["auto"] = 1
+    """Processes that serve, beside one for control; `auto` has one for each processor that this
+    host or its quota gives, 0 has both halves in one process."""
 
     state_dir: str = ".tiltyard"
     """Last good Snapshot, artifact cache, tokens, keys and the embedded store's data."""
@@ -197,6 +211,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     shadows: ShadowSettings = field(default_factory=ShadowSettings)
     recording: RecordingSettings = field(default_factory=RecordingSettings)
     cache: CacheSettings = field(default_factory=CacheSettings)
+    processes: ProcessSettings = field(default_factory=ProcessSettings)
 
 
 SECRETS: Final = frozenset({("admin", "token"), ("redis", "url"), ("redis", "seal_key")})
@@ -273,6 +288,7 @@ def _check(settings: Settings) -> None:
     if not 0 <= settings.drain_delay_s < settings.stop_s:
         message = "Setting drain_delay_s must be at least 0 and below stop_s."
         raise InvalidRequest(message)
+    _check_processes(settings)
     _check_numbers(settings)
 
 
@@ -285,6 +301,7 @@ def _check_numbers(settings: Settings) -> None:
         "http.header_s": settings.http.header_s,
         "http.body_idle_s": settings.http.body_idle_s,
         "http.write_stall_s": settings.http.write_stall_s,
+        "processes.heartbeat_s": settings.processes.heartbeat_s,
         "pool.intra_op_threads": settings.pool.intra_op_threads,
         "pool.executor_threads": settings.pool.executor_threads,
         "pool.stuck_s": settings.pool.stuck_s,
@@ -314,6 +331,15 @@ def _check_numbers(settings: Settings) -> None:
             raise InvalidRequest(message)
 
 
+def _check_processes(settings: Settings) -> None:
+    if isinstance(settings.workers, int) and not 0 <= settings.workers <= MAX_WORKERS:
+        message = f"Setting workers is {settings.workers}; it must be 0 to {MAX_WORKERS}, or auto."
+        raise InvalidRequest(message)
+    if settings.processes.memory_mib < 0:
+        message = "Setting processes.memory_mib must be at least 0."
+        raise InvalidRequest(message)
+
+
 _MAX_PORT: Final = 65_535
 _SECTIONS: Final[Mapping[str, type[Struct]]] = {
     "http": HttpSettings,
@@ -326,4 +352,5 @@ _SECTIONS: Final[Mapping[str, type[Struct]]] = {
     "shadows": ShadowSettings,
     "recording": RecordingSettings,
     "cache": CacheSettings,
+    "processes": ProcessSettings,
 }

@@ -262,6 +262,11 @@ BATCH_SIZE: Final = Instrument(
 ASSIGNMENT_COUNT: Final = _counter(
     "tiltyard.assignment.count", "{assignment}", "Requests that were given a variant."
 )
+PREDICTION_LOST: Final = _counter(
+    "tiltyard.prediction.lost",
+    "{request}",
+    "Requests that were in flight in a process that was killed.",
+)
 SHADOW_COMPARED: Final = _counter(
     "tiltyard.shadow.compared", "{request}", "Shadow answers held against the primary ones."
 )
@@ -340,9 +345,9 @@ PROCESS_CPU_TIME: Final = _counter("process.cpu.time", "s", "Processor time used
 
 INSTRUMENTS: Final = (
     REQUEST_DURATION, ACTIVE_REQUESTS, PREDICTION_DURATION, INFERENCE_DURATION, QUEUE_DURATION,
-    BATCH_SIZE, ASSIGNMENT_COUNT, SHADOW_COMPARED, SHADOW_SKIPPED, SHADOW_DISAGREED,
-    ADMISSION_REJECTED, CACHE_HITS, CACHE_MISSES, CACHE_COALESCED, CACHE_EVICTED, CACHE_SIZE,
-    CONFIG_REVISION, CONFIG_AGE, CONFIG_REJECTED, MODEL_STATE,
+    BATCH_SIZE, ASSIGNMENT_COUNT, PREDICTION_LOST, SHADOW_COMPARED, SHADOW_SKIPPED,
+    SHADOW_DISAGREED, ADMISSION_REJECTED, CACHE_HITS, CACHE_MISSES, CACHE_COALESCED,
+    CACHE_EVICTED, CACHE_SIZE, CONFIG_REVISION, CONFIG_AGE, CONFIG_REJECTED, MODEL_STATE,
     MODEL_LOAD_DURATION, MODEL_SWAP_COUNT, RECORD_EMITTED, RECORD_DELIVERED, RECORD_DROPPED,
     RECORD_QUEUE_SIZE, SPAN_DROPPED, PROCESS_MEMORY, PROCESS_CPU_TIME,
 )  # fmt: skip

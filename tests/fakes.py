@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -107,6 +107,9 @@ class FakeDataPlane:
             },
             versions=(),
         )
+
+    async def refresh(self) -> None:
+        return
 
     def statistics(self, model: str | None, version: int | None) -> list[dict[str, Any]]:
         return []
@@ -302,9 +305,13 @@ class FakeRepository:
             RepositoryEntry("m", "2", "UNAVAILABLE", "unloaded"),
         ]
         self.error: GatewayError | None = None
+        self.loaded: Callable[[str | None, int | None], list[dict[str, Any]]] = lambda *_: []
 
-    def index(self) -> list[RepositoryEntry]:
+    async def index(self) -> list[RepositoryEntry]:
         return self.entries
+
+    async def statistics(self, model: str | None, version: int | None) -> list[dict[str, Any]]:
+        return self.loaded(model, version)
 
     async def load(self, model: str, number: int | None, actor: str) -> None:
         self._note("load", model, number, actor)

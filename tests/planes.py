@@ -202,14 +202,14 @@ class Plane:
         self.worker.apply(
             Update(
                 snapshot=snapshot,
-                artifacts={
-                    key: Artifact(manifest=self._manifest(key), path="unused")
-                    for key in named
-                    if key in self.engines
-                },
+                artifacts={key: self.artifact(key) for key in named if key in self.engines},
                 missing={key: "It is away." for key in named if key not in self.engines},
             )
         )
+
+    def artifact(self, key: Key) -> Artifact:
+        """What control would hand over of a version that has an engine."""
+        return Artifact(manifest=self._manifest(key), path="unused")
 
     async def serve(self, snapshot: Snapshot) -> None:
         """Hand a Snapshot over and wait until nothing is loading."""

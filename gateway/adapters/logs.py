@@ -16,15 +16,17 @@ QUIET: Final = ("httpx", "httpcore", "uvicorn.error", "uvicorn.access", "asyncio
 """Libraries that have something to say only when something is wrong."""
 
 
-def configure(stream: TextIO, now: Callable[[], float]) -> None:
+def configure(stream: TextIO, now: Callable[[], float], process: str = "") -> None:
     """Send all logging of this process to a stream.
 
     Args:
         stream: where the lines go.
         now: monotonic seconds.
+        process: which of several processes this is; each line says so.
     """
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    who = f"[{process}] " if process else ""
+    handler.setFormatter(OneLine(f"%(asctime)s %(levelname)s {who}%(name)s: %(message)s"))
     handler.addFilter(NoFlood(now))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for name in QUIET:

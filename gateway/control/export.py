@@ -111,9 +111,15 @@ class Exporter:
         """Whether records have anywhere to go."""
         return self._settings.logs or self._settings.traces or self._spool.on_disk
 
-    def source(self, name: str, resource: Attributes) -> None:
-        """Name a process that is going to send parcels, in place of any of that name before."""
-        self._sources[name] = _Source(resource_field(resource))
+    def source(self, name: str, resource: Attributes, settled: int = 0) -> None:
+        """Name a process that is going to send parcels, in place of any of that name before.
+
+        Args:
+            name: its name in `receive` and `lost`.
+            resource: who it is.
+            settled: the last serial that an exporter before this one took.
+        """
+        self._sources[name] = _Source(resource_field(resource), settled + 1)
 
     def receive(self, source: str, parcel: Parcel) -> None:
         """Take a parcel in; never waits. Parcels of a source come in the order of their serials."""

@@ -1,7 +1,7 @@
 """The repository: the model store and the registry in the words of the OIP repository extension."""
 
 import asyncio
-from typing import Final
+from typing import Any, Final
 
 from gateway.control.catalog import Catalog
 from gateway.control.registry import Registry, Request
@@ -20,7 +20,7 @@ _STATES: Final = {
 
 
 class ServedRepository:
-    """Implements `gateway.ports.Repository` for the process that control runs in."""
+    """Implements `gateway.ports.Repository` on the control plane."""
 
     def __init__(self, registry: Registry, catalog: Catalog, data_plane: DataPlane) -> None:
         """Answer from what is registered, what lies in the store and what is loaded here."""
@@ -28,7 +28,7 @@ class ServedRepository:
         self._catalog = catalog
         self._data_plane = data_plane
 
-    def index(self) -> list[RepositoryEntry]:
+    async def index(self) -> list[RepositoryEntry]:
         """Every version that is known, served or not."""
         here = {(row.model, row.number): row for row in self._data_plane.report().versions}
         entries = []
@@ -38,6 +38,11 @@ class ServedRepository:
             reason = fault or (row.reason if row is not None else "unloaded") or ""
             entries.append(RepositoryEntry(model, str(number), state, reason))
         return entries
+
+    async def statistics(self, model: str | None, version: int | None) -> list[dict[str, Any]]:
+        """Triton-shaped statistics of each loaded version, those of one model or of all."""
+        await self._data_plane.refresh()
+        return self._data_plane.statistics(model, version)
 
     async def load(self, model: str, number: int | None, actor: str) -> None:
         """Commit that a version (None: the highest) is kept warm; return once it is ready here."""

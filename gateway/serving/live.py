@@ -169,6 +169,7 @@ def _bind(snapshot: Snapshot, plan: Plan, loaded: dict[int, Loaded]) -> Served:
             or plan.cache
             or plan.token_scalars
             or plan.recording.inputs
+            or plan.recording.reservoir
             or plan.recording.outputs
         ),
     )

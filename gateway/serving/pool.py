@@ -15,7 +15,7 @@ import logging
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -25,6 +25,7 @@ from gateway.core.tensors import InputCheck
 from gateway.ports import Artifact, Engine, LoadEngine
 from gateway.serving.batching import Batcher
 from gateway.serving.cells import Cells
+from gateway.serving.lanes import Lanes
 from gateway.serving.statistics import Statistics
 from gateway.serving.threads import ThreadLimits, Threads
 from gateway.serving.warming import Warmth, warm
@@ -55,7 +56,9 @@ class Loaded:
         "artifact",
         "batcher",
         "check",
+        "in_flight",
         "key",
+        "lane",
         "leases",
         "output_names",
         "reason",
@@ -64,9 +67,10 @@ class Loaded:
         "warmth",
     )
 
-    def __init__(self, key: Key, artifact: Artifact) -> None:
-        """Start in state loading."""
+    def __init__(self, key: Key, artifact: Artifact, lanes: Lanes) -> None:
+        """Start in state loading, with a lane to count leases in."""
         self.key = key
+        self.in_flight, self.lane = lanes.take(key)
         self.artifact = artifact
         self.check = InputCheck(artifact.manifest.signature)
         self.output_names = [spec.name for spec in artifact.manifest.signature.outputs]
@@ -91,12 +95,12 @@ class Loaded:
         if self.batcher is None:
             message = f"Version {self.key[1]} of model '{self.key[0]}' is not ready."
             raise NotReady(message)
-        self.leases += 1
+        self.leases = self.in_flight[self.lane] = self.leases + 1
         return self.batcher
 
     def release(self) -> None:
         """Give the lease back."""
-        self.leases -= 1
+        self.leases = self.in_flight[self.lane] = self.leases - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +120,7 @@ class PoolParts:
     cells: Cells
     after_flush: Callable[[], None] | None = None
     work_ns: Callable[[], int] | None = None
+    lanes: Lanes = field(default_factory=Lanes)
 
 
 class Pool:
@@ -166,7 +171,7 @@ class Pool:
                 draining.state = State.READY
                 self._versions[key] = draining
                 continue
-            loaded = Loaded(key, artifact)
+            loaded = Loaded(key, artifact, self._parts.lanes)
             self._versions[key] = loaded
             self._loader.submit(self._load, loaded)
 
@@ -176,6 +181,8 @@ class Pool:
             if not unwanted(key) or loaded.state in (State.LOADING, State.WARMING):
                 continue
             del self._versions[key]
+            if loaded.state is State.FAILED:
+                self._parts.lanes.give_back(loaded.in_flight, loaded.lane)
             if loaded.state is State.READY:
                 loaded.state = State.DRAINING
                 self._retired.append(loaded)
@@ -248,6 +255,7 @@ class Pool:
         loaded.state = State.CLOSED
         loaded.batcher = None
         self._retired.remove(loaded)
+        self._parts.lanes.give_back(loaded.in_flight, loaded.lane)
         if not self._closing:
             self._loader.submit(self._parts.trim_memory)
         self._changed()

@@ -9,6 +9,7 @@ plain stores; readers see each number whole.
     2  state: 0 starting, 1 ready, 2 draining
     3  records made since the process started
     4  serial of the last record that was handed over
+    5  to 7: the supervisor's notes on the process
     8  and on: requests in flight, one lane for each loaded version
 """
 
@@ -16,7 +17,7 @@ from typing import Final
 
 LAYOUT: Final = 1
 LANES: Final = 120
-"""Versions of a process whose requests in flight are counted; all further ones share the last."""
+"""Versions of a process whose requests in flight are counted; further ones are not."""
 SIZE_BYTES: Final = 1024
 HEARTBEAT: Final = 1
 STATE: Final = 2

@@ -4,10 +4,12 @@ Control hands it a Snapshot with the artifacts it names, and secrets; the worker
 new, moves each endpoint when its versions are ready, and lets go of what nothing names.
 """
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from gateway.core.models import Key
 from gateway.core.predictions import Signer
+from gateway.core.snapshot import EMPTY, Snapshot
 from gateway.ports import Secrets, Update, VersionReport, WorkerReport
 from gateway.serving.caching import ResponseCache
 from gateway.serving.live import NOTHING, Live, advance, still_held
@@ -40,6 +42,10 @@ class Worker:
         self.secrets: Secrets | None = None
         self.signer: Signer | None = None
         self.stopping = False
+        self.has_company = True
+        """Whether those who share this port have got past their start, so that any may answer."""
+        self.moved: Callable[[], None] = _nobody_asks
+        """Called whenever a report may say something new."""
         self.pool = Pool(parts, self._advance)
         self.shadows = shadows
         self.cache = cache
@@ -51,8 +57,23 @@ class Worker:
 
     @property
     def ready(self) -> bool:
-        """Whether new requests should come here."""
+        """Whether new requests should come to this port."""
+        return self.is_serving and self.has_company
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether this process can answer, whatever others can."""
         return self.live.ready and self.signer is not None and not self.stopping
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The Snapshot that was handed over last."""
+        return EMPTY if self._update is None else self._update.snapshot
+
+    @property
+    def lanes(self) -> Mapping[int, Key]:
+        """Which version's requests in flight each lane of the vitals counts."""
+        return self._parts.lanes.names
 
     def apply(self, update: Update) -> None:
         """Move towards this Snapshot, endpoint by endpoint. Returns at once."""
@@ -65,12 +86,13 @@ class Worker:
         if self.secrets is None or secrets.keys != self.secrets.keys:
             self.signer = Signer(secrets.keys)
         self.secrets = secrets
+        self.moved()
 
     def report(self) -> WorkerReport:
         """Say what is served now."""
         return WorkerReport(
             revision=self.live.revision,
-            ready=self.ready,
+            ready=self.is_serving,
             endpoints=self.live.reports,
             versions=tuple(
                 VersionReport(
@@ -82,6 +104,9 @@ class Worker:
                 for loaded in self.pool.all()
             ),
         )
+
+    async def refresh(self) -> None:
+        """Nothing to ask of anybody: all of it is here."""
 
     def statistics(self, model: str | None, version: int | None) -> list[dict[str, Any]]:
         """Triton-shaped statistics of each loaded version, those of one model or of all."""
@@ -122,6 +147,7 @@ class Worker:
             {plan.endpoint: plan.cache for plan in plans if plan.cache is not None},
             {loaded.digest for loaded in self.pool.all()},
         )
+        self.moved()
 
     def _count_swaps(self, before: Live) -> None:
         """Count each endpoint that now runs other versions than it did."""
@@ -141,3 +167,7 @@ class Worker:
             for state in State:
                 labels = ((MODEL_NAME, model), (MODEL_VERSION, number), (MODEL_STATE_NAME, state))
                 cells.gauge(MODEL_STATE, labels).set(int(now is state))
+
+
+def _nobody_asks() -> None:
+    """What `moved` is until somebody wants to know."""

@@ -21,8 +21,10 @@ def make_gateway(tmp_path: Path) -> Iterator[MakeGateway]:
         env: Mapping[str, str] | None = None,
         state: Path | None = None,
         start: bool = True,
+        workers: int = 0,
     ) -> Gateway:
-        gateway = Gateway(state or tmp_path / f"g{len(made)}", models, env or {})
+        place = state or tmp_path / f"g{len(made)}"
+        gateway = Gateway(place, models, env or {}, workers=workers)
         made.append(gateway)
         return gateway.start() if start else gateway
 

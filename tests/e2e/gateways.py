@@ -42,13 +42,17 @@ def eventually(condition: Callable[[], T], within_s: float = 20.0, look_s: float
 
 @dataclass
 class Gateway:
-    """One `tiltyard serve`. `state` survives `stop` and `kill`, so it may be started again."""
+    """One `tiltyard serve`. `state` survives `stop` and `kill`, so it may be started again.
+
+    With `workers` it is a supervisor, control and so many workers; without, one process.
+    """
 
     state: Path
     models: Path = ROOT / "models"
     env: Mapping[str, str] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
     admin_port: int = field(default_factory=free_port)
+    workers: int = 0
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -81,6 +85,7 @@ class Gateway:
             "TILTYARD_HTTP_PORT": str(self.port),
             "TILTYARD_ADMIN_PORT": str(self.admin_port),
             "TILTYARD_ADMIN_URL": self.admin_url,
+            "TILTYARD_WORKERS": str(self.workers),
             **self.env,
         }
 
@@ -170,6 +175,24 @@ class Gateway:
     def cli_json(self, *words: str) -> Any:
         """What the command line prints for scripts."""
         return json.loads(self.run_cli(*words, "--json"))
+
+
+def processes(gateway: Gateway) -> dict[str, list[int]]:
+    """Processes of a gateway by what they are; the oldest first."""
+    assert gateway.process is not None
+    parent = gateway.process.pid
+    if not gateway.workers:
+        return {"control": [parent], "worker": [parent]}
+    found: dict[str, list[int]] = {"control": [], "worker": []}
+    for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except FileNotFoundError:
+            continue
+        for role, pids in found.items():
+            if role.encode() in words:
+                pids.append(int(pid))
+    return found
 
 
 def resident_mib(pid: int) -> float:

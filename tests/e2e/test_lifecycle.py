@@ -36,14 +36,15 @@ def children(gateway: Gateway) -> list[int]:
     return [int(pid) for pid in path.read_text().split()]
 
 
+@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_cleanly_and_leaves_nothing(
-    make_gateway: MakeGateway, signum: signal.Signals
+    make_gateway: MakeGateway, signum: signal.Signals, workers: int
 ) -> None:
     """Ctrl-C and SIGTERM end the process with code 0, its embedded store with it, in time."""
-    gateway = make_gateway()
+    gateway = make_gateway(workers=workers)
     started = children(gateway)
-    assert started
+    assert len(started) == (1 + workers)
 
     assert gateway.stop(signum) == 0
 
@@ -86,8 +87,9 @@ def test_sigterm_under_load_fails_no_request(make_gateway: MakeGateway) -> None:
     assert (told, code) == (8, 0)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
 def test_a_model_that_hangs_cannot_keep_the_process(
-    make_gateway: MakeGateway, tmp_path: Path
+    make_gateway: MakeGateway, tmp_path: Path, workers: int
 ) -> None:
     """With a run that does not end, SIGTERM still ends the process within its time to stop in."""
     version = tmp_path / "models" / "endless" / "1"
@@ -96,7 +98,7 @@ def test_a_model_that_hangs_cannot_keep_the_process(
     valkey = ValkeyProcess(tmp_path / "valkey", free_port())
     valkey.start()
     env = {"TILTYARD_STOP_S": "3", "TILTYARD_REDIS_URL": valkey.url}
-    gateway = make_gateway(models=tmp_path / "models", env=env, start=False)
+    gateway = make_gateway(models=tmp_path / "models", env=env, start=False, workers=workers)
     gateway.start(wait=False)
 
     def is_loading() -> bool:
@@ -130,7 +132,8 @@ def test_uvicorn_runs_the_factory(make_gateway: MakeGateway) -> None:
     assert gateway.stop(signal.SIGTERM) in (0, -signal.SIGTERM)
 
 
-def test_both_listeners_speak_tls(make_gateway: MakeGateway, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_both_listeners_speak_tls(make_gateway: MakeGateway, tmp_path: Path, workers: int) -> None:
     """With a certificate, inference and admin answer over TLS and not in the clear."""
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
@@ -142,7 +145,7 @@ def test_both_listeners_speak_tls(make_gateway: MakeGateway, tmp_path: Path) -> 
     listeners = ("HTTP", "ADMIN")
     env = {f"TILTYARD_{name}_TLS_CERT": chain for name in listeners}
     env |= {f"TILTYARD_{name}_TLS_KEY": key for name in listeners}
-    gateway = make_gateway(env=env, start=False)
+    gateway = make_gateway(env=env, start=False, workers=workers)
     gateway.start(wait=False)
 
     with httpx.Client(verify=ssl.create_default_context(cafile=trusted)) as client:
@@ -162,10 +165,11 @@ def test_both_listeners_speak_tls(make_gateway: MakeGateway, tmp_path: Path) -> 
         httpx.get(f"{gateway.url}/v2/health/live")
 
 
-def test_a_taken_port_is_one_clear_sentence(make_gateway: MakeGateway) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_taken_port_is_one_clear_sentence(make_gateway: MakeGateway, workers: int) -> None:
     """A second gateway on the same port ends with code 5 and says which port it was."""
-    first = make_gateway()
-    second = make_gateway(start=False)
+    first = make_gateway(workers=workers)
+    second = make_gateway(start=False, workers=workers)
     second.port = first.port
     second.start(wait=False)
     assert second.process is not None
@@ -177,10 +181,13 @@ def test_a_taken_port_is_one_clear_sentence(make_gateway: MakeGateway) -> None:
     assert "Traceback" not in second.log
 
 
-def test_a_second_gateway_on_one_state_folder_is_refused(make_gateway: MakeGateway) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_second_gateway_on_one_state_folder_is_refused(
+    make_gateway: MakeGateway, workers: int
+) -> None:
     """Two embedded stores never share one log: the second gateway ends with a clear sentence."""
-    first = make_gateway()
-    second = make_gateway(state=first.state, start=False)
+    first = make_gateway(workers=workers)
+    second = make_gateway(state=first.state, start=False, workers=workers)
     second.start(wait=False)
     assert second.process is not None
 
@@ -188,9 +195,12 @@ def test_a_second_gateway_on_one_state_folder_is_refused(make_gateway: MakeGatew
     assert first.is_ready()
 
 
-def test_an_admin_listener_beyond_loopback_needs_a_token(make_gateway: MakeGateway) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_admin_listener_beyond_loopback_needs_a_token(
+    make_gateway: MakeGateway, workers: int
+) -> None:
     """Without a token the gateway refuses to open its admin port to others."""
-    gateway = make_gateway(env={"TILTYARD_ADMIN_HOST": "0.0.0.0"}, start=False)
+    gateway = make_gateway(env={"TILTYARD_ADMIN_HOST": "0.0.0.0"}, start=False, workers=workers)
     gateway.start(wait=False)
     assert gateway.process is not None
 
@@ -198,11 +208,12 @@ def test_an_admin_listener_beyond_loopback_needs_a_token(make_gateway: MakeGatew
     assert "TILTYARD_ADMIN_TOKEN" in gateway.log
 
 
-def test_nothing_phones_home(make_gateway: MakeGateway, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_nothing_phones_home(make_gateway: MakeGateway, tmp_path: Path, workers: int) -> None:
     """Onnxruntime's telemetry is off: it writes no device id into the home folder."""
     home = tmp_path / "home"
     home.mkdir()
-    gateway = make_gateway(env={"HOME": str(home)})
+    gateway = make_gateway(env={"HOME": str(home)}, workers=workers)
     httpx.post(gateway.url + PATH, content=REQUEST.read_bytes())
 
     gateway.stop()

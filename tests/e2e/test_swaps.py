@@ -13,7 +13,7 @@ from gateway.core.models import Manifest
 from gateway.doors.cli.traffic import Flight, infer_body, read_flights
 from gateway.ports import Artifact
 from tests.e2e.conftest import MakeGateway
-from tests.e2e.gateways import ROOT, Gateway, resident_mib
+from tests.e2e.gateways import ROOT, Gateway, processes, resident_mib
 from tests.e2e.test_flights import PATH, TRAFFIC
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
@@ -47,17 +47,20 @@ def expected(version: int, flights: list[Flight]) -> list[float]:
     return answers
 
 
-def test_fifty_promotions_under_load_lose_and_mix_nothing(make_gateway: MakeGateway) -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_fifty_promotions_under_load_lose_and_mix_nothing(
+    make_gateway: MakeGateway, workers: int
+) -> None:
     """Every answer under 50 promotions is exactly that of the version it names."""
     flights = list(read_flights(TRAFFIC, 400))
     truth = {str(version): expected(version, flights) for version in (1, 2)}
-    gateway = make_gateway()
-    assert gateway.process is not None
+    gateway = make_gateway(workers=workers)
+    servers = processes(gateway)["worker"]
 
     asyncio.run(promote_under_load(gateway, flights, truth, rounds=4))
-    before = resident_mib(gateway.process.pid)
+    before = max(map(resident_mib, servers))
     served = asyncio.run(promote_under_load(gateway, flights, truth, rounds=PROMOTIONS))
-    after = resident_mib(gateway.process.pid)
+    after = max(map(resident_mib, servers))
 
     assert served.keys() == {"1", "2"}
     assert after - before <= FLAT_MIB

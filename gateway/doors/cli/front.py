@@ -59,10 +59,8 @@ IfMatch = Annotated[
 class Serve(Protocol):
     """Serves until it is told to stop."""
 
-    def __call__(
-        self, settings: Settings, announce: Callable[[Settings], None] | None = None
-    ) -> int:
-        """The process's exit code; `announce` is called once the gateway is ready."""
+    def __call__(self, settings: Settings, banner: str = "") -> int:
+        """The process's exit code; `banner` is written once the gateway is ready."""
 
 
 class TokenFolder(Protocol):

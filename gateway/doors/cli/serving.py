@@ -44,6 +44,12 @@ def serve(  # noqa: PLR0913 - an argument for each option
     admin_port: Annotated[int | None, typer.Option(help="The port of the admin API.")] = None,
     model_store: ModelStore = None,
     state_dir: StateDir = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            help="Processes that serve: a number, or auto for one each processor; 0 is one process."
+        ),
+    ] = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM."""
     front = front_of(ctx)
@@ -54,13 +60,15 @@ def serve(  # noqa: PLR0913 - an argument for each option
         admin_port=admin_port,
         model_store=model_store,
         state_dir=state_dir,
+        workers=workers,
     )
-    raise typer.Exit(front.serve(settings, announce))
+    raise typer.Exit(front.serve(settings, banner_of(settings)))
 
 
-def announce(settings: Settings) -> None:
-    """Say where the gateway answers, and what to try next."""
-    say(f"Ready: inference on {url_of(settings.http)}, admin on {url_of(settings.admin)}.")
+def banner_of(settings: Settings) -> str:
+    """Where the gateway answers, and what to try next."""
+    lines = [f"Ready: inference on {url_of(settings.http)}, admin on {url_of(settings.admin)}."]
+    say = lines.append
     url = nearby_url_of(settings.http)
     curl = "curl -sk" if settings.http.tls_cert else "curl -s"
     for request in sorted(Path(settings.model_store).glob("*/request.json")):
@@ -73,6 +81,7 @@ def announce(settings: Settings) -> None:
         words = _command("demo", settings, url, settings.model_store)
         say(f"  {words}  # ten thousand real flights through this gateway")
     say("Ctrl-C stops it.")
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _command(

@@ -79,6 +79,7 @@ async def show_shadows(call: Call) -> Response:
     """What the shadows of an endpoint found."""
     name = call.path["name"]
     endpoint_record(call.parts.registry.snapshot, name)
+    await call.parts.data_plane.refresh()
     return answer(ShadowReport(name, call.parts.data_plane.shadow_report(name)))
 
 
@@ -86,6 +87,7 @@ async def show_inputs(call: Call) -> Response:
     """What an endpoint was asked lately, where its document has it kept."""
     name = call.path["name"]
     endpoint_record(call.parts.registry.snapshot, name)
+    await call.parts.data_plane.refresh()
     return answer(RecentInputs(name, call.parts.data_plane.recent_inputs(name)))
 
 

@@ -139,13 +139,15 @@ async def read_status(call: Call) -> Response:
 
 
 async def read_statistics(call: Call) -> Response:
-    """Statistics of this process."""
+    """Statistics of this host's processes, added up."""
     model, version = call.text("model"), call.integer("version", 1, MAX_VERSION)
+    await call.parts.data_plane.refresh()
     return answer(Statistics(call.parts.data_plane.statistics(model, version)))
 
 
 async def read_metrics(call: Call) -> Response:
     """All metrics for Prometheus."""
+    await call.parts.data_plane.refresh()
     return Response(200, call.parts.metrics(), [(b"content-type", PROMETHEUS)])
 
 

@@ -150,12 +150,12 @@ class InferenceDoor:
         return json_response({"name": request.route.name, "ready": True})
 
     async def _stats(self, _: _Request) -> Response:
-        return json_response({"model_stats": self._worker.statistics(None, None)})
+        return json_response({"model_stats": await self._parts.repository.statistics(None, None)})
 
     async def _model_stats(self, request: _Request) -> Response:
         route = request.route
         served = self._desk.pipeline.find(route.name, route.version)
-        rows = self._worker.statistics(served.plan.model, route.version)
+        rows = await self._parts.repository.statistics(served.plan.model, route.version)
         for row in rows:
             row["name"] = route.name
         return json_response({"model_stats": rows})
@@ -194,7 +194,7 @@ class InferenceDoor:
     async def _index(self, request: _Request) -> Response:
         body = await read_body(request.receive, request.headers, self._desk.limits.json_bytes)
         ready_only = bool(_parameters_of(body, "ready"))
-        entries = self._parts.repository.index()
+        entries = await self._parts.repository.index()
         return json_response(
             [
                 msgspec.to_builtins(entry)

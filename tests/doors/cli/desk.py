@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -89,10 +90,9 @@ class Desk:
         assert result.exit_code == 0, result.output
         return msgspec.json.decode(result.stdout)
 
-    def serve(self, settings: Settings, announce: Callable[[Settings], None] | None = None) -> int:
+    def serve(self, settings: Settings, banner: str = "") -> int:
         self.served.append(settings)
-        assert announce is not None
-        announce(settings)
+        sys.stdout.write(banner)
         return 0
 
     def sleep(self, seconds: float) -> None:

@@ -89,6 +89,7 @@ def house(
     """Build a house; by default model `m` has a version 1 that adds 100."""
     with Plane(engines or {ONE: FakeEngine(bias=100)}, **plane) as built:
         repository = FakeRepository()
+        repository.loaded = built.worker.statistics
         aside = Aside(asyncio.get_running_loop())
         desk = Desk(
             pipeline=built.pipeline,

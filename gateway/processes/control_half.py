@@ -1,0 +1,198 @@
+"""The control half of a process: the control plane, its stores and the admin application.
+
+The one-process form and the control process build it here. It sees the serving half as a
+`DataPlane` and does not know whether that is in this process.
+"""
+
+import os
+import random
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from gateway.adapters.disk import ADMIN_FILE, StateFolder
+from gateway.adapters.folder import FolderStore
+from gateway.adapters.onnx import describe
+from gateway.adapters.otel import OtelConfig, OtlpSender, resource_of
+from gateway.adapters.otel_encode import OtlpEncoder
+from gateway.adapters.redis import RedisStore
+from gateway.adapters.segments import Segments
+from gateway.adapters.valkey import EmbeddedValkey
+from gateway.control.export import Exporter
+from gateway.control.export_parts import Clock as ExportClock
+from gateway.control.export_parts import ExportParts, ExportSettings, Wire
+from gateway.control.plane import ControlParts, ControlPlane
+from gateway.core.errors import InvalidRequest
+from gateway.doors.http.admin import create_admin
+from gateway.doors.http.admin_calls import AdminParts
+from gateway.doors.http.messages import ASGIApplication
+from gateway.doors.http.metrics import render
+from gateway.ports import DataPlane
+from gateway.serving.cells import Cells
+from gateway.settings import LOOPBACK, Settings
+from gateway.tasks import Tasks
+from gateway.telemetry import CONFIG_AGE, CONFIG_REJECTED, Series
+
+FLUSH_SHARE: Final = 0.3
+"""Of the time to stop in: what telemetry may take to send what is left."""
+
+
+class ControlHalf:
+    """Requires: built in the running event loop; `start`, then `stop`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        otel: OtelConfig,
+        data_plane: DataPlane,
+        cells: Cells,
+        collect: Callable[[], list[Series]],
+    ) -> None:
+        """Build every room; nothing is started.
+
+        Args:
+            settings: the whole tree.
+            otel: where telemetry goes.
+            data_plane: whoever serves.
+            cells: this process's own.
+            collect: all metrics of this host, as they were refreshed last.
+        """
+        state = Path(settings.state_dir)
+        self._settings = settings
+        self._data_plane = data_plane
+        self._cells = cells
+        self._collect = collect
+        self.resource = resource_of(otel, socket.gethostname(), os.getpid())
+        self._tasks = Tasks()
+        self.valkey = _embedded(settings, state)
+        self.exporter = self._exported(otel)
+        self.plane = ControlPlane(
+            ControlParts(
+                store=self._store(),
+                disk=StateFolder(
+                    state, entropy=secrets.token_bytes, admin_token=settings.admin.token
+                ),
+                models=FolderStore(
+                    Path(settings.model_store), state / "cache", describe=describe, now=time.time
+                ),
+                data_plane=data_plane,
+                exporter=self.exporter,
+                now=time.time,
+                entropy=secrets.token_bytes,
+                process=process_name(settings),
+                poll_s=settings.redis.poll_s,
+                scan_s=settings.store_scan_s,
+            )
+        )
+        self._cells.watch(self._measure)
+
+    def metrics(self) -> bytes:
+        """All metrics for Prometheus."""
+        return render(self._collect(), self.resource)
+
+    def admin(self) -> ASGIApplication:
+        """The application of the admin listener."""
+        return create_admin(
+            AdminParts(
+                registry=self.plane.registry,
+                store=self.plane.store,
+                data_plane=self._data_plane,
+                status=self.plane.status,
+                metrics=self.metrics,
+                tokens=lambda: self.plane.keyring.tokens,
+                settings=self._settings.admin,
+                clock=time.monotonic,
+            )
+        )
+
+    async def start(self) -> None:
+        """Start the embedded store if there is one, then control. Never waits for a model."""
+        if self.valkey is not None:
+            await self.valkey.start()
+            self._tasks.start("embedded store", self.valkey.watch)
+        await self.plane.start()
+
+    async def stop(self, flush_s: float) -> None:
+        """Send what telemetry is left for at most `flush_s`; stop, the embedded store last."""
+        await self.plane.stop(flush_s)
+        await self._tasks.close()
+        if self.valkey is not None:
+            await self.valkey.stop()
+
+    def _measure(self) -> None:
+        """Bring the gauges up to date that no room below can see by itself."""
+        standing = self.plane.watcher.standing
+        age_s = 0.0 if standing.reachable else time.time() - standing.since
+        self._cells.gauge(CONFIG_AGE).set(age_s)
+        self._cells.counter(CONFIG_REJECTED).value = standing.rejections
+
+    async def _refreshed(self) -> list[Series]:
+        await self._data_plane.refresh()
+        return self._collect()
+
+    def _exported(self, otel: OtelConfig) -> Exporter | None:
+        """The exporter, where the environment names a collector or records are kept on disk."""
+        recording = self._settings.recording
+        keep_bytes = recording.keep_mb << 20
+        if not keep_bytes and not otel.exports_records and otel.metrics is None:
+            return None
+        return Exporter(
+            ExportParts(
+                cells=self._cells,
+                wire=Wire(OtlpEncoder(self.resource, time.time_ns()), OtlpSender(otel, time.time)),
+                clock=ExportClock(time.monotonic, time.time_ns, random.random),
+                collect=self._refreshed,
+                folder=Segments(Path(self._settings.state_dir), keep_bytes) if keep_bytes else None,
+            ),
+            ExportSettings(
+                logs=otel.logs is not None,
+                traces=otel.traces is not None,
+                metrics=otel.metrics is not None,
+                batch_records=otel.batch_records,
+                linger_s=otel.linger_s,
+                metric_interval_s=otel.metric_interval_s,
+                max_records=recording.max_records,
+                max_bytes=recording.max_bytes,
+            ),
+        )
+
+    def _store(self) -> RedisStore:
+        redis = self._settings.redis
+        url = redis.url if self.valkey is None else self.valkey.url
+        if url is None:
+            message = "Set TILTYARD_REDIS_URL, or allow the embedded store."
+            raise InvalidRequest(message)
+        return RedisStore(
+            url,
+            namespace=redis.namespace,
+            timeout_s=redis.timeout_s,
+            name=process_name(self._settings),
+            seal_key=redis.seal_key,
+        )
+
+
+def process_name(settings: Settings) -> str:
+    """How this gateway is known to the others: its host and port, stable over restarts."""
+    place = settings.http.port or f"pid-{os.getpid()}"
+    return f"{socket.gethostname()}:{place}"
+
+
+def check_admin(settings: Settings) -> None:
+    """Refuse an admin listener that others can reach but nobody was given a token for."""
+    if settings.admin.host in LOOPBACK or settings.admin.token is not None:
+        return
+    if not (Path(settings.state_dir) / ADMIN_FILE).exists():
+        message = (
+            f"The admin listener on {settings.admin.host} is not on loopback: "
+            "set TILTYARD_ADMIN_TOKEN first."
+        )
+        raise InvalidRequest(message)
+
+
+def _embedded(settings: Settings, state: Path) -> EmbeddedValkey | None:
+    if settings.redis.url is not None or not settings.redis.embedded:
+        return None
+    return EmbeddedValkey(state)
