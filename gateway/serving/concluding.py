@@ -62,10 +62,6 @@ class Concluder:
             self._leave_traces(flight, record, error)
             if not flight.served.is_plain and error is None:
                 self._offer(flight, outputs, record, in_flight)
-            recording = flight.served.plan.recording
-            if recording.reservoir and error is None:
-                draw = int.from_bytes(flight.nonce, "little")
-                self.worker.reservoirs.offer(record, flight.call.tensors, recording.redact, draw)
         except Exception:
             log.exception("an answer left incomplete traces")
         wanted = flight.call.request.outputs
@@ -195,6 +191,10 @@ class Concluder:
         self.recorder.record(record)
 
     def _offer(self, flight: Flight, outputs: Tensors, record: Record, in_flight: int) -> None:
+        recording = flight.served.plan.recording
+        if recording.reservoir:
+            number = int.from_bytes(flight.nonce, "little")
+            self.worker.reservoirs.offer(record, flight.call.tensors, recording.redact, number)
         if not flight.served.plan.shadows:
             return
         draw = (int.from_bytes(flight.nonce, "big") * SCALE) >> (8 * NONCE_BYTES)
@@ -203,7 +203,7 @@ class Concluder:
             tensors=flight.call.tensors,
             outputs=outputs,
             draw=draw,
-            recording=flight.served.plan.recording,
+            recording=recording,
         )
         for shadow in flight.served.plan.shadows:
             loaded = flight.served.loaded.get(shadow.variant.version)

@@ -170,6 +170,7 @@ def _bind(snapshot: Snapshot, plan: Plan, loaded: dict[int, Loaded]) -> Served:
             or plan.token_scalars
             or plan.recording.inputs
             or plan.recording.outputs
+            or plan.recording.reservoir
         ),
     )
 
