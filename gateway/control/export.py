@@ -11,6 +11,7 @@ it is known that it will never come.
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
@@ -189,7 +190,8 @@ class Exporter:
 
     async def recover(self) -> None:
         """Open the record log, once; what an earlier process left there is emitted again."""
-        self._emitted.value += await self._spool.recover()
+        found = await self._spool.recover()
+        self._emitted.value += found
 
     async def write(self) -> None:
         """Append what came to the record log."""
@@ -232,14 +234,16 @@ class Exporter:
             await asyncio.sleep(wait)
 
     async def _run_disk(self) -> None:
-        """Append what comes, several times a second at the most, and keep the cursor."""
+        """Append what comes, at once if it is much, and keep the cursor."""
         saved_at = self._clock.monotonic()
         while True:
             await self._spool.write()
             if self._clock.monotonic() - saved_at >= SAVE_S:
                 await self._spool.save()
                 saved_at = self._clock.monotonic()
-            await asyncio.sleep(self._settings.linger_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.linger_s):
+                    await self._spool.pressed.wait()
 
     async def _run_metrics(self) -> None:
         while True:

@@ -25,6 +25,8 @@ from gateway.telemetry import PREDICTION_EVENT
 
 MERGED_BYTES: Final = 512 * 1024
 """Neighbours on disk are remembered as one up to this size."""
+PRESSING: Final = 16
+"""So many unwritten frames are written at once; `pressed` says so."""
 _EVENT: Final = PREDICTION_EVENT.encode()
 
 log: Final = logging.getLogger(__name__)
@@ -93,7 +95,7 @@ class Spool:
         self._losses = losses
         self._may_skip_disk = may_skip_disk
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tiltyard-records")
-        self.changed = asyncio.Event()
+        self.pressed = asyncio.Event()
         # Change with every frame.
         self._unwritten: deque[Frame] = deque()
         self._ready: deque[Frame] = deque()
@@ -126,7 +128,8 @@ class Spool:
         self._held_bytes += frame.size + len(frame.spans)
         self.pending += frame.records
         (self._ready if self._folder is None else self._unwritten).append(frame)
-        self.changed.set()
+        if len(self._unwritten) >= PRESSING:
+            self.pressed.set()
         return True
 
     async def recover(self) -> int:
@@ -153,6 +156,7 @@ class Spool:
 
     async def write(self) -> None:
         """Append what is unwritten. A caller that is cancelled leaves the writing to its end."""
+        self.pressed.clear()
         if self._folder is None or not self._unwritten:
             return
         if self._writing is None:

@@ -203,7 +203,7 @@ class Concluder:
             tensors=flight.call.tensors,
             outputs=outputs,
             draw=draw,
-            recording=flight.served.plan.recording,
+            recording=recording,
         )
         for shadow in flight.served.plan.shadows:
             loaded = flight.served.loaded.get(shadow.variant.version)

@@ -171,6 +171,7 @@ def _bind(snapshot: Snapshot, plan: Plan, loaded: dict[int, Loaded]) -> Served:
             or plan.recording.inputs
             or plan.recording.reservoir
             or plan.recording.outputs
+            or plan.recording.reservoir
         ),
     )
 

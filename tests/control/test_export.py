@@ -501,6 +501,19 @@ async def test_an_outage_outlives_the_process(tmp_path: Path) -> None:
     await later.exporter.close(PATIENCE_S)
 
 
+async def test_what_comes_while_the_log_is_opened_is_counted(tmp_path: Path) -> None:
+    """Opening takes a while, and records do not wait for it."""
+    stage = Stage(state=tmp_path)
+    opening = asyncio.create_task(stage.exporter.recover())
+    await asyncio.sleep(0)
+    stage.emit(3)
+    await opening
+    assert total(stage.cells, "tiltyard.record.emitted") == 3
+    await stage.exporter.close(PATIENCE_S)
+    assert_balanced(stage.exporter, stage.cells)
+    assert total(stage.cells, "tiltyard.record.delivered") == 3
+
+
 @pytest.mark.parametrize("seed", range(5))
 async def test_a_disk_changes_nothing_about_the_sum(seed: int, tmp_path: Path) -> None:
     """With a record log that overflows the sum holds all the same, at each step."""

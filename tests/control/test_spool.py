@@ -223,6 +223,19 @@ async def test_a_writer_that_is_cancelled_writes_once(tmp_path: Path) -> None:
     assert await Stage(tmp_path).spool.recover() == 1
 
 
+async def test_much_at_once_asks_to_be_written(tmp_path: Path) -> None:
+    """At full load the disk is not left until the next round."""
+    stage = Stage(tmp_path)
+    await stage.spool.recover()
+    for _ in range(16):
+        assert not stage.spool.pressed.is_set()
+        stage.spool.add(frame())
+    assert stage.spool.pressed.is_set()
+    await stage.spool.write()
+    assert not stage.spool.pressed.is_set()
+    await stage.spool.close()
+
+
 async def test_a_damaged_request_is_skipped(tmp_path: Path) -> None:
     """One that cannot be read costs itself."""
     disk = Segments(tmp_path, KEEP)
