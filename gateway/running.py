@@ -21,6 +21,7 @@ from gateway.app import Application
 from gateway.core.errors import GatewayError
 from gateway.doors.http.listening import Listener, bind, configure
 from gateway.processes.control_half import check_admin
+from gateway.processes.interpreter import settle_down
 from gateway.settings import Settings
 
 ANNOUNCE_LOOK_S: Final = 0.05
@@ -68,6 +69,7 @@ async def _serve(application: Application, settings: Settings, banner: str) -> i
     server = Listener(
         configure(application, settings, tls, lifespan="on", protocol=application.connect)
     )
+    settle_down()
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):

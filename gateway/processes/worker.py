@@ -15,6 +15,7 @@ from gateway.doors.http.listening import Listener, configure
 from gateway.processes.accepting import Accepting, sockets_to_hold
 from gateway.processes.birth import Birth
 from gateway.processes.homeward import FarRepository, Homeward
+from gateway.processes.interpreter import settle_down
 from gateway.processes.living import BEAT_S, beat, leave_within, told_to_stop
 from gateway.processes.roster import Roster, share
 from gateway.processes.serving_half import ServingHalf
@@ -46,6 +47,7 @@ async def _serve(birth: Birth) -> int:
     half = ServingHalf(settings, roster.region(birth.slot, birth.life), birth.workers)
     half.worker.has_company = False
     homeward = Homeward(birth, half.worker, half.recorder)
+    settle_down()
     tls = (settings.http.tls_cert, settings.http.tls_key)
     door = half.door(FarRepository(homeward))
     server = Listener(configure(door, settings, tls, lifespan="off", protocol=half.connect))
