@@ -136,6 +136,8 @@ class AdmissionSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Requests of one endpoint; beyond it they are refused with 503."""
     min_in_flight: int = 16
     """Under overload the limit falls no lower than this."""
+    max_held_mb: int = 512
+    """Large bodies that are here or on their way, of all endpoints; in units of 1,048,576 bytes."""
 
 
 class ShadowSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -315,6 +317,7 @@ def _check_numbers(settings: Settings) -> None:
         "batching.inline_target_ms": settings.batching.inline_target_ms,
         "admission.max_in_flight": settings.admission.max_in_flight,
         "admission.min_in_flight": settings.admission.min_in_flight,
+        "admission.max_held_mb": settings.admission.max_held_mb,
         "shadows.max_wait_s": settings.shadows.max_wait_s,
         "recording.max_records": settings.recording.max_records,
         "recording.max_bytes": settings.recording.max_bytes,

@@ -25,6 +25,7 @@ CUT_GAP_NS: Final = 100_000_000
 """One overload is heard once: refusals this close together cut a limit once."""
 UNEASY_NS: Final = 1_000_000_000
 """After a cut the process is not calm for so long."""
+MIB: Final = 1024 * 1024
 MAX_IDLE_GATES: Final = 1024
 """Endpoints that are remembered while nothing of them is in flight."""
 
@@ -50,11 +51,21 @@ class Gate:
 class Admission:
     """All gates of one process; used on the event loop only. `in_flight` is the sum of them."""
 
-    __slots__ = ("_cut_ns", "_gates", "_now_ns", "_settings", "in_flight")
+    __slots__ = (
+        "_cut_ns",
+        "_gates",
+        "_max_held",
+        "_now_ns",
+        "_settings",
+        "held_bytes",
+        "in_flight",
+    )
 
     def __init__(self, settings: AdmissionSettings, now_ns: Callable[[], int]) -> None:
         """Start with nothing in flight; `now_ns` is a monotonic clock."""
         self.in_flight = 0
+        self.held_bytes = 0
+        self._max_held = settings.max_held_mb * MIB
         self._settings = settings
         self._now_ns = now_ns
         self._gates: dict[str, Gate] = {}
@@ -71,6 +82,21 @@ class Admission:
         """Requests of an endpoint that may be in flight now."""
         gate = self._gates.get(endpoint)
         return self._settings.max_in_flight if gate is None else int(gate.limit)
+
+    def hold(self, size: int) -> None:
+        """Make room for a large body of so many bytes; `let_go` must follow.
+
+        Raises:
+            Overloaded: the bodies that are here, or on their way, are as many bytes as may be.
+        """
+        if self.held_bytes and self.held_bytes + size > self._max_held:
+            message = "Too many bytes of requests are on their way; retry later."
+            raise Overloaded(message)
+        self.held_bytes += size
+
+    def let_go(self, size: int) -> None:
+        """The body is gone."""
+        self.held_bytes -= size
 
     def enter(self, endpoint: str, caller: str) -> None:
         """Let a request in; `leave` must follow, whatever becomes of it.

@@ -29,6 +29,9 @@ from gateway.serving.live import Served
 from gateway.serving.pool import Loaded
 from gateway.serving.worker import Worker
 
+SMALL_ROW_BYTES: Final = 16 * 1024
+"""Rows of outputs up to this size are told together; a larger one is a door's work by itself."""
+
 log: Final = logging.getLogger(__name__)
 
 
@@ -142,9 +145,8 @@ class Pipeline:
         if loaded is None:
             return
         ran = Ran(loaded.output_names, outputs)
-        try:
-            answers = self.concluder.conclude_together(flights, ran)
-        except Exception:  # noqa: BLE001 - whoever it is about is told, and nobody else
+        answers = self._answers_of(flights, ran)
+        if not answers:
             for index, flight in enumerate(flights):
                 self._land(flight, list(ran.row(index).values()))
             return
@@ -159,6 +161,17 @@ class Pipeline:
                 reply(answer)
             except Exception:
                 log.exception("a caller could not take its answer")
+
+    def _answers_of(self, flights: list[Flight], ran: Ran) -> list[Answer]:
+        """The answers of a run, none where each must be concluded by itself."""
+        size = sum([output.nbytes for output in ran.outputs])
+        if size > len(flights) * SMALL_ROW_BYTES:
+            return []
+        try:
+            return self.concluder.conclude_together(flights, ran)
+        except Exception:
+            log.exception("answers that belong together are given one by one")
+            return []
 
     def _fall_back(self, flight: Flight, result: Result) -> None:
         self.concluder.fell_back(flight, result)

@@ -179,3 +179,14 @@ def test_whatever_comes_and_goes_counts_and_bounds_hold(
             admission.leave(endpoint, caller, refused=step == "refused")
         assert admission.in_flight == held.total() >= 0
         assert 1 <= admission.limit(endpoint) <= limit
+
+
+def test_large_bodies_have_one_bound() -> None:
+    """What is on its way counts; one body comes in whatever its size, and room comes back."""
+    admission = Admission(AdmissionSettings(max_held_mb=1), lambda: 0)
+    admission.hold(5 * 1024 * 1024)
+    with pytest.raises(Overloaded):
+        admission.hold(1)
+    admission.let_go(5 * 1024 * 1024)
+    admission.hold(1024 * 1024)
+    assert admission.held_bytes == 1024 * 1024

@@ -102,6 +102,7 @@ class Exchange:
         "_desk",
         "_flight",
         "_head",
+        "_held",
         "_live",
         "_refused",
         "_respond",
@@ -127,6 +128,7 @@ class Exchange:
         self._respond: Respond | None = respond
         self.arrived_ns = desk.clock.monotonic_ns()
         self._caller: str | None = None
+        self._held = 0
         self._refused = False
         self._flight: Flight | None = None
         self._asked: InferRequest | None = None
@@ -153,6 +155,14 @@ class Exchange:
         caller = desk.caller(head, peer)
         desk.admission.enter(self._route.name, caller)
         self._caller = caller
+        size = head.stated_bytes
+        if size >= LARGE_BYTES:
+            try:
+                desk.admission.hold(size)
+            except Overloaded:
+                self._leave()
+                raise
+            self._held = size
 
     def take(self, body: bytes) -> None:
         """Go on with the whole body; never raises."""
@@ -271,6 +281,9 @@ class Exchange:
         caller, self._caller = self._caller, None
         if caller is not None:
             self._desk.admission.leave(self._route.name, caller, refused=self._refused)
+        if self._held:
+            self._desk.admission.let_go(self._held)
+            self._held = 0
 
     def _end(self, response: Response) -> None:
         self._leave()

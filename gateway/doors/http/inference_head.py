@@ -53,6 +53,11 @@ class Head:
         return values[0] if len(values) == 1 else None
 
     @property
+    def stated_bytes(self) -> int:
+        """The length of the body as far as it is stated; requires `check_body`."""
+        return int(self.headers.get(b"content-length", b"0"))
+
+    @property
     def accept_encoding(self) -> bytes | None:
         """What the caller says it can decompress."""
         return self.headers.get(b"accept-encoding")
