@@ -193,8 +193,11 @@ class DataPlane(Protocol):
     def report(self) -> WorkerReport:
         """Say what is served now."""
 
-    async def refresh(self) -> None:
-        """Bring up to date what the methods below say, where that takes asking others."""
+    async def refresh(self, endpoint: str | None = None) -> None:
+        """Bring up to date what the methods below say, where that takes asking others.
+
+        With an endpoint, its recent inputs too.
+        """
 
     def statistics(self, model: str | None, version: int | None) -> list[dict[str, Any]]:
         """Triton-shaped statistics of each loaded version."""

@@ -108,7 +108,7 @@ class FakeDataPlane:
             versions=(),
         )
 
-    async def refresh(self) -> None:
+    async def refresh(self, endpoint: str | None = None) -> None:
         return
 
     def statistics(self, model: str | None, version: int | None) -> list[dict[str, Any]]:

@@ -2,13 +2,14 @@
 
 import sys
 import time
+from typing import Final
 
 from gateway.adapters.logs import configure
 from gateway.core.errors import Conflict, GatewayError
 from gateway.processes.birth import REFUSED, Birth, Role, find, follow_parent
 
-FAILED = 1
-CONFLICT = 5
+FAILED: Final = 1
+CONFLICT: Final = 5
 
 
 def main(role: Role, birth: Birth) -> int:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
+from typing import Final
 
 import uvloop
 
@@ -20,7 +21,7 @@ from gateway.serving.cells import Cells, watch_process
 from gateway.serving.vitals import DRAINING, READY, STARTING
 from gateway.tasks import Tasks
 
-FLUSH_SHARE = 0.6
+FLUSH_SHARE: Final = 0.6
 """Of control's own part of the time to stop in: what telemetry may take."""
 
 

@@ -6,6 +6,7 @@ with what they serve.
 """
 
 import asyncio
+import contextlib
 import hmac
 import logging
 from collections.abc import Awaitable, Callable
@@ -156,11 +157,15 @@ class Fleet:
             }
         )
 
-    async def refresh(self) -> None:
+    async def refresh(self, endpoint: str | None = None) -> None:
         """Ask every worker what it counted; what does not come in time is as it was."""
-        waiting = [self._ask_pulse(m) for m in self._members.values() if m.link.is_open]
-        if waiting:
-            await asyncio.wait(waiting, timeout=REFRESH_S)
+        open_to_us = [member for member in self._members.values() if member.link.is_open]
+        if not open_to_us:
+            return
+        if endpoint is not None:
+            await asyncio.gather(*(_ask_inputs(member, endpoint) for member in open_to_us))
+            return
+        await asyncio.wait(map(self._ask_pulse, open_to_us), timeout=REFRESH_S)
 
     def statistics(self, model: str | None, version: int | None) -> Rows:
         """Statistics of every version that is loaded anywhere, the dead workers' part included."""
@@ -180,8 +185,9 @@ class Fleet:
         return added_shadows([*collections, self._shadows.get(endpoint, [])], samples)
 
     def recent_inputs(self, endpoint: str) -> Rows:
-        """What the living workers keep of the latest requests of an endpoint."""
-        return [row for member in self._members.values() for row in member.inputs.get(endpoint, [])]
+        """What each worker kept of what the endpoint was asked, as asked for last; oldest first."""
+        kept = [row for m in self._members.values() for row in m.inputs.pop(endpoint, [])]
+        return sorted(kept, key=lambda row: int(row["time_unix_nano"]))
 
     def collect(self) -> list[Series]:
         """All metrics: those of this process, of every worker, and what the dead left."""
@@ -300,7 +306,6 @@ class Fleet:
         member.statistics = pulse.statistics
         if pulse.shadows is not None:
             member.shadows = pulse.shadows
-            member.inputs = pulse.inputs or {}
             _settle(member)
 
     async def _answer(self, link: Link, ask: Ask) -> None:
@@ -356,6 +361,13 @@ class Fleet:
 def _settle(member: _Member) -> None:
     if member.pulse is not None and not member.pulse.done():
         member.pulse.set_result(None)
+
+
+async def _ask_inputs(member: _Member, endpoint: str) -> None:
+    """Fetch what a worker kept; one that does not answer in time has none."""
+    with contextlib.suppress(GatewayError):
+        rows = await member.link.ask("inputs", endpoint, timeout_s=REFRESH_S)
+        member.inputs[endpoint] = rows
 
 
 async def _ask_repository(repository: Repository, ask: Ask) -> Any:  # noqa: ANN401 - as it travels

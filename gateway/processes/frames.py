@@ -23,7 +23,7 @@ MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
 """A Snapshot holds 8 MiB at most; its manifests and statistics are of that order."""
 _HEAD: Final = struct.Struct(">BI")
 
-What: TypeAlias = Literal["pulse", "index", "statistics", "load", "unload"]
+What: TypeAlias = Literal["pulse", "inputs", "index", "statistics", "load", "unload"]
 
 
 class Hello(Struct, frozen=True, array_like=True, tag=1):
@@ -90,13 +90,12 @@ class Row(Struct, frozen=True, array_like=True):
 class Pulse(Struct, frozen=True, array_like=True, tag=8):
     """A worker says what it counted since it started: every second, and when it is asked.
 
-    `shadows` and the recent `inputs` are given when asked for only, by endpoint.
+    `shadows` are given when asked for only, by endpoint; they hold samples.
     """
 
     rows: tuple[Row, ...]
     statistics: list[dict[str, Any]]
     shadows: dict[str, list[dict[str, Any]]] | None = None
-    inputs: dict[str, list[dict[str, Any]]] | None = None
 
 
 class Handed(Struct, frozen=True, array_like=True, tag=9):

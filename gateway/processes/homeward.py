@@ -23,6 +23,7 @@ from gateway.processes.frames import (
     Hello,
     Message,
     Pulse,
+    Reply,
     Standing,
     Terms,
     rows_of,
@@ -91,7 +92,7 @@ class Homeward:
         while self._hand_over():  # noqa: ASYNC110 - the transport tells nobody
             await asyncio.sleep(LOOK_S / 10)
         self._tell_standing()
-        self._send(self._pulse(with_samples=True))
+        self._send(self._pulse(with_shadows=True))
         while (link := self._link) is not None and link.is_open and link.unsent_bytes:  # noqa: ASYNC110 - the transport tells nobody
             await asyncio.sleep(LOOK_S / 10)
         if self._link is not None:
@@ -123,11 +124,13 @@ class Homeward:
                     log.error("Control came with an older Snapshot; the newer one serves on.")
                 else:
                     worker.apply(update)
+            case Ask(serial, "inputs", (str(endpoint),)):
+                self._send(Reply(serial, worker.recent_inputs(endpoint)))
             case Entrust(secrets):
                 worker.entrust(secrets)
             case Ask(_, "pulse"):
                 self._hand_over()
-                self._send(self._pulse(with_samples=True))
+                self._send(self._pulse(with_shadows=True))
             case _:
                 log.error("Control said what only a worker says; the link is cut.")
                 link.cut()
@@ -161,7 +164,7 @@ class Homeward:
         done = sum(one.success.count + one.fail.count for one in all_statistics)
         if self._takes_more() and (done != self._done or self._looks % IDLE_LOOKS == 0):
             self._done = done
-            self._send(self._pulse(with_samples=False))
+            self._send(self._pulse(with_shadows=False))
 
     def _tell_standing(self) -> None:
         if self._link is None:
@@ -171,15 +174,14 @@ class Homeward:
             self._told = standing
             self._send(standing)
 
-    def _pulse(self, *, with_samples: bool) -> Pulse:
+    def _pulse(self, *, with_shadows: bool) -> Pulse:
         worker = self._worker
-        shadows = inputs = None
-        if with_samples:
-            names = worker.live.endpoints
-            shadows = {name: found for name in names if (found := worker.shadow_report(name))}
-            inputs = {name: found for name in names if (found := worker.recent_inputs(name))}
+        shadows = None
+        if with_shadows:
+            found = ((name, worker.shadow_report(name)) for name in worker.live.endpoints)
+            shadows = {name: report for name, report in found if report}
         rows = rows_of(self._recorder.cells.collect())
-        return Pulse(rows, worker.statistics(None, None), shadows, inputs)
+        return Pulse(rows, worker.statistics(None, None), shadows)
 
 
 class FarRepository:

@@ -105,7 +105,7 @@ class Worker:
             ),
         )
 
-    async def refresh(self) -> None:
+    async def refresh(self, endpoint: str | None = None) -> None:
         """Nothing to ask of anybody: all of it is here."""
 
     def statistics(self, model: str | None, version: int | None) -> list[dict[str, Any]]:

@@ -151,6 +151,24 @@ def assert_balanced(exporter: Exporter, cells: Cells) -> None:
     assert total(cells, "tiltyard.record.emitted") == settled + exporter.pending
 
 
+async def test_what_an_exporter_before_took_is_not_missed() -> None:
+    """A source that goes on at a serial has lost nothing before it; what it loses then counts."""
+    stage = Stage()
+    stage.recorder.record(record())
+    stage.recorder.encode_pending()
+    parcel = stage.recorder.take()
+    assert parcel is not None
+    stage.exporter.source("w1", (), settled=41)
+
+    stage.exporter.receive("w1", structs.replace(parcel, first=42))
+    assert dropped(stage.cells) == {}
+    stage.exporter.lost("w1", 45)
+
+    assert sum(dropped(stage.cells).values()) == 3
+    assert total(stage.cells, "tiltyard.record.emitted") == 4
+    assert_balanced(stage.exporter, stage.cells)
+
+
 async def test_a_batch_is_delivered() -> None:
     """Records leave in order, a batch at a time, and are counted when they are taken."""
     stage = Stage()

@@ -92,7 +92,10 @@ def test_a_killed_worker_costs_its_own_requests_only(pair: Gateway) -> None:
 
 
 def test_what_a_killed_worker_had_in_flight_is_counted(pair: Gateway) -> None:
-    """Requests that died with a worker are counted, each by the version that ran it."""
+    """Requests that died with a worker are counted, each by the version that ran it.
+
+    One that was answered at that very moment may be among them.
+    """
 
     def lost() -> float:
         text = pair.ask("GET", "/metrics").text
@@ -100,17 +103,16 @@ def test_what_a_killed_worker_had_in_flight_is_counted(pair: Gateway) -> None:
         assert all('tiltyard_model_name="flight-delay"' in labels for labels, _ in found)
         return sum(float(count) for _, count in found)
 
-    before, failed = lost(), 0
+    before = lost()
     for _ in range(5):
         with Load(pair, 32) as load:
             os.kill(processes(pair)["worker"][-1], signal.SIGKILL)
             load.go_on(50)
-        failed += len(load.failures)
         whole(pair)
         if lost() > before:
             break
 
-    assert 0 < lost() - before <= failed
+    assert 0 < lost() - before <= 5 * 32
 
 
 def test_killing_control_fails_no_request(pair: Gateway) -> None:
@@ -130,21 +132,36 @@ def test_killing_control_fails_no_request(pair: Gateway) -> None:
 
 
 def test_while_control_is_away_the_repository_says_so(pair: Gateway) -> None:
-    """What only control knows is answered with 503 and a sentence, and health is answered."""
+    """What only control knows is answered with 503 and a sentence; health and inference go on."""
     control = processes(pair)["control"][0]
     os.kill(control, signal.SIGSTOP)
-    try:
-        os.kill(control, signal.SIGKILL)
-        refused = httpx.post(f"{pair.url}/v2/repository/index", timeout=10)
-        ready = httpx.get(f"{pair.url}/v2/health/ready", timeout=10)
-        answer = httpx.post(pair.url + PATH, content=BODY, timeout=10)
-    finally:
-        whole(pair)
+
+    ready = httpx.get(f"{pair.url}/v2/health/ready", timeout=10)
+    answer = httpx.post(pair.url + PATH, content=BODY, timeout=10)
+    refused = httpx.post(f"{pair.url}/v2/repository/index", timeout=10)
+    whole(pair)
 
     assert (ready.status_code, answer.status_code) == (200, 200)
-    assert refused.status_code in (200, 503)
-    if refused.status_code == 503:
-        assert refused.json() == {"error": "Control is away; ask again in a moment."}
+    assert refused.status_code == 503
+    assert refused.json() == {"error": "Control is away; ask again in a moment."}
+    assert is_gone(control)
+
+
+def test_who_was_stopped_as_a_whole_goes_on_as_a_whole(pair: Gateway) -> None:
+    """A host that sleeps, or a Ctrl-Z, makes every heartbeat old; nobody is replaced for it."""
+    assert pair.process is not None
+    found = processes(pair)
+    everybody = [pair.process.pid, *found["control"], *found["worker"]]
+    for pid in everybody:
+        os.kill(pid, signal.SIGSTOP)
+    until = time.monotonic() + 3
+    eventually(lambda: time.monotonic() > until)
+    for pid in everybody:
+        os.kill(pid, signal.SIGCONT)
+
+    whole(pair)
+
+    assert processes(pair) == found
 
 
 def test_a_stopped_worker_is_stood_in_for_and_replaced(pair: Gateway) -> None:

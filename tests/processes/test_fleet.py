@@ -19,6 +19,7 @@ from gateway.processes.frames import (
     Hello,
     Message,
     Pulse,
+    Reply,
     Row,
     Standing,
     Terms,
@@ -128,7 +129,9 @@ class FakeWorker:
 
     def _received(self, link: Link, message: Message) -> None:
         self.heard.append(message)
-        if isinstance(message, Ask) and not self.mute:
+        if isinstance(message, Ask) and message.what == "inputs" and not self.mute:
+            link.send(Reply(message.serial, [{"time_unix_nano": self.counted}]))
+        elif isinstance(message, Ask) and not self.mute:
             row = Row(ASSIGNMENT_COUNT.name, (), self.counted, (), 0.0)
             link.send(Pulse((row,), [], {}))
 
@@ -290,6 +293,19 @@ async def test_a_worker_that_does_not_answer_keeps_nobody_waiting(house: House) 
     await house.fleet.refresh()
 
     assert assigned(house.fleet) == 43
+
+
+async def test_recent_inputs_are_those_of_all_workers(house: House) -> None:
+    """What workers kept is fetched when it is asked for, oldest first, and not kept here."""
+    one, two = await house.worker(1), await house.worker(2)
+    one.counted, two.counted = 20, 10
+    await until(lambda: len(house.fleet._members) == 2)
+
+    await house.fleet.refresh("m")
+
+    kept = [{"time_unix_nano": 10}, {"time_unix_nano": 20}]
+    assert house.fleet.recent_inputs("m") == kept
+    assert house.fleet.recent_inputs("m") == []
 
 
 async def test_doors_of_workers_are_answered(house: House) -> None:

@@ -87,7 +87,7 @@ async def show_inputs(call: Call) -> Response:
     """What an endpoint was asked lately, where its document has it kept."""
     name = call.path["name"]
     endpoint_record(call.parts.registry.snapshot, name)
-    await call.parts.data_plane.refresh()
+    await call.parts.data_plane.refresh(name)
     return answer(RecentInputs(name, call.parts.data_plane.recent_inputs(name)))
 
 
