@@ -240,7 +240,7 @@ def _take(plan: Plan, rule: _CompiledRule, facts: Facts, draw: bytes) -> Assignm
         unit = _unit_of(split.unit, facts)
     else:
         unit = facts.raw_header(split.unit_header)
-    if unit is not None:
+    if unit is not None and (len(unit) > MAX_UNIT_BYTES or not unit.strip()):
         unit = _checked(unit)
     hashed = draw if unit is None else unit
     name = split.drawer.draw(hashed)

@@ -43,6 +43,7 @@ Scalars: TypeAlias = tuple[tuple[float, ...], ...]
 _HEAD: Final = struct.Struct(">BH6s8s16sQBfII")
 _KIND: Final = struct.Struct(">QBfII")
 _MAX_BLINDERS: Final = 1024
+_NO_SCALARS: Final = b"\0\0"
 _REASONS: Final = tuple(Reason)
 _REASON_CODES: Final = {reason: code for code, reason in enumerate(_REASONS)}
 _TOKEN_PERSON: Final = b"tiltyard-token-1"
@@ -127,7 +128,7 @@ class Signer:
     ) -> str:
         """The same, for many predictions of one kind: `of_kind` is the `stub` of any of them."""
         at = at_ms.to_bytes(6, "big")
-        packed = _pack_scalars(scalars)
+        packed = _pack_scalars(scalars) if scalars else _NO_SCALARS
         body = b"".join((self._head, at, nonce, unit_hash, of_kind, packed))
         mac = self._mac.copy()
         mac.update(body)
@@ -244,7 +245,7 @@ def _text(value: str) -> bytes:
 
 def _pack_scalars(scalars: Scalars) -> bytes:
     if not scalars:
-        return b"\0\0"
+        return _NO_SCALARS
     flat = [value for row in scalars for value in row]
     return struct.pack(f">BB{len(flat)}f", len(scalars), len(scalars[0]), *flat)
 

@@ -82,7 +82,9 @@ async def _live(birth: Birth, roster: Roster, half: ServingHalf, accepting: Acce
     while True:
         is_serving = worker.is_serving
         state = READY if is_serving else DRAINING if worker.stopping else STARTING
-        beat(roster, birth, state)
+        if worker.pool.stuck < birth.settings.pool.spare_threads:
+            beat(roster, birth, state)
+        # Else models that hang hold every spare thread: without a beat we are replaced.
         if not worker.has_company:
             worker.has_company = not any(map(roster.is_first_start, others))
         if not worker.stopping:

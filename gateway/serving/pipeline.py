@@ -26,7 +26,6 @@ from gateway.serving.concluding import NONCE_BYTES, Concluder
 from gateway.serving.flights import Flight
 from gateway.serving.jobs import Job, Result
 from gateway.serving.live import Served
-from gateway.serving.pool import Loaded
 from gateway.serving.worker import Worker
 
 SMALL_ROW_BYTES: Final = 16 * 1024
@@ -101,8 +100,13 @@ class Pipeline:
             self._land(flight, _told(error))
 
     def _queue(self, flight: Flight) -> None:
-        served, call = flight.served, flight.call
-        request, loaded = call.request, _version(served, flight.assignment)
+        served, call, assignment = flight.served, flight.call, flight.assignment
+        request = call.request
+        held = served.pinnable if assignment.reason is Reason.PINNED else served.loaded
+        loaded = held.get(assignment.variant.version)
+        if loaded is None:
+            message = f"Version {assignment.variant.version} is not ready."
+            raise NotReady(message)
         rows = loaded.check.rows(request.tensors)
         if request.outputs:
             check_outputs(request.outputs, loaded.artifact.manifest.signature)
@@ -151,7 +155,7 @@ class Pipeline:
                 self._land(flight, list(ran.row(index).values()))
             return
         self.in_flight -= len(flights)
-        loaded.leases -= len(flights)
+        loaded.release(len(flights))
         for flight, answer in zip(flights, answers):  # noqa: B905 - made of each other
             reply = flight.reply
             flight.job = flight.loaded = None
@@ -192,15 +196,6 @@ def _asked_for(served: Served, call: Call) -> Assignment:
     if call.version is not None:
         return Assignment(Variant(f"v{call.version}", call.version), Reason.PINNED)
     return force(served.plan, call.force or "")
-
-
-def _version(served: Served, assignment: Assignment) -> Loaded:
-    held = served.pinnable if assignment.reason is Reason.PINNED else served.loaded
-    loaded = held.get(assignment.variant.version)
-    if loaded is None:
-        message = f"Version {assignment.variant.version} of '{served.plan.endpoint}' is not ready."
-        raise NotReady(message)
-    return loaded
 
 
 def _told(error: Exception) -> GatewayError:

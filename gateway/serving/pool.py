@@ -98,9 +98,9 @@ class Loaded:
         self.leases = self.in_flight[self.lane] = self.leases + 1
         return self.batcher
 
-    def release(self) -> None:
-        """Give the lease back."""
-        self.leases = self.in_flight[self.lane] = self.leases - 1
+    def release(self, count: int = 1) -> None:
+        """Give a lease back, or several."""
+        self.leases = self.in_flight[self.lane] = self.leases - count
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,7 @@ class Desk:
 
     def caller(self, head: Head, peer: str) -> str:
         """Who is held to a share of an endpoint: a token by its name, anyone else by address."""
-        if head.is_plain or head.authorization is None:
+        if head.authorization is None:
             return peer
         try:
             return self.principal(head).name
@@ -146,19 +146,31 @@ class Exchange:
         Raises:
             GatewayError: the request is refused, whatever its body; nothing more is to be done.
         """
-        desk, head = self._desk, self._head
-        self._live = desk.pipeline.worker.live
-        self._served, self._version = desk.find(self._route)
+        desk, head, route = self._desk, self._head, self._route
+        self._live = live = desk.pipeline.worker.live
+        self._served = live.endpoints.get(route.name)
+        if (
+            self._served is None
+            or route.version
+            or route.alias
+            or desk.pipeline.worker.signer is None
+        ):
+            self._served, self._version = desk.find(route)
+        if head.is_plain and head.size <= desk.limits.body_bytes:
+            self._enter(peer)
+            return
         head.check_body(desk.limits.body_bytes)
-        if not head.is_plain and head.force is not None:
+        if head.force is not None:
             require(desk.principal(head), FORCE)
-        caller = desk.caller(head, peer)
-        desk.admission.enter(self._route.name, caller)
+        self._enter(desk.caller(head, peer))
+
+    def _enter(self, caller: str) -> None:
+        admission, size = self._desk.admission, self._head.size
+        admission.enter(self._route.name, caller)
         self._caller = caller
-        size = head.stated_bytes
         if size >= LARGE_BYTES:
             try:
-                desk.admission.hold(size)
+                admission.hold(size)
             except Overloaded:
                 self._leave()
                 raise
@@ -196,7 +208,8 @@ class Exchange:
         served = self._served
         if served is None:
             raise NotReady(_UNOPENED)
-        signature = served.signature_of(self._version)
+        version = self._version
+        signature = served.signature if version is None else served.signature_of(version)
         if self._route.action == "predict":
             self._asked, self._columnar = parse_predict(body, signature, limits)
         else:

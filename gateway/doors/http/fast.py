@@ -102,7 +102,7 @@ class FastProtocol(GuardedProtocol):
 
     def _opens(self) -> bool:
         """Whether an exchange was opened for this head."""
-        if self.busy() or self.flow.write_paused or self.expect_100_continue:
+        if self._running or self.owed or self.flow.write_paused or self.expect_100_continue:
             return False
         try:
             route = _route_of(self.url.partition(b"?")[0])
@@ -135,8 +135,10 @@ class FastProtocol(GuardedProtocol):
         self._requests.answered("POST", self._action, status, took_ns, self.scheme or "http")
         if is_last:
             self.hang_up()
-        else:
+        elif self.pipeline or self._last_word or self.flow.read_paused:
             self.answered()
+        else:
+            self.server_state.total_requests += 1
 
     def _forget(self) -> None:
         for exchange in (self._taking, self._exchange):

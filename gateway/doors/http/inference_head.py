@@ -22,20 +22,24 @@ class Head:
     """The headers of a request; where a name comes more than once, `headers` holds the first.
 
     `is_plain` says that the headers hold nothing which asks for more than the usual: most requests
-    are spared the look at each.
+    are spared the look at each. `size` is the length of the body in bytes, as far as it is stated.
     """
 
-    __slots__ = ("_fields", "headers", "is_plain")
+    __slots__ = ("_fields", "headers", "is_plain", "size")
 
     def __init__(self, fields: Headers) -> None:
         self._fields = fields
+        self.size = 0
         headers = dict(fields)
-        if len(headers) == len(fields):
-            is_usual = headers.get(b"content-type") in _USUAL_TYPES
-            self.is_plain = is_usual and _SPECIAL.isdisjoint(headers)
-        else:
+        is_plain = len(headers) == len(fields) and _SPECIAL.isdisjoint(headers)
+        if len(headers) != len(fields):
             headers = dict(reversed(fields))
-            self.is_plain = False
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and len(length) < _LENGTH_DIGITS:
+            self.size = int(length)
+        else:
+            is_plain = False
+        self.is_plain = is_plain and headers.get(b"content-type") in _USUAL_TYPES
         self.headers: dict[bytes, bytes] = headers
 
     def all(self, name: bytes) -> list[bytes]:
@@ -51,11 +55,6 @@ class Head:
         """The value of a header that came once."""
         values = self.all(name)
         return values[0] if len(values) == 1 else None
-
-    @property
-    def stated_bytes(self) -> int:
-        """The length of the body as far as it is stated; requires `check_body`."""
-        return int(self.headers.get(b"content-length", b"0"))
 
     @property
     def accept_encoding(self) -> bytes | None:
@@ -102,11 +101,6 @@ class Head:
             UnsupportedMedia: a form, or a content encoding that is not spoken, or several.
             InvalidRequest: a broken length.
         """
-        length = self.headers.get(b"content-length", b"0")
-        if self.is_plain and len(length) < _LENGTH_DIGITS and length.isdigit():
-            if int(length) > limit:
-                raise TooLarge(too_large(limit))
-            return
         self._check_lengths(limit)
         self._check_media()
 

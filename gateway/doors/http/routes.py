@@ -4,9 +4,10 @@ Paths are split before they are decoded, and each part is decoded once, so no en
 a slash or a dot-dot into a name. A name that is none is answered as an unknown one.
 """
 
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
+
+from msgspec import Struct
 
 from gateway.core.errors import InvalidRequest, NotFound
 from gateway.core.models import is_name, parse_version
@@ -60,8 +61,7 @@ TEMPLATES: Final = {
 """`http.route` of each action; a pinned version or alias is left out."""
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Struct, frozen=True):
     """What a path asks for: an action, and the endpoint and version or alias it names."""
 
     action: str
