@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import uvicorn
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
@@ -212,6 +212,7 @@ HEADS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([b"/x", b"/y", b"*"]), HEADS), max_size=4))
 def test_a_head_that_is_not_checked_again_would_have_passed(
     heads: list[tuple[bytes, Headers]],

@@ -1,7 +1,7 @@
 from string import ascii_letters
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.doors.http.heads import (
@@ -114,6 +114,7 @@ def test_older_and_newer_versions(version: str, headers: Headers, wanted: int | 
     assert status(headers, version=version) == wanted
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(
