@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1
-# One process tree that serves; Redis is outside, so TILTYARD_REDIS_URL must be given:
+# A supervisor, control and workers; Redis is outside, so TILTYARD_REDIS_URL must be given:
 #   docker run -e TILTYARD_REDIS_URL=redis://... -p 8080:8080 -v tiltyard:/var/lib/tiltyard tiltyard
 
 FROM python:3.11-slim AS builder
@@ -23,6 +23,8 @@ ENV TILTYARD_HTTP_HOST=0.0.0.0
 ENV TILTYARD_MODEL_STORE=/srv/tiltyard/models
 ENV TILTYARD_REDIS_EMBEDDED=false
 ENV TILTYARD_STATE_DIR=/var/lib/tiltyard
+# One worker for each processor that the container may use; all end in order before Docker's 10 s.
+ENV TILTYARD_STOP_S=9
 ENV TILTYARD_WORKERS=auto
 VOLUME /var/lib/tiltyard
 # Inference, gRPC and the admin API; the last listens on loopback unless TILTYARD_ADMIN_HOST says so.
