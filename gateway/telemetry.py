@@ -238,7 +238,7 @@ def _duration(
 
 # Serving.
 REQUEST_DURATION: Final = _duration(
-    "http.server.request.duration", "From the first byte of a request to its answer."
+    "http.server.request.duration", "From the head of a request to its answer."
 )
 ACTIVE_REQUESTS: Final = Instrument(
     "http.server.active_requests", "updown", "{request}", "Requests that wait for their answer."
@@ -277,7 +277,9 @@ SHADOW_DISAGREED: Final = _counter(
     "tiltyard.shadow.disagreed", "{request}", "Shadow answers beyond their tolerance."
 )
 ADMISSION_REJECTED: Final = _counter(
-    "tiltyard.admission.rejected", "{request}", "Requests refused before any model ran."
+    "tiltyard.admission.rejected",
+    "{request}",
+    "Requests that overload or their deadline left without an answer.",
 )
 CACHE_HITS: Final = _counter(
     "tiltyard.cache.hit", "{request}", "Requests that were given a kept answer."

@@ -144,7 +144,8 @@ class Admission:
             gate.cut_ns = self._cut_ns = now
             # What was in flight when one was refused is about what the queue takes.
             reached = min(gate.limit, gate.in_flight + 1.0)
-            gate.move(max(reached * CUT, self._settings.min_in_flight))
+            least = min(self._settings.min_in_flight, self._settings.max_in_flight)
+            gate.move(max(reached * CUT, least))
 
 
 def _check(gate: Gate, held: int) -> None:

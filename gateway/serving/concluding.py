@@ -177,6 +177,11 @@ class Concluder:
             record.cached = flight.job.cache == HIT
         return record
 
+    def rejected(self, endpoint: str, error: GatewayError) -> None:
+        """Count a request that overload or its deadline left without an answer."""
+        labels = ((ENDPOINT, endpoint), (ERROR_TYPE, error.kind))
+        self.recorder.cells.counter(ADMISSION_REJECTED, labels).add()
+
     def _leave_traces(self, flight: Flight, record: Record, error: GatewayError | None) -> None:
         loaded = flight.loaded
         if error is None:
@@ -184,8 +189,7 @@ class Concluder:
                 loaded.statistics.answered(record)
         else:
             if isinstance(error, (Overloaded, DeadlineExceeded)):
-                labels = ((ENDPOINT, record.kind.endpoint), (ERROR_TYPE, error.kind))
-                self.recorder.cells.counter(ADMISSION_REJECTED, labels).add()
+                self.rejected(record.kind.endpoint, error)
             if loaded is not None:
                 loaded.statistics.failed(record)
         self.recorder.record(record)

@@ -220,6 +220,12 @@ class Pace:
             return True
         return False
 
+    @property
+    def is_curious(self) -> bool:
+        """Whether the next run will be learned from, unless it takes too long."""
+        runs = self._runs + 1
+        return not runs & SAMPLE or runs <= ENOUGH or not self.inline
+
     def _alone_ns(self) -> float:
         """What a usual request takes by itself."""
         return self.fit.predict(self._typical)

@@ -169,7 +169,6 @@ def _bind(snapshot: Snapshot, plan: Plan, loaded: dict[int, Loaded]) -> Served:
             or plan.cache
             or plan.token_scalars
             or plan.recording.inputs
-            or plan.recording.reservoir
             or plan.recording.outputs
             or plan.recording.reservoir
         ),

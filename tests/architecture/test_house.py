@@ -18,7 +18,7 @@ LOCKS = sorted([*ROOT.glob("*.lock"), *ROOT.glob("models/*.lock")])
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 
-# Another word for something that has a name already (docs/vocabulary.md), or for nothing at all.
+# Another word for something that has a name already, or for nothing at all.
 BANNED_WORDS = {
     "backend": "Engine",
     "bucket": "Variant or Split",

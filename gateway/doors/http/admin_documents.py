@@ -67,7 +67,7 @@ class Changed(Struct, frozen=True):
 
 
 class ShadowReport(Struct, frozen=True):
-    """What the shadows of an endpoint found in this process."""
+    """What the shadows of an endpoint found on this host."""
 
     endpoint: str
     shadows: list[dict[str, Any]]
@@ -106,7 +106,7 @@ class ModelList(Struct, frozen=True):
 
 
 class VersionDocument(Struct, frozen=True):
-    """A version; `state` and `reason` are those of this process, None where it is not loaded.
+    """A version; `state` and `reason` are those of this host, None where it is not loaded.
 
     What the manifest says is None while the store is away.
     """
@@ -177,6 +177,6 @@ class AuditPage(Struct, frozen=True):
 
 
 class Statistics(Struct, frozen=True):
-    """Triton-shaped statistics of each version loaded in this process."""
+    """Triton-shaped statistics of each version loaded on this host."""
 
     model_stats: list[dict[str, Any]]

@@ -135,7 +135,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         path=f"{ENDPOINT}/shadows",
         scope=READ,
         name="getShadows",
-        summary="What an endpoint's shadows found in this process.",
+        summary="What an endpoint's shadows found on this host.",
         handle=endpoints.show_shadows,
         answer=ShadowReport,
     ),
@@ -240,7 +240,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         path=f"{ROOT}/statistics",
         scope=READ,
         name="statistics",
-        summary="Counts and times of each version loaded in this process.",
+        summary="Counts and times of each version loaded on this host.",
         handle=models.read_statistics,
         query=(
             Query("model", "of this model only"),

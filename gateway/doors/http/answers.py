@@ -82,8 +82,6 @@ class Answers:
         except Exception as error:  # noqa: BLE001 - who answered is told all the same
             return _refused(answer, error)
         headers = [JSON, *identity_of(answer)]
-        if answer.cache:
-            headers.append(_cache_header(answer))
         return Response(_OK, text, headers)
 
     def _new_style(self, served: Served, kind: Kind | None) -> _Style:

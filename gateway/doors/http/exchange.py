@@ -15,6 +15,7 @@ from gateway.core.errors import (
     NotFound,
     NotReady,
     Overloaded,
+    Throttled,
     TooLarge,
     Unauthenticated,
 )
@@ -165,19 +166,34 @@ class Exchange:
         self._enter(desk.caller(head, peer))
 
     def _enter(self, caller: str) -> None:
-        admission, size = self._desk.admission, self._head.size
-        admission.enter(self._route.name, caller)
-        self._caller = caller
-        if size >= LARGE_BYTES:
-            try:
-                admission.hold(size)
-            except Overloaded:
-                self._leave()
-                raise
-            self._held = size
+        admission = self._desk.admission
+        try:
+            admission.enter(self._route.name, caller)
+            self._caller = caller
+            if self._head.size >= LARGE_BYTES:
+                self._hold(self._head.size)
+        except (Overloaded, Throttled) as error:
+            self._leave()
+            self._desk.pipeline.concluder.rejected(self._route.name, error)
+            raise
+
+    def _hold(self, size: int) -> None:
+        self._desk.admission.hold(size)
+        self._held = size
+
+    @property
+    def size(self) -> int:
+        """The length of the body in bytes, as far as it is stated."""
+        return self._head.size
 
     def take(self, body: bytes) -> None:
         """Go on with the whole body; never raises."""
+        if len(body) >= LARGE_BYTES and not self._held:  # it did not say so before it came
+            try:
+                self._hold(len(body))
+            except Overloaded as error:
+                self._end(error_response(error))
+                return
         if len(body) < LARGE_BYTES and (self._head.is_plain or self._head.coding is None):
             try:
                 self._decode(body)

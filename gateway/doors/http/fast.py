@@ -14,13 +14,14 @@ from typing import Any, Final
 import uvicorn
 from uvicorn.server import ServerState
 
-from gateway.core.errors import GatewayError
+from gateway.core.errors import GatewayError, Overloaded, Throttled
 from gateway.doors.http.exchange import Desk, Exchange
 from gateway.doors.http.guarded import GuardedProtocol
 from gateway.doors.http.inference_head import Head
-from gateway.doors.http.messages import CLOSE, Response
+from gateway.doors.http.messages import CLOSE, Response, error_response
 from gateway.doors.http.requests import Requests
 from gateway.doors.http.routes import Route, route_of
+from gateway.doors.http.turns import MAX_DRAINED_BYTES
 from gateway.doors.http.watch import Watch
 
 EXCHANGES: Final = frozenset({"infer", "predict"})
@@ -56,6 +57,7 @@ class FastProtocol(GuardedProtocol):
         self._action = ""
         self._body = b""
         self._parts: list[bytes] = []
+        self._denial: Response | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The caller is gone: whatever waits for an answer is given up."""
@@ -72,6 +74,8 @@ class FastProtocol(GuardedProtocol):
         if self._taking is None:
             super().on_body(body)
             return
+        if self._denial is not None:
+            return
         if self.chunked:
             self.count(len(body))
         if not self._body:
@@ -86,6 +90,10 @@ class FastProtocol(GuardedProtocol):
             super().end()
             return
         self._exchange = exchange
+        if self._denial is not None:
+            denial, self._denial = self._denial, None
+            self._respond(denial)
+            return
         body = self._body
         if self._parts:
             body = b"".join((body, *self._parts))
@@ -110,6 +118,10 @@ class FastProtocol(GuardedProtocol):
                 return False
             exchange = Exchange(self._desk, route, Head(self.headers), self._respond)
             exchange.open(self.client[0] if self.client else "")
+        except (Overloaded, Throttled) as error:
+            if self.chunked or exchange.size > MAX_DRAINED_BYTES:
+                return False
+            self._denial = error_response(error)  # told once its body was read and dropped
         except GatewayError:
             return False  # the ASGI door tells it
         self._taking = exchange
@@ -124,7 +136,13 @@ class FastProtocol(GuardedProtocol):
             return
         desk, status, block = self._desk, response.status, response.block
         stopping = desk.pipeline.worker.stopping
-        is_last = self.draining or stopping or not self.keep_alive or CLOSE in response.headers
+        is_last = (
+            self.draining
+            or stopping
+            or not self.keep_alive
+            or self.version == "1.0"
+            or CLOSE in response.headers
+        )
         if is_last or not block:
             block = _block(response, is_stopping=stopping, is_last=is_last)
         else:
@@ -144,7 +162,7 @@ class FastProtocol(GuardedProtocol):
         for exchange in (self._taking, self._exchange):
             if exchange is not None:
                 exchange.cancel()
-        self._taking = self._exchange = None
+        self._taking = self._exchange = self._denial = None
         self._body = b""
         self._parts.clear()
 
