@@ -38,6 +38,7 @@ CHUNKED = b"Transfer-Encoding: chunked\r\n"
 ONE_CHUNK = b"%x\r\n%b\r\n0\r\n\r\n" % (len(GOOD), GOOD)
 END = b"\r\n"
 STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
+ESTABLISHED = "01"
 RESET = -1
 """Stands for a connection that was reset instead of closed."""
 
@@ -342,10 +343,11 @@ def read_slowly(line: socket.socket) -> int:
 
 
 def is_held(gateway: Gateway, line: socket.socket) -> bool:
-    """Whether the kernel still knows the gateway's end of a connection."""
+    """Whether the gateway's end of a connection is still open."""
     ends = f":{gateway.port:04X}", f":{line.getsockname()[1]:04X}"
     rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()]
-    return any(row[1].endswith(ends[0]) and row[2].endswith(ends[1]) for row in rows)
+    ours = [row for row in rows if row[1].endswith(ends[0]) and row[2].endswith(ends[1])]
+    return any(row[3] == ESTABLISHED for row in ours)
 
 
 def test_a_large_answer_that_nobody_reads_is_dropped(gateway: Gateway) -> None:
