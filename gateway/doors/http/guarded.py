@@ -175,6 +175,7 @@ class GuardedProtocol(Turns):
             self.watch.bounds.max_body_bytes,
             keep_alive=self.keep_alive,
         )
+        self.keep_alive = self.keep_alive and self.version != "1.0"  # nobody promises it there
         self._offered = offered and parser.should_upgrade()
         if self.chunked:
             self._into, self._special = [], {}

@@ -208,7 +208,7 @@ class Turns(HttpToolsProtocol):
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
             expect_100_continue=self.expect_100_continue,
-            keep_alive=self.keep_alive and self.version != "1.0" and not self.draining,
+            keep_alive=self.keep_alive and not self.draining,
             on_response=self.on_response_complete,
         )
         cycle.small = not self.chunked and int(self.stated or 0) <= MAX_DRAINED_BYTES
