@@ -11,10 +11,12 @@ ALWAYS: Final[Mapping[str, str]] = {"ORT_DISABLE_TELEMETRY": "1"}
 """Official builds of onnxruntime phone home otherwise."""
 UNLESS_SET: Final[Mapping[str, str]] = {
     "MALLOC_ARENA_MAX": "2",
+    "MALLOC_MMAP_THRESHOLD_": str(4 * 1024 * 1024),
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
 }
-"""glibc keeps freed memory for each arena, and several processes share the cores."""
+"""glibc keeps freed memory for each arena, and of large bodies too once it has met a few, unless it
+is told from which size on memory is given back; several processes share the cores."""
 NEVER: Final = frozenset({"ORT_LOAD_CONFIG_FROM_MODEL"})
 """A model file must not configure its host."""
 

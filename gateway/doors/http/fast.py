@@ -15,7 +15,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from gateway.core.errors import GatewayError, Overloaded, Throttled
-from gateway.doors.http.exchange import Desk, Exchange
+from gateway.doors.http.exchange import LARGE_BYTES, Desk, Exchange
 from gateway.doors.http.guarded import GuardedProtocol
 from gateway.doors.http.inference_head import Head
 from gateway.doors.http.messages import CLOSE, Response, error_response
@@ -148,7 +148,10 @@ class FastProtocol(GuardedProtocol):
         else:
             block = b"%bcontent-length: %d\r\n\r\n" % (block, len(response.body))
         start = self._requests.start(status, self.server_state.default_headers)
-        self.transport.write(b"".join((start, block, response.body)))
+        if len(response.body) < LARGE_BYTES:
+            self.transport.write(b"".join((start, block, response.body)))
+        else:
+            self.transport.writelines((start + block, response.body))
         took_ns = desk.clock.monotonic_ns() - exchange.arrived_ns
         self._requests.answered("POST", self._action, status, took_ns, self.scheme or "http")
         if is_last:
