@@ -13,6 +13,7 @@ def test_a_process_starts_with_what_its_libraries_read() -> None:
         "PATH": "/bin",
         "ORT_DISABLE_TELEMETRY": "1",
         "MALLOC_ARENA_MAX": "2",
+        "MALLOC_MMAP_THRESHOLD_": "4194304",
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
     }
