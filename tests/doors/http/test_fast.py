@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -424,30 +425,26 @@ VERSIONS = st.sampled_from([b"1.1"] * 6 + [b"1.0", b"2.0"])
 def cut(request: bytes, places: list[int]) -> list[bytes]:
     """The request in pieces."""
     ends = sorted({place % (len(request) + 1) for place in places} | {0, len(request)})
-    return [request[begin:end] for begin, end in zip(ends, ends[1:], strict=False)]
+    return [request[begin:end] for begin, end in pairwise(ends)]
+
+
+REQUEST = st.builds(
+    lambda body, lines, path, method, version: post(
+        body, *lines, path=path.encode(), method=method, version=version
+    ),
+    BODIES,
+    LINES,
+    PATHS,
+    METHODS,
+    VERSIONS,
+)
 
 
 @settings(deadline=None, max_examples=60)
-@given(
-    body=BODIES,
-    lines=LINES,
-    path=PATHS,
-    method=METHODS,
-    version=VERSIONS,
-    places=st.lists(st.integers(0, 2_000), max_size=3),
-)
-def test_no_request_tells_the_doors_apart(
-    both: Both,
-    body: bytes,
-    lines: list[bytes],
-    path: str,
-    method: bytes,
-    version: bytes,
-    places: list[int],
-) -> None:
+@given(sent=REQUEST, places=st.lists(st.integers(0, 2_000), max_size=3))
+def test_no_request_tells_the_doors_apart(both: Both, sent: bytes, places: list[int]) -> None:
     """However odd it is, and in whatever pieces it comes."""
-    request = post(body, *lines, path=path.encode(), method=method, version=version)
-    both.compare(*cut(request, places))
+    both.compare(*cut(sent, places))
     assert both.asgi.held() == both.fast.held() == (0, 0, 0)
 
 
@@ -543,34 +540,42 @@ class WideEngine(FakeEngine):
         return [np.concatenate([sums, rest], axis=1)]
 
 
-def roomy(value: float) -> bytes:
-    """An inference of which only a few fit in a segment."""
-    return post(b" " * 60_000 + orjson.dumps(asking(value)))
+async def fill(one: Door, caller: Caller, engine: FakeEngine) -> int:
+    """Send one by one until nothing more goes in either direction; how many."""
+    await until(lambda: bool(one.connections))
+    flow, state, sent = one.connections[0].flow, one.server.server_state, 0
+    while not (flow.write_paused and flow.read_paused):
+        caller.send(bodies_of(sent))
+        sent += 1
+        ran, told = len(engine.runs), state.total_requests
+
+        def goes_on(ran: int = ran, told: int = told) -> bool:
+            stands = flow.write_paused and len(engine.runs) > ran
+            return stands or flow.read_paused or state.total_requests > told
+
+        await until(goes_on)
+    return sent
 
 
 @each_door
 async def test_who_does_not_read_is_not_read(kind: Kind) -> None:
     """Reading pauses while answers wait to be taken; then nothing is lost."""
-    engine, count = WideEngine(), 200
+    engine = WideEngine()
     async with door(kind, {ONE: engine}) as one:
         caller = await one.dial(room=4_096)
-        caller.send(*[roomy(value) for value in range(count)])
-        await until(lambda: bool(one.connections))
-        flow = one.connections[0].flow
-        await until(lambda: flow.write_paused and flow.read_paused)
+        sent = await fill(one, caller, engine)
         assert status_of(await one.ask(HEALTH)) == 200
-        assert len(engine.runs) < count
-        answers = await read_all(caller, count)
-        assert [data_of(answer)[0] for answer in answers] == [*range(count)]
+        answers = await read_all(caller, sent)
+        assert [data_of(answer)[0] for answer in answers] == [*range(sent)]
+        assert data_of(await caller.ask(bodies_of(9.0)))[0] == 9.0
 
 
 @each_door
 async def test_who_never_reads_is_left(kind: Kind) -> None:
     """The connection is cut, and nothing of it stays in flight."""
-    async with door(kind, {ONE: WideEngine()}, http=SHORT) as one:
-        caller = await one.dial(room=4_096)
-        caller.send(*[roomy(value) for value in range(200)])
-        await until(lambda: bool(one.connections) and one.connections[0].flow.write_paused)
+    engine = WideEngine()
+    async with door(kind, {ONE: engine}, http=SHORT) as one:
+        await fill(one, await one.dial(room=4_096), engine)
         await until(lambda: not one.server.server_state.connections)
         assert one.held() == (0, 0, 0)
 
