@@ -212,9 +212,11 @@ ROWS: dict[str, Bad] = {
 }
 
 
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """One gateway for all that is sent here, with short deadlines."""
+@pytest.fixture(scope="module", params=["fast", "asgi"])
+def gateway(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    """One gateway of each door for all that is sent here, with short deadlines."""
     folder = tmp_path_factory.mktemp("bad-http")
     version = folder / "models" / "same" / "1"
     version.mkdir(parents=True)
@@ -224,6 +226,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         for name in ("HEADER", "BODY_IDLE", "WRITE_STALL")
     }
     env["MALLOC_MMAP_THRESHOLD_"] = "262144"  # or the allocator hides what was given back
+    env["TILTYARD_HTTP_DOOR"] = request.param
     env["TILTYARD_HTTP_MAX_BODY_BYTES"] = str(MAX_BODY_BYTES)
     running = Gateway(folder / "state", folder / "models", env)
     yield running.start()

@@ -60,16 +60,23 @@ def receiver() -> Iterator[Receiver]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iterator[Gateway]:
-    """One gateway for all that is sent here."""
+@pytest.fixture(scope="module", params=["fast", "asgi"])
+def gateway(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    receiver: Receiver,
+) -> Iterator[Gateway]:
+    """One gateway of each door for all that is sent here."""
     folder = tmp_path_factory.mktemp("bad-input")
     for name, model in MODELS.items():
         version = folder / "models" / name / "1"
         version.mkdir(parents=True)
         save(model, version)
     (folder / "models" / "lenient" / "model.toml").write_text("allow_nonfinite = true")
-    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url}
+    env = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
+        "TILTYARD_HTTP_DOOR": request.param,
+    }
     running = Gateway(folder / "state", folder / "models", env)
     yield running.start()
     running.close()
