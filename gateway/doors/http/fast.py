@@ -17,6 +17,7 @@ from uvicorn.server import ServerState
 from gateway.core.errors import GatewayError, Overloaded, Throttled
 from gateway.doors.http.exchange import LARGE_BYTES, Desk, Exchange
 from gateway.doors.http.guarded import GuardedProtocol
+from gateway.doors.http.inference import LEFT_LOOK_S
 from gateway.doors.http.inference_head import Head
 from gateway.doors.http.messages import CLOSE, Response, error_response
 from gateway.doors.http.requests import Requests
@@ -68,6 +69,8 @@ class FastProtocol(GuardedProtocol):
         """A head passed every check: take it here if it is an ordinary inference."""
         if self.method != b"POST" or not self._opens():
             super().begin()
+            if self.owed and self.flow.read_paused:
+                self.loop.call_later(LEFT_LOOK_S, self._listen)
 
     def on_body(self, body: bytes) -> None:
         """A part of a body came; most come whole."""
@@ -160,6 +163,11 @@ class FastProtocol(GuardedProtocol):
             self.answered()
         else:
             self.server_state.total_requests += 1
+
+    def _listen(self) -> None:
+        """Read on behind an inference that takes long: only who reads learns that a caller left."""
+        if self.owed and not self.deaf:
+            self.flow.resume_reading()
 
     def _forget(self) -> None:
         for exchange in (self._taking, self._exchange):

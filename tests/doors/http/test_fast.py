@@ -602,6 +602,26 @@ async def test_who_leaves_while_queued_is_not_run(kind: Kind) -> None:
 
 
 @each_door
+async def test_who_leaves_with_more_behind_is_not_run(kind: Kind) -> None:
+    """That reading pauses behind an inference does not hide that its caller left."""
+    engine = SlowEngine()
+    async with door(kind, {ONE: engine}, pool=THREADED) as one:
+        engine.hold()
+        first, second = await one.dial(), await one.dial()
+        first.send(bodies_of(1.0))
+        await until(engine.entered.is_set)
+        engine.runs.clear()
+        second.send(bodies_of(2.0, 3.0))
+        await until(lambda: one.held() == (2, 2, 2))
+        second.close()
+        await until(lambda: one.held() == (1, 1, 1))
+        engine.release()
+        assert data_of(await first.read()) == [1.0]
+        assert [rows[:, 0].tolist() for rows in engine.runs] == [[1.0]]
+        assert one.held() == (0, 0, 0)
+
+
+@each_door
 async def test_who_leaves_while_running_is_forgotten(kind: Kind) -> None:
     """The run goes on and its answer is dropped."""
     engine = SlowEngine()
