@@ -22,6 +22,7 @@ from gateway.core.endpoints import Caching, Split, Weighted
 from gateway.core.errors import EngineFailed
 from gateway.core.tensors import Array, Signature, TensorSpec
 from gateway.doors.http.exchange import LARGE_BYTES
+from gateway.doors.http.turns import MAX_DRAINED_BYTES
 from gateway.settings import HttpSettings
 from gateway.telemetry import REQUEST_DURATION
 from tests.doors.http.two_doors import (
@@ -709,17 +710,20 @@ async def test_who_states_a_deadline_is_answered_when_it_passes(
 
 
 @each_door
-async def test_who_finds_no_room_is_told_before_their_body(kind: Kind) -> None:
-    """With 503 and when to come again; health is no inference."""
+async def test_who_finds_no_room_is_told_so(kind: Kind) -> None:
+    """With 503 and when to come again, before a large body is sent; health is no inference."""
     engine = SlowEngine()
     async with door(kind, {ONE: engine}, pool=THREADED, max_in_flight=1) as one:
         engine.hold()
         first, second = await one.dial(), await one.dial()
         first.send(bodies_of(1.0))
         await until(engine.entered.is_set)
-        answer = await second.ask(post()[: -len(GOOD)])
-        assert status_of(answer) == 503
-        assert b"\r\nretry-after: 1\r\n" in answer
+        large = post(bytes(MAX_DRAINED_BYTES + 1))[: -MAX_DRAINED_BYTES - 1]
+        for request, is_open in ((post(), True), (chunked(GOOD), True), (large, False)):
+            answer = await second.ask(request)
+            assert status_of(answer) == 503
+            assert b"\r\nretry-after: 1\r\n" in answer
+            assert (b"\r\nconnection: close\r\n" not in answer) is is_open
         assert status_of(await one.ask(HEALTH)) == 200
         engine.release()
         assert status_of(await first.read()) == 200
