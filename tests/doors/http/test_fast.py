@@ -63,7 +63,7 @@ PREDICT = b"/v1/models/m:predict"
 each_door = pytest.mark.parametrize("kind", ["asgi", "fast"])
 
 
-@dataclass
+@dataclass(repr=False)
 class Both:
     """Two equal houses, one behind each door."""
 

@@ -161,7 +161,7 @@ class ShownAsgi(Shown, GuardedProtocol):
     """A connection of the ASGI door."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Door:
     """A listener with a house behind it."""
 
@@ -197,7 +197,7 @@ class Door:
     async def tells(self, *pieces: bytes, answers: int = 1) -> tuple[list[bytes], bool]:
         """Answers but for their date, and whether the connection outlives them."""
         caller = await self.dial()
-        with_body = not pieces[0].startswith(b"HEAD")
+        with_body = not b"".join(pieces).startswith(b"HEAD")
         try:
             caller.send(*pieces)
             told = [await caller.read(with_body=with_body) for _ in range(answers)]
