@@ -33,7 +33,7 @@ test-fast: $(VENV)/.dev ## run the tests that are neither slow nor end to end
 	$(BIN)/pytest -m "not slow and not e2e" $(ARGS)
 
 bench: $(VENV)/.dev ## measure beside a bare endpoint and the peers, ten minutes; ARGS=--help
-	@$(BIN)/python loadtests/run.py $(ARGS)
+	@$(BIN)/python loadtests/run.py --workers 1 $(ARGS)
 
 bench-setup: $(VENV)/.dev ## make the environments of the peers
 	@$(BIN)/python loadtests/run.py --setup $(ARGS)

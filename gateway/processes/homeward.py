@@ -101,7 +101,10 @@ class Homeward:
     async def _connect(self) -> None:
         loop, birth = asyncio.get_running_loop(), self._birth
         link = Link(self._received, self._hung_up)
-        nearby = socket.socket(socket.AF_UNIX)
+        try:
+            nearby = socket.socket(socket.AF_UNIX)
+        except OSError:  # too many files are open
+            return
         nearby.settimeout(0)
         try:
             nearby.connect(birth.address)  # at once, or not now: the listener outlives control

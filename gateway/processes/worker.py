@@ -21,6 +21,7 @@ from gateway.processes.roster import Roster, share
 from gateway.processes.serving_half import ServingHalf
 from gateway.processes.slots import workers_stop_s
 from gateway.serving.vitals import DRAINING, READY, STARTING
+from gateway.tasks import forever
 
 PATIENCE_S: Final = 5.0
 """How long callers of a worker that starts again wait, when nobody else accepts for it."""
@@ -54,7 +55,7 @@ async def _serve(birth: Birth) -> int:
     sockets = {n: socket.socket(fileno=fd) for n, fd in enumerate(birth.listeners, start=1)}
     accepting = Accepting(server, sockets)
     serving = asyncio.create_task(server.serve(sockets=[]))
-    carrying = asyncio.create_task(homeward.run())
+    carrying = asyncio.create_task(forever("link", homeward.run))
     living = asyncio.create_task(_live(birth, roster, half, accepting))
     await stopping.wait()
     leave_within(workers_stop_s(settings.stop_s, settings.drain_delay_s))

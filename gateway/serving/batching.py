@@ -235,7 +235,7 @@ class Batcher:
         if isinstance(result, GatewayError):
             self._fail(batch, result, rows, run_ns)
             return
-        if batch[0].together is not None and tell_together(batch, result, rows, run_ns):
+        if self._shares_runs and tell_together(batch, result, rows, run_ns):
             return
         parts = (result,) if len(batch) == 1 else cut(result, batch, rows)
         for job, part in zip(batch, parts):  # noqa: B905 - checked by `Shared`, and quicker

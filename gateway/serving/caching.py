@@ -101,11 +101,12 @@ class ResponseCache:
             batcher.submit(job)
         except BaseException:
             self.dismiss(lead)
+            job.done = lead.done
             raise
 
     def dismiss(self, lead: "_Lead") -> None:
         """Let a job lead no more."""
-        del self._leads[lead.shelf, lead.key]
+        self._leads.pop((lead.shelf, lead.key), None)
 
     def adapt(self, policies: Mapping[str, Caching], digests: Collection[str]) -> None:
         """Follow what is live; see `Storage.adapt`."""

@@ -7,6 +7,7 @@ immutable and may go anywhere.
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from operator import itemgetter
 from pathlib import Path
 from resource import RUSAGE_SELF, getpagesize, getrusage
@@ -159,7 +160,8 @@ def watch_process(cells: Cells) -> None:
     page_bytes = getpagesize()
 
     def refresh() -> None:
-        memory.set(int(_STATM.read_text(encoding="ascii").split()[1]) * page_bytes)
+        with suppress(OSError):  # too many files may be open
+            memory.set(int(_STATM.read_text(encoding="ascii").split()[1]) * page_bytes)
         usage = getrusage(RUSAGE_SELF)
         cpu.value = usage.ru_utime + usage.ru_stime
 

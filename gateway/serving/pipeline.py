@@ -28,7 +28,7 @@ from gateway.serving.jobs import Job, Result
 from gateway.serving.live import Served
 from gateway.serving.worker import Worker
 
-SMALL_ROW_BYTES: Final = 16 * 1024
+SMALL_ROW_BYTES: Final = 2 * 1024
 """Rows of outputs up to this size are told together; a larger one is a door's work by itself."""
 
 log: Final = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class Pipeline:
         self.in_flight += 1
         flight = Flight(served, call, assignment, nonce, reply, self._land_one)
         self._take_off(flight)
-        return flight
+        return None if flight.reply is None else flight
 
     def _take_off(self, flight: Flight) -> None:
         """Queue the request with the version it was assigned, or land at once."""
@@ -139,7 +139,7 @@ class Pipeline:
             revision, variant = flight.served.plan.revision, flight.assignment.variant
             answer = Answer(revision, _told(error), variant)
         flight.let_go()
-        reply = flight.reply
+        reply, flight.reply = flight.reply, None
         if reply is not None:
             reply(answer)
 
@@ -158,7 +158,7 @@ class Pipeline:
         loaded.release(len(flights))
         for flight, answer in zip(flights, answers):  # noqa: B905 - made of each other
             reply = flight.reply
-            flight.job = flight.loaded = None
+            flight.reply = flight.job = flight.loaded = None
             if reply is None:
                 continue
             try:

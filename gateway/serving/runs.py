@@ -76,12 +76,16 @@ class Shared:
                 results = self.engine.run(tensors, self._outputs)
             else:
                 results = self.engine.run_until(tensors, self._outputs, stop)
+            return self._checked(results, rows)
         except GatewayError as error:
             return error.with_traceback(None)  # it would hold the batch, and the batch its caller
         except Exception as error:  # noqa: BLE001 - whatever an engine does costs this batch only
             failed = EngineFailed("The model failed to run on this input.")
             failed.__cause__ = error
             return failed
+
+    def _checked(self, results: list[Array], rows: int) -> Result:
+        """What a run gave, or why it cannot be that."""
         if len(results) != len(self._outputs):
             return EngineFailed("The model returned another number of outputs than it has.")
         if self._checks_rows:

@@ -11,6 +11,7 @@ from typing import Final, TypeAlias
 
 from gateway.core.access import FORCE, Principal, Token, principal_of, require
 from gateway.core.errors import (
+    GatewayError,
     InvalidRequest,
     NotFound,
     NotReady,
@@ -104,6 +105,7 @@ class Exchange:
         "_flight",
         "_head",
         "_held",
+        "_is_aside",
         "_live",
         "_refused",
         "_respond",
@@ -130,6 +132,7 @@ class Exchange:
         self.arrived_ns = desk.clock.monotonic_ns()
         self._caller: str | None = None
         self._held = 0
+        self._is_aside = False
         self._refused = False
         self._flight: Flight | None = None
         self._asked: InferRequest | None = None
@@ -170,16 +173,25 @@ class Exchange:
         try:
             admission.enter(self._route.name, caller)
             self._caller = caller
-            if self._head.size >= LARGE_BYTES:
-                self._hold(self._head.size)
-        except (Overloaded, Throttled) as error:
+            self.hold(self._head.size)
+        except (Overloaded, Throttled):
             self._leave()
-            self._desk.pipeline.concluder.rejected(self._route.name, error)
             raise
 
-    def _hold(self, size: int) -> None:
-        self._desk.admission.hold(size)
-        self._held = size
+    def rejected(self, error: GatewayError) -> None:
+        """Count a refusal of `open`; called by the door that tells it."""
+        self._desk.pipeline.concluder.rejected(self._route.name, error)
+
+    def hold(self, size: int) -> None:
+        """Make room for a body of which so many bytes are here, where that is a large one.
+
+        Raises:
+            Overloaded: there is none.
+        """
+        more = size - self._held
+        if size >= LARGE_BYTES and more > 0:
+            self._desk.admission.hold(more)
+            self._held = size
 
     @property
     def size(self) -> int:
@@ -188,12 +200,12 @@ class Exchange:
 
     def take(self, body: bytes) -> None:
         """Go on with the whole body; never raises."""
-        if len(body) >= LARGE_BYTES and not self._held:  # it did not say so before it came
-            try:
-                self._hold(len(body))
-            except Overloaded as error:
-                self._end(error_response(error))
-                return
+        try:
+            self.hold(len(body))
+        except Overloaded as error:
+            self.rejected(error)
+            self._end(error_response(error))
+            return
         if len(body) < LARGE_BYTES and (self._head.is_plain or self._head.coding is None):
             try:
                 self._decode(body)
@@ -202,6 +214,7 @@ class Exchange:
             else:
                 self._submit()
         else:
+            self._is_aside = True
             self._desk.aside.start(lambda: _outcome(self._decode, body), self._decoded)
 
     def cancel(self) -> None:
@@ -213,6 +226,8 @@ class Exchange:
 
     def _decode(self, body: bytes) -> None:
         """Make a request of the body; may run in a thread."""
+        if self._respond is None:
+            return
         desk, head, limits = self._desk, self._head, self._desk.limits
         coding = None if head.is_plain else head.coding
         if coding is not None:
@@ -234,10 +249,29 @@ class Exchange:
             self._asked = desk.readers.of(signature).read(body, json_bytes)
 
     def _decoded(self, error: Exception | None) -> None:
-        if error is not None:
+        self._is_aside = False
+        if self._respond is None:
+            self._leave()
+        elif error is not None:
             self._end(error_response(error))
-        elif self._respond is not None:
+        elif self._moves_on():
             self._submit()
+
+    def _moves_on(self) -> bool:
+        """Whether what was decoded suits what is served by now; else that is told."""
+        desk = self._desk
+        if self._live is not desk.pipeline.worker.live and self._served is not None:
+            before = self._served.signature_of(self._version) if self._version is None else None
+            try:
+                self._served, self._version = desk.find(self._route)
+            except GatewayError as error:
+                self._end(error_response(error))
+                return False
+            if before is not None and self._served.signature != before:
+                message = "The model changed while the request was read; send it again."
+                self._end(error_response(NotReady(message)))
+                return False
+        return True
 
     def _submit(self) -> None:
         desk, head, served, asked = self._desk, self._head, self._served, self._asked
@@ -304,9 +338,14 @@ class Exchange:
     def _packed(self, response: Response) -> Response:
         """The response as the caller likes it best; may run in a thread, and never raises."""
         coding = coding_for(response, self._head.accept_encoding)
-        return response if coding is None else compress(response, coding)
+        try:
+            return response if coding is None else compress(response, coding)
+        except MemoryError:
+            return response
 
     def _leave(self) -> None:
+        if self._is_aside:  # its body is still held, and left when that is over
+            return
         caller, self._caller = self._caller, None
         if caller is not None:
             self._desk.admission.leave(self._route.name, caller, refused=self._refused)

@@ -17,6 +17,7 @@ from uvicorn.server import ServerState
 from gateway.core.errors import GatewayError, Overloaded, Throttled
 from gateway.doors.http.exchange import LARGE_BYTES, Desk, Exchange
 from gateway.doors.http.guarded import GuardedProtocol
+from gateway.doors.http.heads import Refusal
 from gateway.doors.http.inference import LEFT_LOOK_S
 from gateway.doors.http.inference_head import Head
 from gateway.doors.http.messages import CLOSE, Response, error_response
@@ -59,6 +60,7 @@ class FastProtocol(GuardedProtocol):
         self._body = b""
         self._parts: list[bytes] = []
         self._denial: Response | None = None
+        self._is_last = False  # of the head that is answered here; another may have come since
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The caller is gone: whatever waits for an answer is given up."""
@@ -81,6 +83,10 @@ class FastProtocol(GuardedProtocol):
             return
         if self.chunked:
             self.count(len(body))
+            try:
+                self._taking.hold(self._body_bytes)
+            except Overloaded as error:
+                raise Refusal(503, str(error)) from error
         if not self._body:
             self._body = body
         else:
@@ -124,11 +130,13 @@ class FastProtocol(GuardedProtocol):
         except (Overloaded, Throttled) as error:
             if self.chunked or exchange.size > MAX_DRAINED_BYTES:
                 return False
+            exchange.rejected(error)
             self._denial = error_response(error)  # told once its body was read and dropped
         except GatewayError:
             return False  # the ASGI door tells it
         self._taking = exchange
         self._action = route.action
+        self._is_last = not self.keep_alive
         return True
 
     def _respond(self, response: Response) -> None:
@@ -139,13 +147,7 @@ class FastProtocol(GuardedProtocol):
             return
         desk, status, block = self._desk, response.status, response.block
         stopping = desk.pipeline.worker.stopping
-        is_last = (
-            self.draining
-            or stopping
-            or not self.keep_alive
-            or self.version == "1.0"
-            or CLOSE in response.headers
-        )
+        is_last = self.draining or stopping or self._is_last or CLOSE in response.headers
         if is_last or not block:
             block = _block(response, is_stopping=stopping, is_last=is_last)
         else:

@@ -157,7 +157,8 @@ class GuardedProtocol(Turns):
             and len(self.headers) <= MAX_HEADERS
             and (stated is None or len(stated) <= self.watch.short_length)
         ):
-            self._plain = plain if self._check_head() else None
+            is_plain = self._check_head() and _TWICE not in self._special
+            self._plain = plain if is_plain else None
             if self._offered:
                 return  # it is read again without the offer
         self._reading = BODY

@@ -16,6 +16,8 @@ from gateway.core.errors import (
     Forbidden,
     InvalidRequest,
     NotReady,
+    Overloaded,
+    Throttled,
     Unauthenticated,
     Unsupported,
 )
@@ -169,7 +171,11 @@ class InferenceDoor:
                 landed.set_result(response)
 
         exchange = Exchange(self._desk, request.route, Head(request.headers), respond)
-        exchange.open(request.peer)
+        try:
+            exchange.open(request.peer)
+        except (Overloaded, Throttled) as error:
+            exchange.rejected(error)
+            raise
         try:
             body = await collect(request.receive, self._desk.limits.body_bytes)
         except BaseException:
