@@ -206,7 +206,11 @@ class Exchange:
             self.rejected(error)
             self._end(error_response(error))
             return
-        if len(body) < LARGE_BYTES and (self._head.is_plain or self._head.coding is None):
+        if self._head.is_plain:
+            is_quick = len(body) < LARGE_BYTES
+        else:
+            is_quick = self._head.coding is None and self._head.json_bytes(body) < LARGE_BYTES
+        if is_quick:
             try:
                 self._decode(body)
             except Exception as error:  # noqa: BLE001 - every failure is answered

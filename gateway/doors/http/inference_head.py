@@ -93,6 +93,11 @@ class Head:
         coding = value.strip().lower()
         return None if coding == b"identity" else coding
 
+    def json_bytes(self, body: bytes) -> int:
+        """About the bytes of a body that are JSON; what follows it is only viewed."""
+        stated = self.headers.get(HEADER_LENGTH, b"")
+        return int(stated) if stated.isdigit() and len(stated) < _LENGTH_DIGITS else len(body)
+
     def check_body(self, limit: int) -> None:
         """Refuse a body before it comes.
 
