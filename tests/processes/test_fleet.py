@@ -2,6 +2,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import AsyncIterator
+from resource import RLIMIT_NOFILE, getrlimit, setrlimit
 from typing import Any, cast
 
 import pytest
@@ -346,12 +347,8 @@ async def test_a_question_ends_with_its_link(house: House) -> None:
 
 async def test_a_worker_lives_on_the_link(house: House) -> None:
     """A real worker hears of a Snapshot, serves it, tells it, and does not go back."""
-    house.roster.open(1, 1, 0)
     with Plane({ONE: FakeEngine()}) as plane:
-        birth = Birth(
-            settings=Settings(), workers=3, slot=1, life=1, address=house.address, secret=SECRET
-        )
-        homeward = Homeward(birth, plane.worker, plane.recorder)
+        homeward = homeward_of(house, plane)
         running = asyncio.create_task(homeward.run())
         newest = snapshot_of(5, models={"m": model_of(1)})
         house.fleet.entrust(SECRETS)
@@ -372,6 +369,35 @@ async def test_a_worker_lives_on_the_link(house: House) -> None:
         assert house.fleet.report().revision == 5
         (row,) = house.fleet.statistics("m", 1)
         assert row["inference_count"] == 1
+        running.cancel()
+        await homeward.flush()
+    await until(lambda: house.fleet.connected == 0)
+
+
+def homeward_of(house: House, plane: Plane) -> Homeward:
+    """A real worker's end of the link, in the first slot."""
+    house.roster.open(1, 1, 0)
+    birth = Birth(
+        settings=Settings(), workers=3, slot=1, life=1, address=house.address, secret=SECRET
+    )
+    return Homeward(birth, plane.worker, plane.recorder)
+
+
+async def test_a_worker_that_may_open_no_file_comes_when_it_may(house: House) -> None:
+    """What could not be connected is tried again."""
+    with Plane({ONE: FakeEngine()}) as plane:
+        homeward = homeward_of(house, plane)
+        bounds = getrlimit(RLIMIT_NOFILE)
+        setrlimit(RLIMIT_NOFILE, (0, bounds[1]))
+        try:
+            running = asyncio.create_task(homeward.run())
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        finally:
+            setrlimit(RLIMIT_NOFILE, bounds)
+        assert not running.done()
+        await until(lambda: house.fleet.connected == 1 or running.done())
+        assert not running.done()
         running.cancel()
         await homeward.flush()
     await until(lambda: house.fleet.connected == 0)

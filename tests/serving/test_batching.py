@@ -278,6 +278,18 @@ async def test_a_version_whose_rows_depend_on_each_other_never_shares_a_run(inli
     bench.close()
 
 
+async def test_a_run_that_is_not_shared_is_told_to_its_caller_as_a_whole(inline: bool) -> None:
+    """Whoever would be told together with others; what has no rows is not cut into them."""
+    engine = FakeEngine()
+    together: list[list[Any]] = []
+    bench = Bench(engine, inline=inline, shares=False)
+    _, results = bench.submit(1.0, together=lambda dones, _: together.append(dones))
+    await until(lambda: bool(results or together))
+    assert together == []
+    assert values_of(results) == [1.0]
+    bench.close()
+
+
 @pytest.mark.parametrize(
     "error",
     [

@@ -442,6 +442,29 @@ async def test_a_first_that_is_refused_leads_nobody() -> None:
         assert nothing_is_held(plane)
 
 
+async def test_those_that_lead_next_and_find_no_room_are_told_so() -> None:
+    """The first leaves while it runs, and others fill the queue: nobody is left without answer."""
+    engine = SlowEngine()
+    settings = BatchSettings(max_queued_rows=1)
+    with Plane({ONE: engine}, pool=THREADED, batching=settings) as plane:
+        await plane.serve(caching(versions=(1,)))
+        engine.hold()
+        gone: list[Answer] = []
+        served = plane.pipeline.find("e")
+        first = plane.pipeline.submit(served, plane.call(5.0), gone.append)
+        assert first is not None
+        await until(engine.entered.is_set)
+        waiting = [plane.submit(plane.call(5.0), "e") for _ in range(2)]
+        queued = plane.submit(plane.call(2.0), "e")
+        first.cancel()
+        assert [type(answer.error) for one in waiting for answer in one] == [Overloaded] * 2
+        engine.release()
+        await until(lambda: bool(queued))
+        assert value_of(await plane.ask(plane.call(5.0), "e")) == 5.0
+        assert gone == []
+        assert nothing_is_held(plane)
+
+
 async def test_a_door_that_breaks_harms_nobody_who_waits() -> None:
     """An error in one reply leaves the others' answers, the leases and the cache alone."""
     with Plane({ONE: FakeEngine()}) as plane:
@@ -491,3 +514,60 @@ async def test_a_lead_leaves_no_circle_behind() -> None:
             assert [ref() is None for ref in tensors] == [True] * 3
         finally:
             gc.enable()
+
+
+class Asking:
+    """A caller who holds what they may cancel, as doors do."""
+
+    def __init__(self, plane: Plane) -> None:
+        self.answer: Answer | None = None
+        self.flight = plane.pipeline.submit(
+            plane.pipeline.find("e"), plane.call(5.0), self.answered
+        )
+
+    def answered(self, answer: Answer) -> None:
+        self.answer = answer
+
+
+async def test_a_hit_leaves_no_circle_behind() -> None:
+    """It is answered before its caller could hold the flight; both are freed at once."""
+    with Plane({ONE: FakeEngine()}) as plane:
+        await plane.serve(caching(versions=(1,)))
+        await plane.ask(plane.call(5.0), "e")
+        gc.collect()
+        gc.disable()
+        try:
+            asking = Asking(plane)
+            gone = weakref.ref(asking)
+            assert asking.answer is not None
+            assert asking.answer.cache == "hit"
+            assert asking.flight is None
+            del asking
+            assert gone() is None
+        finally:
+            gc.enable()
+
+
+async def test_a_lead_that_is_refused_leaves_no_circle_behind() -> None:
+    """It stood between its job and its caller, and stands there no more."""
+    engine = SlowEngine()
+    settings = BatchSettings(max_queued_rows=1)
+    with Plane({ONE: engine}, pool=THREADED, batching=settings) as plane:
+        await plane.serve(caching(versions=(1,)))
+        engine.hold()
+        others = [plane.submit(plane.call(1.0), "e")]
+        await until(engine.entered.is_set)
+        others.append(plane.submit(plane.call(2.0), "e"))
+        gc.collect()
+        gc.disable()
+        try:
+            asking = Asking(plane)
+            gone = weakref.ref(asking)
+            assert asking.answer is not None
+            assert isinstance(asking.answer.error, Overloaded)
+            del asking
+            assert gone() is None
+        finally:
+            gc.enable()
+        engine.release()
+        await until(lambda: all(others))

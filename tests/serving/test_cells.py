@@ -1,3 +1,5 @@
+from resource import RLIMIT_NOFILE, getrlimit, setrlimit
+
 import pytest
 
 from gateway.serving.cells import MAX_SETS, Cells, merge, watch_process
@@ -95,6 +97,21 @@ def test_the_process_is_measured() -> None:
     values = {series.instrument.name: series.value for series in cells.collect()}
     assert values["process.memory.usage"] > 1_000_000
     assert values["process.cpu.time"] > 0
+
+
+def test_a_process_that_may_open_no_file_is_measured_all_the_same() -> None:
+    """Its memory stands as it was; the rest is told."""
+    cells = Cells()
+    watch_process(cells)
+    before = {series.instrument.name: series.value for series in cells.collect()}
+    bounds = getrlimit(RLIMIT_NOFILE)
+    setrlimit(RLIMIT_NOFILE, (0, bounds[1]))
+    try:
+        now = {series.instrument.name: series.value for series in cells.collect()}
+    finally:
+        setrlimit(RLIMIT_NOFILE, bounds)
+    assert now["process.memory.usage"] == before["process.memory.usage"]
+    assert now["process.cpu.time"] >= before["process.cpu.time"]
 
 
 def collected(revision: int, age: float, rows: float) -> list[Series]:

@@ -1,4 +1,8 @@
 import asyncio
+import gc
+import weakref
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +20,9 @@ from gateway.core.errors import (
     TooLarge,
 )
 from gateway.core.snapshot import Snapshot
-from gateway.core.tensors import Array, Signature, TensorSpec
+from gateway.core.tensors import Array, Signature, Tensors, TensorSpec
 from gateway.ports import Engine
-from gateway.serving.calls import Answer
+from gateway.serving.calls import Answer, Call
 from gateway.settings import BatchSettings, PoolSettings
 from tests.fakes import FailingEngine, FakeEngine, SlowEngine
 from tests.planes import (
@@ -425,6 +429,95 @@ async def test_requests_of_a_version_without_a_batch_dimension_run_one_by_one() 
         await until(lambda: all(asked))
         assert [value_of(answer) for (answer,) in asked] == [0.0, 1.0, 2.0]
         assert [rows.shape for rows in engine.runs] == [(2, 4)] * 3
+
+
+class Whole(FakeEngine):
+    """Answers the same, whatever it is asked."""
+
+    def __init__(self, signature: Signature, told: Array) -> None:
+        super().__init__(signature=signature)
+        self.told = told
+
+    def run(self, tensors: Tensors, outputs: Sequence[str]) -> list[Array]:
+        return [self.told]
+
+
+def telling(*shape: int, batched: bool) -> Signature:
+    """A signature whose output has this shape."""
+    return Signature(
+        inputs=(TensorSpec(name="x", datatype="FP32", shape=(-1, 4)),),
+        outputs=(TensorSpec(name="y", datatype="FP32", shape=shape),),
+        batched=batched,
+    )
+
+
+@pytest.mark.parametrize(
+    ("signature", "told"),
+    [
+        pytest.param(telling(-1, 2, batched=True), np.ones((3, 2), np.float32), id="many rows"),
+        pytest.param(telling(-1, 2, batched=True), np.ones((0, 2), np.float32), id="no rows"),
+        pytest.param(telling(2, 1, batched=False), np.ones((2, 1), np.float32), id="fixed"),
+        pytest.param(telling(batched=False), np.float32(7).reshape(()), id="a number"),
+    ],
+)
+async def test_an_output_that_has_no_rows_is_answered_whole(
+    signature: Signature, told: Array
+) -> None:
+    """One row goes in; what comes out keeps its shape, whatever its first dimension."""
+    with Plane({ONE: Whole(signature, told)}) as plane:
+        await plane.serve(snapshot_of())
+        for _ in range(2):
+            answer = await plane.ask(plane.call(1.0))
+            assert answer.error is None
+            assert answer.outputs["y"].shape == told.shape
+            assert np.array_equal(answer.outputs["y"], told)
+
+
+class Asking:
+    """A caller who holds what they may cancel, as doors do."""
+
+    def __init__(self, plane: Plane, call: Call) -> None:
+        self.answer: Answer | None = None
+        self.flight = plane.pipeline.submit(plane.pipeline.find("m"), call, self.answered)
+
+    def answered(self, answer: Answer) -> None:
+        self.answer = answer
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        pytest.param({"tensors": {}}, InvalidRequest, id="no input"),
+        pytest.param({"outputs": ["z"]}, InvalidRequest, id="no such output"),
+        pytest.param({"timeout_us": -1}, DeadlineExceeded, id="late"),
+        pytest.param({}, Overloaded, id="no room"),
+    ],
+)
+async def test_who_is_refused_at_once_leaves_no_circle_behind(
+    fields: dict[str, Any], error: type[GatewayError]
+) -> None:
+    """Their flight is over before they could hold it, so nothing waits for the collector."""
+    engine = SlowEngine()
+    with Plane({ONE: engine}, pool=THREADED, batching=BatchSettings(max_queued_rows=1)) as plane:
+        await plane.serve(snapshot_of())
+        engine.hold()
+        others = [plane.submit(plane.call(1.0))]
+        await until(engine.entered.is_set)
+        others.append(plane.submit(plane.call(2.0)))
+        gc.collect()
+        gc.disable()
+        try:
+            asking = Asking(plane, plane.call(3.0, **fields))
+            gone = weakref.ref(asking)
+            assert asking.answer is not None
+            assert type(asking.answer.error) is error
+            assert asking.flight is None
+            del asking
+            assert gone() is None
+        finally:
+            gc.enable()
+        engine.release()
+        await until(lambda: all(others))
 
 
 async def test_versions_never_share_a_run() -> None:

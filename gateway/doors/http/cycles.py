@@ -56,6 +56,8 @@ def last_word(status: int, sentence: str, headers: Headers, *, with_body: bool) 
     lines = [b"HTTP/1.1 %d %b" % (status, HTTPStatus(status).phrase.encode())]
     lines += [b"%b: %b" % header for header in headers]
     lines += [b"content-type: application/json", b"content-length: %d" % len(body)]
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:  # there was no room, and soon may be
+        lines.append(b"retry-after: 1")
     lines += [b"connection: close", b"", body if with_body else b""]
     return b"\r\n".join(lines)
 

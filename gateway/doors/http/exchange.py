@@ -265,13 +265,13 @@ class Exchange:
         """Whether what was decoded suits what is served by now; else that is told."""
         desk = self._desk
         if self._live is not desk.pipeline.worker.live and self._served is not None:
-            before = self._served.signature_of(self._version) if self._version is None else None
+            before = self._served.signature_of(self._version)
             try:
                 self._served, self._version = desk.find(self._route)
             except GatewayError as error:
                 self._end(error_response(error))
                 return False
-            if before is not None and self._served.signature != before:
+            if self._served.signature_of(self._version) != before:
                 message = "The model changed while the request was read; send it again."
                 self._end(error_response(NotReady(message)))
                 return False

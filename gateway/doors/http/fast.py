@@ -86,6 +86,7 @@ class FastProtocol(GuardedProtocol):
             try:
                 self._taking.hold(self._body_bytes)
             except Overloaded as error:
+                self._taking.rejected(error)
                 raise Refusal(503, str(error)) from error
         if not self._body:
             self._body = body

@@ -1,6 +1,7 @@
 """The fast door against the ASGI door: the same bytes, the same bounds, and less work."""
 
 import asyncio
+import gc
 import gzip
 import json
 import threading
@@ -21,10 +22,11 @@ from hypothesis import strategies as st
 from gateway.core.endpoints import Caching, Split, Weighted
 from gateway.core.errors import EngineFailed
 from gateway.core.tensors import Array, Signature, TensorSpec
-from gateway.doors.http.exchange import LARGE_BYTES
-from gateway.doors.http.turns import MAX_DRAINED_BYTES
-from gateway.settings import HttpSettings
-from gateway.telemetry import REQUEST_DURATION
+from gateway.doors.http.exchange import LARGE_BYTES, Exchange
+from gateway.doors.http.turns import BETWEEN, MAX_DRAINED_BYTES
+from gateway.serving.admission import MIB
+from gateway.settings import AdmissionSettings, HttpSettings
+from gateway.telemetry import ADMISSION_REJECTED, REQUEST_DURATION
 from tests.doors.http.two_doors import (
     HEALTH,
     INFER,
@@ -60,6 +62,7 @@ HALVES = Split(
     variants=(Weighted("old", 5_000, version=1), Weighted("new", 5_000, version=2)),
 )
 PREDICT = b"/v1/models/m:predict"
+HELD_BYTES = AdmissionSettings().max_held_mb * MIB
 each_door = pytest.mark.parametrize("kind", ["asgi", "fast"])
 
 
@@ -335,6 +338,14 @@ def test_both_doors_answer_a_row_of_requests_alike(both: Both) -> None:
     assert is_open
     answers, is_open = both.compare(post() * 2 + post(GOOD, b"Content-Length: 3"), answers=3)
     assert [status_of(answer) for answer in answers] == [200, 200, 400]
+    assert not is_open
+
+
+def test_the_last_request_of_a_segment_does_not_end_those_before_it_early(both: Both) -> None:
+    """Who says behind a request that the next is the last gets both answers."""
+    answers, is_open = both.compare(post() + post(GOOD, b"Connection: close"), answers=2)
+    assert [status_of(answer) for answer in answers] == [200, 200]
+    assert [b"\r\nconnection: close\r\n" in answer for answer in answers] == [False, True]
     assert not is_open
 
 
@@ -732,6 +743,56 @@ async def test_who_finds_no_room_is_told_so(kind: Kind) -> None:
 
 
 @each_door
+@pytest.mark.parametrize(
+    "request_",
+    [
+        pytest.param(post(), id="small"),
+        pytest.param(chunked(GOOD), id="chunked"),
+        pytest.param(post(bytes(MAX_DRAINED_BYTES)), id="drained"),
+        pytest.param(post(bytes(MAX_DRAINED_BYTES + 1)), id="not drained"),
+        pytest.param(post(bytes(LARGE_BYTES)), id="aside"),
+    ],
+)
+async def test_who_finds_no_room_is_counted_once(kind: Kind, request_: bytes) -> None:
+    """Whatever the size of the body, and whichever door tells it."""
+    engine = SlowEngine()
+    async with door(kind, {ONE: engine}, pool=THREADED, max_in_flight=1) as one:
+        engine.hold()
+        first = await one.dial()
+        first.send(bodies_of(1.0))
+        await until(engine.entered.is_set)
+        assert status_of(await one.ask(request_)) == 503
+        assert one.plane.count(ADMISSION_REJECTED) == 1
+        assert one.plane.count(ADMISSION_REJECTED, key="m", type="overloaded") == 1
+        engine.release()
+        assert status_of(await first.read()) == 200
+
+
+@each_door
+@pytest.mark.parametrize(
+    "request_",
+    [
+        pytest.param(post(b" " * LARGE_BYTES + GOOD), id="stated"),
+        pytest.param(chunked(b" " * LARGE_BYTES, GOOD), id="chunked"),
+    ],
+)
+async def test_a_large_body_that_finds_no_room_is_told_and_counted_once(
+    kind: Kind, request_: bytes
+) -> None:
+    """Its caller hears when to come again; a small one is answered meanwhile."""
+    async with door(kind) as one:
+        one.desk.admission.hold(HELD_BYTES)
+        answer = await one.ask(request_)
+        assert status_of(answer) == 503
+        assert b"\r\nretry-after: 1\r\n" in answer
+        assert one.plane.count(ADMISSION_REJECTED, key="m", type="overloaded") == 1
+        assert status_of(await one.ask(post())) == 200
+        one.desk.admission.let_go(HELD_BYTES)
+        assert status_of(await one.ask(request_)) == 200
+        assert (one.held(), one.desk.admission.held_bytes) == ((0, 0, 0), 0)
+
+
+@each_door
 async def test_nobody_takes_more_than_their_share(kind: Kind) -> None:
     """Who holds most of an endpoint gets 429, while others get in."""
     engine = SlowEngine()
@@ -863,18 +924,142 @@ async def test_a_large_body_is_decoded_aside(kind: Kind) -> None:
 
 @each_door
 async def test_who_leaves_while_decoded_is_not_run(kind: Kind) -> None:
-    """What was decoded for nobody goes nowhere."""
+    """Their body counts until its turn is over; it is decoded for nobody, and goes nowhere."""
     engine = FakeEngine()
+    body = b" " * LARGE_BYTES + GOOD
     async with door(kind, {ONE: engine}) as one:
         engine.runs.clear()
         held = Held(one)
         await until(held.is_held)
         caller = await one.dial()
-        caller.send(post(b" " * LARGE_BYTES + GOOD))
+        caller.send(post(body))
         await until(lambda: one.held() == (1, 0, 0))
         caller.close()
-        await until(lambda: one.held() == (0, 0, 0))
+        state = one.server.server_state
+        await until(lambda: not state.connections and not state.tasks)
+        assert (one.held(), one.desk.admission.held_bytes) == ((1, 0, 0), len(body))
         held.let_go.set()
-        await asyncio.to_thread(one.desk.aside.close)
-        assert status_of(await one.ask(HEALTH)) == 200
+        await until(lambda: one.held() == (0, 0, 0))
+        assert one.desk.admission.held_bytes == 0
+        assert one.desk.readers._readers == {}
         assert engine.runs == []
+
+
+async def test_a_large_body_in_chunks_takes_its_room_as_it_comes() -> None:
+    """What is here counts before the rest has come, and is let go when its caller leaves."""
+    part = b" " * LARGE_BYTES
+    half = chunked(part)[: -len(b"0\r\n\r\n")]
+    chunk = half[half.index(b"\r\n\r\n") + 4 :]
+    async with door("fast") as one:
+        admission = one.desk.admission
+        caller = await one.dial()
+        caller.send(half)
+        await until(lambda: admission.held_bytes == LARGE_BYTES)
+        caller.send(chunk)
+        await until(lambda: admission.held_bytes == 2 * LARGE_BYTES)
+        caller.close()
+        await until(lambda: one.held() == (0, 0, 0))
+        assert admission.held_bytes == 0
+
+
+async def test_a_large_body_in_chunks_is_refused_before_it_is_whole() -> None:
+    """Who finds no room need not send the rest, and holds none."""
+    async with door("fast") as one:
+        one.desk.admission.hold(HELD_BYTES)
+        answer = await one.ask(chunked(b" " * LARGE_BYTES)[: -len(b"0\r\n\r\n")])
+        assert status_of(answer) == 503
+        assert (one.held(), one.desk.admission.held_bytes) == ((0, 0, 0), HELD_BYTES)
+
+
+TWO_MODELS = {"m": model_of(1, 2, champion=1, aliases={"next": 1}, loaded=(2,))}
+MOVED = snapshot_of(2, models={"m": model_of(1, 2, champion=2, aliases={"next": 2})})
+
+
+async def decoded_while_moved(one: Door, request: bytes) -> bytes:
+    """The answer to a large body that was decoded for version 1 when version 2 took its place."""
+    held = Held(one)
+    await until(held.is_held)
+    caller = await one.dial()
+    caller.send(request)
+    await until(lambda: one.desk.admission.held_bytes > 0 and one.held() == (1, 0, 0))
+    decoded = threading.Event()
+    received = one.connections[-1]
+    await until(lambda: received._reading == BETWEEN)
+    await until(lambda: one.desk.aside._thread._work_queue.qsize() == 1)
+    one.desk.aside.start(decoded.set, lambda _: None)
+    held.let_go.set()
+    assert decoded.wait(20)  # the loop stands still, and hears of neither
+    one.plane.apply(MOVED)
+    return await caller.read()
+
+
+@each_door
+async def test_what_was_decoded_while_the_endpoint_moved_is_answered_by_what_serves_then(
+    kind: Kind,
+) -> None:
+    """Version 1, for which it was decoded, may be gone."""
+    engines = {ONE: FakeEngine(bias=100), ("m", 2): FakeEngine(bias=200)}
+    async with door(kind, engines, snapshot=snapshot_of(1, models=TWO_MODELS)) as one:
+        answer = await decoded_while_moved(one, post(b" " * LARGE_BYTES + GOOD))
+        assert data_of(answer) == [201.0]
+        assert one.held() == (0, 0, 0)
+
+
+@each_door
+@pytest.mark.parametrize(
+    "request_",
+    [
+        pytest.param(post(b" " * LARGE_BYTES + GOOD), id="endpoint"),
+        pytest.param(
+            post(
+                b" " * LARGE_BYTES + b'{"instances": [[1, 2, 3, 4]]}',
+                path=b"/v1/models/m/labels/next:predict",
+            ),
+            id="alias",
+        ),
+    ],
+)
+async def test_what_was_decoded_for_another_signature_is_to_be_sent_again(
+    kind: Kind, request_: bytes
+) -> None:
+    """It was right when it came, and would be refused as wrong."""
+    engines = {ONE: FakeEngine(), ("m", 2): FakeEngine(signature=signature_of(3))}
+    async with door(kind, engines, snapshot=snapshot_of(1, models=TWO_MODELS)) as one:
+        answer = await decoded_while_moved(one, request_)
+        assert status_of(answer) == 503
+        assert b"send it again" in answer
+        assert one.held() == (0, 0, 0)
+
+
+# What is left behind
+
+
+def exchanges() -> int:
+    """How many there are."""
+    return sum(type(found) is Exchange for found in gc.get_objects())
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        pytest.param(post(path=b"/v2/models/kept/infer"), 200, id="kept"),
+        pytest.param(post(), 200, id="run"),
+        pytest.param(post(b"{"), 400, id="broken"),
+        pytest.param(post(asking(1.0, outputs=[{"name": "z"}])), 400, id="refused"),
+    ],
+)
+async def test_an_exchange_is_gone_with_its_answer(request_: bytes, status: int) -> None:
+    """Without waiting for the garbage collector."""
+    snapshot = snapshot_of(endpoints={"kept": endpoint_of(cache=Caching(max_mb=1))})
+    async with door("fast", snapshot=snapshot) as one:
+        caller = await one.dial()
+        await caller.ask(request_)
+        gc.collect()
+        gc.disable()
+        try:
+            before = exchanges()
+            for _ in range(5):
+                assert status_of(await caller.ask(request_)) == status
+            assert exchanges() == before
+        finally:
+            gc.enable()

@@ -232,6 +232,29 @@ def test_a_head_that_is_not_checked_again_would_have_passed(
     loop.close()
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        pytest.param((b"Connection: keep-alive",) * 2, (b"Connection: keep-alive",), id="twice"),
+        pytest.param((b"Upgrade: x",) * 2, (b"Upgrade: x",), id="another protocol"),
+        pytest.param((b"Host: a",), (), id="host"),
+        pytest.param((b"Expect: 100-continue",) * 2, (b"Expect: 100-continue",), id="expect"),
+    ],
+)
+def test_a_head_that_says_something_twice_vouches_for_no_other(
+    quiet_loop: asyncio.AbstractEventLoop, first: tuple[bytes, ...], second: tuple[bytes, ...]
+) -> None:
+    """The next head has as many lines, and one of them says that its body is chunked."""
+    protocol, wire = fast(quiet_loop, Bounds(max_body_bytes=10))
+    head = POST.removesuffix(b"\r\n")
+    protocol.data_received(b"\r\n".join((head, *first, b"", b"")))
+    assert statuses(wire.written) in ([200], [400])
+    protocol.data_received(b"\r\n".join((head, *second, b"Transfer-Encoding: chunked", b"", b"")))
+    protocol.data_received(b"a\r\n0123456789\r\n1\r\n0\r\n0\r\n\r\n")
+    assert statuses(wire.written)[-1] in {400, 413}
+    assert protocol.deaf
+
+
 async def test_a_request_reaches_the_application_as_it_came() -> None:
     """Path, query and headers are the caller's; the connection lives on."""
     async with world() as w:
