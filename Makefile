@@ -27,10 +27,10 @@ demo: $(VENV)/.run ## serve the sample models with an experiment under way
 	@exec $(BIN)/tiltyard demo $(ARGS)
 
 test: $(VENV)/.dev ## run every test
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n auto $(ARGS)
 
 test-fast: $(VENV)/.dev ## run the tests that are neither slow nor end to end
-	$(BIN)/pytest -m "not slow and not e2e" $(ARGS)
+	$(BIN)/pytest -n auto -m "not slow and not e2e" $(ARGS)
 
 bench: $(VENV)/.dev ## measure beside a bare endpoint and the peers, ten minutes; ARGS=--help
 	@$(BIN)/python loadtests/run.py --workers 1 $(ARGS)
