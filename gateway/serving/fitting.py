@@ -19,6 +19,11 @@ OUTLIER: Final = 4.0
 """A run that took so many times what was predicted is cut to that, the first time."""
 LEAST_NS: Final = 50_000.0
 """Runs below this are never cut: their predictions are too short to judge by."""
+RUN_NS: Final = 60_000.0
+"""About what a run costs beside the model: a turn of the loop, or a way to a thread and back."""
+SAVING: Final = 0.05
+"""Of the time per row; when sharing saves less, requests had better not wait for each other. Large
+models are even slower over many rows, for these leave no cache to each other."""
 BEYOND: Final = 4
 """The line is believed up to so many times the largest size that was ever run."""
 OVER: Final = 1.5
@@ -233,8 +238,15 @@ class Pace:
     def _bound(self) -> None:
         target = self._targets.inline_run_ns if self.inline else self._targets.run_ns
         self._alert_ns = OVER * target
-        most = min(self.fit.largest(target), self._guard)
+        most = min(self.fit.largest(target), self._guard, self._worthwhile())
         self.most = int(min(max(most, self._typical, 1.0), _NO_END))
+
+    def _worthwhile(self) -> float:
+        """The size from which on a larger run saves next to nothing of what each run costs."""
+        fit = self.fit
+        if fit.slope <= 0:
+            return float("inf")
+        return (fit.base + RUN_NS) / (SAVING * fit.slope)
 
     def _took_too_long(self, size: int, jobs: int, ns: int, now_ns: int) -> bool:
         """Act on a run far beyond its target, if it was not the only one."""

@@ -55,6 +55,13 @@ def test_runs_of_one_size_keep_the_slope_that_was_learned() -> None:
     assert fit.slope == pytest.approx(before, rel=0.2)
 
 
+def test_large_models_run_their_rows_apart() -> None:
+    """Where a run costs next to nothing beside its rows, sharing one only makes callers wait."""
+    pace = Pace(TARGETS, ((1, 6_500_000), (2, 13_400_000)))
+    assert pace.most == 1
+    assert Pace(TARGETS, FAST).most >= 64
+
+
 def test_one_outlier_moves_little() -> None:
     """A run that the machine interrupted is not what the model costs."""
     fit = fit_of(*[(1, 100_000.0)] * 100, (1, 1_000_000_000.0))
