@@ -251,7 +251,6 @@ class Batcher:
             if job.is_settled:
                 continue
             if len(batch) > 1:
-                job.alone = True
                 self._queue.put(job, self._queue.again)
                 continue
             job.run_ns = run_ns

@@ -40,8 +40,7 @@ class Job(Struct, gc=False, eq=False):
     `done`s and the outputs of the whole run, in place of each `done`.
 
     The rest is kept by the batcher. `size` is what the run time follows: rows, or elements where
-    rows are of different extents; `bytes` is only known of the latter. `alone` is set on the jobs
-    of a shared run that failed.
+    rows are of different extents; `bytes` is only known of the latter.
 
     Not tracked by the garbage collector: settling a job breaks the circle with its caller.
     """
@@ -53,7 +52,6 @@ class Job(Struct, gc=False, eq=False):
     deadline_ns: int = 0
     together: Together | None = None
     cancelled: bool = False
-    alone: bool = False
     size: int = 1
     bytes: int = 0
     place: Place | None = None

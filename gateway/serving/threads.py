@@ -9,6 +9,7 @@ gets no further slot, so that a version that hangs does not take what others nee
 import logging
 import threading
 import time
+from abc import ABC, abstractmethod
 from asyncio import AbstractEventLoop, TimerHandle
 from collections import deque
 from collections.abc import Callable
@@ -47,7 +48,7 @@ class Source(Protocol):
         """So many of its runs are stuck that it gets no slot until one comes back."""
 
 
-class Run:
+class Run(ABC):
     """One thing that a thread does for a source."""
 
     __slots__ = ("expected_ns", "is_stuck", "source", "start_ns")
@@ -59,9 +60,9 @@ class Run:
         self.start_ns = 0
         self.is_stuck = False
 
+    @abstractmethod
     def execute(self) -> Any:  # noqa: ANN401 - between a run and its source
         """Runs in a thread; never raises."""
-        raise NotImplementedError
 
 
 class ThreadLimits(Struct, frozen=True):
