@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -443,7 +443,9 @@ def damage(whole: Any, path: tuple[Any, ...], kind: str, value: Any) -> None:
     try:
         inner = at(whole, path[:-1])
         if kind == "rename":
-            inner[value] = inner.pop(path[-1])
+            moved = inner[path[-1]]
+            del inner[path[-1]]
+            inner[value] = moved
         elif kind == "remove":
             del inner[path[-1]]
         else:
@@ -463,6 +465,12 @@ damages = st.one_of(
 
 @settings(deadline=None)
 @given(st.lists(damages, min_size=1, max_size=3))
+@example(
+    [
+        (("models", "m", "aliases"), "replace", 1),
+        (("models", "m", "aliases", "champion"), "rename", ""),
+    ]
+)
 def test_a_damaged_document_is_read_or_refused_and_nothing_else(
     edits: list[tuple[tuple[Any, ...], str, Any]],
 ) -> None:
