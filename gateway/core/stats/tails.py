@@ -1,6 +1,6 @@
 """Logarithms of tail probabilities that would underflow as floats."""
 
-from math import log
+from math import inf, log
 from typing import Final
 
 import numpy as np
@@ -54,8 +54,9 @@ def _log_tail(a: float, b: float, x: float) -> float:
     """Logarithm of I_x(a, b) far below the mean, by the fraction of Lentz's algorithm."""
     front = a * log(x) + b * float(np.log1p(-x)) - float(special.betaln(a, b)) - log(a)
     c, d = 1.0, 1 / (1 - (a + b) * x / (a + 1))
-    fraction = d
-    for m in range(1, _MAX_TERMS):
+    fraction, step, m = d, inf, 0
+    while abs(step - 1) > _CLOSE and m < _MAX_TERMS:
+        m += 1
         even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
         d = 1 / (1 + even * d)
         c = 1 + even / c
@@ -65,6 +66,4 @@ def _log_tail(a: float, b: float, x: float) -> float:
         c = 1 + odd / c
         step = c * d
         fraction *= step
-        if abs(step - 1) < _CLOSE:
-            break
     return front + log(fraction)
