@@ -98,7 +98,7 @@ def confidence_sequence(
         alpha: error rate over all looks together, in (0, 1).
         best_at: the number of trials at which the bounds are narrowest.
 
-    Source: Howard et al., arXiv 1810.08240, section 3 and eq. (18); the values of `confseq`'s
+    Source: Howard et al., arXiv 1810.08240, beta-binomial mixture; the values of `confseq`'s
     `bernoulli_confidence_interval`, which tunes for α = .05 whatever α is.
     """
     if trials <= 0:

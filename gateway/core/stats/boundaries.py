@@ -23,7 +23,7 @@ _DOUBLINGS: Final = 60
 def best_rho(v: float, alpha: float) -> float:
     """The ρ whose two-sided boundary is tightest at time `v`; for a one-sided one give 2α.
 
-    Source: arXiv 1810.08240, section 3.5: v / (2 ln(1/α) + ln(1 + 2 ln(1/α))).
+    Source: arXiv 1810.08240, on tuning: v / (2 ln(1/α) + ln(1 + 2 ln(1/α))).
     """
     return v / (2 * threshold(alpha) + log(1 + 2 * threshold(alpha)))
 
@@ -31,7 +31,7 @@ def best_rho(v: float, alpha: float) -> float:
 def normal_log_mixture(s: float, v: float, rho: float) -> float:
     """Two-sided log mixture for a sub-Gaussian sum: ½ ln(ρ/(v+ρ)) + s²/(2(v+ρ)).
 
-    Source: arXiv 1810.08240, eq. (14).
+    Source: arXiv 1810.08240, two-sided normal mixture.
     """
     return 0.5 * log(rho / (v + rho)) + s * s / (2 * (v + rho))
 
@@ -39,7 +39,7 @@ def normal_log_mixture(s: float, v: float, rho: float) -> float:
 def normal_bound(v: float, alpha: float, rho: float) -> float:
     """The s where `normal_log_mixture` reaches ln(1/α), in closed form.
 
-    Source: arXiv 1810.08240, eq. (14): √((v+ρ)(ln(1+v/ρ) + 2 ln(1/α))).
+    Source: arXiv 1810.08240, two-sided normal mixture: √((v+ρ)(ln(1+v/ρ) + 2 ln(1/α))).
     """
     return sqrt((v + rho) * (log(1 + v / rho) + 2 * threshold(alpha)))
 
@@ -47,7 +47,7 @@ def normal_bound(v: float, alpha: float, rho: float) -> float:
 def one_sided_normal_log_mixture(s: float, v: float, rho: float) -> float:
     """Log mixture for a sub-Gaussian sum: ½ ln(4ρ/(v+ρ)) + s²/(2(v+ρ)) + ln Φ(s/√(v+ρ)).
 
-    Source: arXiv 1810.08240, proposition 6.
+    Source: arXiv 1810.08240, one-sided normal mixture.
     """
     tail = float(special.log_ndtr(s / sqrt(v + rho)))
     return 0.5 * log(4 * rho / (v + rho)) + s * s / (2 * (v + rho)) + tail
@@ -56,7 +56,7 @@ def one_sided_normal_log_mixture(s: float, v: float, rho: float) -> float:
 def gamma_exponential_log_mixture(s: float, v: float, rho: float, c: float) -> float:
     """Log mixture for a sub-exponential sum of scale `c` (above 0).
 
-    Source: arXiv 1810.08240, proposition 9, with m = (v+ρ)/c² and x = (cs+v+ρ)/c².
+    Source: arXiv 1810.08240, gamma-exponential mixture, with m = (v+ρ)/c² and x = (cs+v+ρ)/c².
     """
     start, m, x = rho / c**2, (v + rho) / c**2, (c * s + v + rho) / c**2
     first = start * log(start) - lgamma(start) - log(float(special.gammainc(start, start)))
@@ -67,7 +67,7 @@ def gamma_exponential_log_mixture(s: float, v: float, rho: float, c: float) -> f
 def gamma_poisson_log_mixture(s: float, v: float, rho: float, c: float) -> float:
     """Log mixture for a sub-Poisson sum of scale `c` (above 0).
 
-    Source: arXiv 1810.08240, proposition 10, with m = (v+ρ)/c² and x = s/c + m.
+    Source: arXiv 1810.08240, gamma-Poisson mixture, with m = (v+ρ)/c² and x = s/c + m.
     """
     start, m = rho / c**2, (v + rho) / c**2
     x = s / c + m
@@ -88,7 +88,7 @@ def beta_binomial_log_mixture(
         range_: g and h, both above 0.
         one_sided: mix over sums above 0 only.
 
-    Source: arXiv 1810.08240, propositions 7 and 8, with r = ρ − gh:
+    Source: arXiv 1810.08240, beta-binomial mixtures, with r = ρ − gh:
     v/(gh) ln(g+h) − (v+hs)/(h(g+h)) ln g − (v−gs)/(g(g+h)) ln h + ln B_x((r+v−gs)/(g(g+h)),
     (r+v+hs)/(h(g+h))) − ln B_x(r/(g(g+h)), r/(h(g+h))), where x is h/(g+h) or 1.
     """
@@ -133,7 +133,7 @@ def poly_stitching_bound(v: float, alpha: float, v_min: float, c: float = 0.0) -
         v_min: the time from which the boundary is tight; it is flat before.
         c: scale; 0 is sub-Gaussian.
 
-    Source: arXiv 1810.08240, theorem 1, eq. (10), with s = 1.4 and η = 2.
+    Source: arXiv 1810.08240, stitched boundary, with s = 1.4 and η = 2.
     """
     k1, k2 = _stitch(_ETA)
     at = max(v, v_min)
@@ -154,8 +154,8 @@ def double_stitching_bound(
         t_opt: observations from which the boundary is tight.
         delta: fineness of the grid of quantiles.
 
-    Source: Howard, Ramdas, "Sequential estimation of quantiles", arXiv 1906.09712, theorem 2, with
-    s = 1.4 and η = 2.
+    Source: Howard, Ramdas, "Sequential estimation of quantiles", arXiv 1906.09712, double
+    stitching, with s = 1.4 and η = 2.
     """
     k1, k2 = _stitch(_ETA)
     at = max(t, t_opt)

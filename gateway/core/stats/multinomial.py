@@ -56,7 +56,7 @@ def log_e(
     Returns:
         The logarithm; `inf` if an arm of share 0 has a unit.
 
-    Source: arXiv 2011.03567, eq. (4): for each k, with α_i = kθ_i and N = Σ n_i,
+    Source: arXiv 2011.03567, Bayes factor: for each k, with α_i = kθ_i and N = Σ n_i,
     lnΓ(k) − ΣlnΓ(α_i) + ΣlnΓ(α_i+n_i) − lnΓ(k+N) − Σ n_i ln θ_i; then averaged over k.
     """
     n, theta, impossible = _prepared(counts, shares)
@@ -73,7 +73,7 @@ def log_marginal(counts: Sequence[float], prior: Sequence[float]) -> float:
         counts: n_i from 0.
         prior: α_i above 0.
 
-    Source: arXiv 2011.03567, eq. (3), without the multinomial coefficient:
+    Source: arXiv 2011.03567, marginal likelihood, without the multinomial coefficient:
     lnΓ(Σα) − ΣlnΓ(α_i) + ΣlnΓ(α_i+n_i) − lnΓ(Σ(α_i+n_i)).
     """
     n, alpha = np.asarray(counts, dtype=np.float64), np.asarray(prior, dtype=np.float64)
@@ -125,7 +125,7 @@ def log_e_each(
         shares: (phases, arms), from 0.
         concentrations: as in `log_e`.
 
-    Source: arXiv 2011.03567, section 3.4 (products over changing shares); own mixture.
+    Source: arXiv 2011.03567 for one phase; the product and the mixture are own derivations.
     """
     n, theta, impossible = _prepared(counts, shares)
     n, theta = _merged(n, theta)
@@ -200,7 +200,7 @@ def log_ratio_bounds(
         alpha: error rate over all looks and both sides, in (0, 1).
         concentration: k.
 
-    Source: arXiv 2011.03567, section 3.3.
+    Source: arXiv 2011.03567, inverted as a confidence sequence.
     """
     a, b = concentration * share, concentration * (1 - share)
     floor = float(special.betaln(a + treated, b + control) - special.betaln(a, b))
