@@ -15,11 +15,15 @@ pre-experiment data" (WSDM 2013).
 
 from enum import StrEnum
 from math import inf, sqrt
+from typing import Final
 
 from msgspec import Struct
 from scipy import special
 
 from gateway.core.stats.moments import Comoments, Moments
+
+MIN_SPREAD: Final = 2
+"""One unit has no spread, two have."""
 
 
 class Side(StrEnum):
@@ -42,8 +46,8 @@ class Sample(Struct, frozen=True):
 
     @property
     def squared_error(self) -> float:
-        """Squared standard error of the mean; infinite where nothing was counted."""
-        return self.variance / self.n if self.n else inf
+        """Squared standard error of the mean; infinite for fewer than two units."""
+        return self.variance / self.n if self.n >= MIN_SPREAD else inf
 
 
 class Estimate(Struct, frozen=True):
@@ -167,7 +171,7 @@ def adjusted_relative(control: Comoments, treatment: Comoments) -> Estimate | No
     None where a is zero. Source: GrowthBook's statistics, "regression adjustment".
     """
     mean = control.y.mean
-    if mean == 0.0 or not (control.n and treatment.n):
+    if mean == 0.0:
         return None
     theta = adjustment(control, treatment)
     lift = treatment.y.mean / mean
@@ -177,7 +181,8 @@ def adjusted_relative(control: Comoments, treatment: Comoments) -> Estimate | No
         + theta * theta * control.x.variance
         - 2 * theta * lift * control.covariance
     )
-    variance = new.squared_error + max(spread, 0.0) / control.n
+    base = Sample(control.n, lift, max(spread, 0.0))
+    variance = new.squared_error + base.squared_error
     return Estimate(
         effect=(new.mean - old.mean) / abs(mean),
         se=sqrt(variance) / abs(mean),
@@ -195,7 +200,7 @@ def welch(control: Sample, treatment: Sample) -> float | None:
     Source: Welch, "The generalization of Student's problem" (Biometrika 1947).
     """
     a, b = control.squared_error, treatment.squared_error
-    if control.n < 2 or treatment.n < 2 or not 0.0 < a + b < inf:  # noqa: PLR2004 - no spread
+    if not 0.0 < a + b < inf:
         return None
     return (a + b) ** 2 / (a * a / (control.n - 1) + b * b / (treatment.n - 1))
 
