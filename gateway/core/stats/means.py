@@ -195,14 +195,15 @@ def welch(control: Sample, treatment: Sample) -> float | None:
     """Degrees of freedom of a difference of means with unequal variances.
 
     (a + b)^2 / (a^2/(n_A - 1) + b^2/(n_B - 1)) with a = s_A^2/n_A and b = s_B^2/n_B. None where
-    an arm has fewer than two units, or no spread is known.
+    an arm has fewer than two units, or neither has a spread.
 
     Source: Welch, "The generalization of Student's problem" (Biometrika 1947).
     """
     a, b = control.squared_error, treatment.squared_error
     if not 0.0 < a + b < inf:
         return None
-    return (a + b) ** 2 / (a * a / (control.n - 1) + b * b / (treatment.n - 1))
+    share = a / (a + b)
+    return 1 / (share * share / (control.n - 1) + (1 - share) ** 2 / (treatment.n - 1))
 
 
 def fixed(

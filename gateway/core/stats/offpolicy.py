@@ -52,7 +52,7 @@ class Support(Struct, frozen=True):
 
 
 def weights(logged: Floats, target: Floats) -> Floats:
-    """w = q / p.
+    """Importance weights w = q / p.
 
     Args:
         logged: p, the propensity with which the arm that answered was chosen.
@@ -67,12 +67,12 @@ def weights(logged: Floats, target: Floats) -> Floats:
 
 
 def clipped(w: Floats, limit: float) -> Floats:
-    """min(w, limit): biased towards zero, with less variance."""
+    """Weights min(w, limit): biased towards zero, with less variance."""
     return np.minimum(w, limit)
 
 
 def shrunk(w: Floats, limit: float) -> Floats:
-    """w limit / (w^2 + limit): near w where w is small, towards zero where it is large."""
+    """Weights w limit / (w^2 + limit): near w where w is small, towards zero where it is large."""
     return w * limit / (w * w + limit)
 
 
@@ -177,7 +177,7 @@ def value_sequence(
 
 
 def normal_interval(estimate: Estimate, alpha: float = 0.05) -> tuple[float, float]:
-    """effect -+ z se: for one look and many predictions; for display."""
+    """The effect -+ z se: for one look and many predictions; for display."""
     half = float(special.ndtri(1 - alpha / 2)) * estimate.se
     return estimate.effect - half, estimate.effect + half
 
@@ -185,23 +185,23 @@ def normal_interval(estimate: Estimate, alpha: float = 0.05) -> tuple[float, flo
 def binomial_interval(
     w: Floats, rewards: Floats, alpha: float = 0.05, bounds: tuple[float, float] = (0.0, 1.0)
 ) -> tuple[float, float]:
-    """Clopper and Pearson's interval as if each prediction earned a share of the largest weight.
+    """Clopper and Pearson's interval, counting each prediction as 1 / max(w) of a trial.
 
-    Successes are sum(w r) / max(w) of n for rewards scaled to (0, 1), the ends are multiplied by
-    max(w). For one look; wide, but it does not rest on the normal distribution.
+    Successes are sum(w r) / max(w), for rewards scaled to (0, 1), out of n / max(w). For one look:
+    wide, but it does not rest on the normal distribution.
 
     Source: Clopper and Pearson (Biometrika 1934), as in VowpalWabbit/estimators.
     """
     lowest, highest = bounds
-    largest, n = float(w.max(initial=0.0)), len(w)
+    largest = float(w.max(initial=0.0))
     if largest == 0.0:
         return bounds
     share = (np.clip(rewards, lowest, highest) - lowest) / (highest - lowest)
-    k = float(w @ share) / largest
+    n = len(w) / largest
+    k = min(float(w @ share) / largest, n)
     lower = float(special.betaincinv(k, n - k + 1, alpha / 2)) if k > 0 else 0.0
     upper = float(special.betaincinv(k + 1, n - k, 1 - alpha / 2)) if k < n else 1.0
-    ends = (min(lower * largest, 1.0), min(upper * largest, 1.0))
-    return lowest + (highest - lowest) * ends[0], lowest + (highest - lowest) * ends[1]
+    return lowest + (highest - lowest) * lower, lowest + (highest - lowest) * upper
 
 
 def _mean(values: Floats) -> Estimate:

@@ -63,7 +63,7 @@ def beta_weights(successes: Sequence[float], failures: Sequence[float]) -> list[
     nodes, node_weights = _legendre()
     drawn = special.betaincinv(a[:, None], b[:, None], nodes)  # (arms, nodes)
     below = special.betainc(a[None, :, None], b[None, :, None], drawn[:, None, :])
-    return _best(below, node_weights)
+    return _best(np.asarray(below, dtype=np.float64), node_weights)
 
 
 def floored(weights: Sequence[float], floor: float) -> list[float]:

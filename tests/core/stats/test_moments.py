@@ -27,9 +27,9 @@ def exactly(values: Sequence[float]) -> tuple[Fraction, Fraction]:
     return mean, sum(((value - mean) ** 2 for value in exact), Fraction(0)) / (len(exact) - 1)
 
 
-def close(found: float, truth: Fraction, scale: float = 0.0) -> bool:
-    """Whether a number is the truth to 1e-12, or to a rounding of `scale` where that is more."""
-    return abs(Fraction(found) - truth) <= max(abs(truth) * Fraction(1, 10**12), Fraction(scale))
+def close(found: float, truth: Fraction, scale: float) -> bool:
+    """Whether a number is the truth to 1e-12, or to `scale`; floats end at about 1e-300."""
+    return abs(Fraction(found) - truth) <= max(abs(truth) / 10**12, Fraction(scale + 1e-290))
 
 
 @given(parts)
