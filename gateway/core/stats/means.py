@@ -125,6 +125,12 @@ def adjusted_sample(sums: Comoments, theta: float) -> Sample:
     return Sample(sums.n, mean, max(spread, 0.0))
 
 
+def paired(differences: Moments) -> Estimate:
+    """Effect where every unit had both arms, as under a shadow: the mean of B's less A's value."""
+    sample = mean_sample(differences)
+    return Estimate(sample.mean, sqrt(sample.squared_error), sample.n, max(sample.n - 1.0, 1.0))
+
+
 def difference(control: Sample, treatment: Sample) -> Estimate:
     """Absolute effect m_B - m_A, variance s_B^2/n_B + s_A^2/n_A, Welch's degrees of freedom."""
     variance = control.squared_error + treatment.squared_error

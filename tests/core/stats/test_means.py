@@ -17,6 +17,7 @@ from gateway.core.stats.means import (
     difference,
     fixed,
     mean_sample,
+    paired,
     proportion_sample,
     ratio_sample,
     relative,
@@ -187,3 +188,11 @@ def test_swapping_the_arms_turns_the_sign(n: int, m: int, data: st.DataObject) -
     there, back = difference(a, b), difference(b, a)
     assert there.effect == -back.effect
     assert fixed(there).p == pytest.approx(fixed(back).p, abs=1e-12)
+
+
+def test_units_with_both_arms_are_read_by_their_differences() -> None:
+    """A shadow's differences: mean, its error, and n - 1 degrees of freedom."""
+    effect = paired(Moments.of([0.5, -0.5, 1.0, 0.0]))
+    assert (effect.effect, effect.n, effect.dof) == (0.25, 4, 3.0)
+    assert effect.se == pytest.approx(sqrt(1.25 / 3 / 4))
+    assert not paired(Moments.of([1.0])).is_known

@@ -7,17 +7,20 @@ where the truth is known to be far below.
 
 from collections.abc import Callable
 from math import sqrt
+from typing import cast
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import special
 
+from gateway.core.stats.means import Sample
 from gateway.core.stats.moments import Moments
 from gateway.core.stats.sequences import (
     Epoch,
     inverse_propensity,
     one_sided_e,
+    stratified,
     two_sided_e,
     two_sided_multiplier,
 )
@@ -165,6 +168,49 @@ def test_rare_events_are_covered_from_ten_events_on() -> None:
         width = se * np.asarray(two_sided_multiplier(2 * rollouts.n, ALPHA, 50_000))
         missed |= settled & (np.abs(effect - 0.001) > width)
     assert missed.mean() <= limit(ALPHA)
+
+
+def test_a_ramp_through_changing_times_is_read_by_phase() -> None:
+    """A/A while the rate doubles and the treatment's share grows: pooled arms mislead, phases hold.
+
+    Shares 5, 20 and 50 per cent; 20 looks in each phase of 4,000 units.
+    """
+    rng = np.random.default_rng(9)
+    done: list[tuple[Sample, Sample]] = []
+    wrong, pooled = np.zeros(ROLLOUTS, bool), np.zeros(ROLLOUTS, bool)
+    all_n, all_events = np.zeros(2), np.zeros((2, ROLLOUTS))
+    for share, rate in ((0.05, 0.2), (0.2, 0.3), (0.5, 0.4)):
+        n, events = np.zeros(2), np.zeros((2, ROLLOUTS))
+        phase = done
+        for _ in range(20):
+            step = np.array([200 * (1 - share), 200 * share])
+            new = rng.binomial(step.astype(int)[:, None], rate, (2, ROLLOUTS))
+            n, events, all_n, all_events = n + step, events + new, all_n + step, all_events + new
+            phase = [*done, (arm_of(n[0], events[0]), arm_of(n[1], events[1]))]
+            if all_n.min() >= 100:
+                effect, se = effect_of(*stratified(phase))
+                e = np.asarray(two_sided_e(effect / se, all_n.sum(), ALPHA, 8_000))
+                wrong |= e >= 1 / ALPHA
+                means = all_events / all_n[:, None]
+                z = np.diff(means, axis=0)[0] / np.sqrt(
+                    (means * (1 - means) / all_n[:, None]).sum(0)
+                )
+                pooled |= np.asarray(two_sided_e(z, all_n.sum(), ALPHA, 8_000)) >= 1 / ALPHA
+        done = phase
+    assert wrong.mean() <= ALPHA
+    assert pooled.mean() > 0.9
+
+
+def arm_of(n: float, events: Floats) -> Sample:
+    """One arm of all rollouts at once: the arithmetic of `stratified` is that of arrays too."""
+    mean = events / n
+    return Sample(int(n), cast("float", mean), cast("float", mean * (1 - mean)))
+
+
+def effect_of(control: Sample, treatment: Sample) -> tuple[Floats, Floats]:
+    """Effects and standard errors of all rollouts."""
+    effect = np.asarray(treatment.mean - control.mean)
+    return effect, np.sqrt(np.asarray(control.squared_error + treatment.squared_error))
 
 
 def bandit(rates: tuple[float, float], seed: int, rollouts: int) -> tuple[float, float]:
