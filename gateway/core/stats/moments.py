@@ -20,6 +20,7 @@ from gateway.core.stats.exact import ZERO, Pair, add, divide, multiply, negative
 LIMIT: Final = 1e100
 """Values, shifts and their differences beyond this magnitude are refused: squares must be finite.
 """
+_PLAIN: Final = 0.01
 
 
 class Moments(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -61,6 +62,8 @@ class Moments(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
         """Mean, in the value's unit; zero where nothing was counted."""
         if self.n == 0:
             return 0.0
+        if self.shift == 0.0:
+            return self.total[0] / self.n
         return add(divide(self.total, self.n), (self.shift, 0.0))[0]
 
     @property
@@ -68,9 +71,7 @@ class Moments(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
         """Variance of a unit with n - 1 below, never negative; zero for fewer than two units."""
         if self.n < 2:  # noqa: PLR2004 - one value has no spread
             return 0.0
-        total = self.total
-        spread = add(self.squares, negative(divide(multiply(total, total), self.n)))
-        return max(divide(spread, self.n - 1)[0], 0.0)
+        return max(_spread(self.squares, self.total, self.total, self.n) / (self.n - 1), 0.0)
 
     def add(self, value: float) -> "Moments":
         """These and one more unit.
@@ -167,9 +168,7 @@ class Comoments(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
         """Covariance of y and x with n - 1 below; zero for fewer than two units."""
         if self.n < 2:  # noqa: PLR2004 - one pair has no spread
             return 0.0
-        product = multiply(self.y.total, self.x.total)
-        spread = add(self.products, negative(divide(product, self.n)))
-        return divide(spread, self.n - 1)[0]
+        return _spread(self.products, self.y.total, self.x.total, self.n) / (self.n - 1)
 
     def add(self, y: float, x: float) -> "Comoments":
         """These and one more unit.
@@ -231,3 +230,11 @@ def deviation(value: float, shift: float) -> Pair:
     if not -LIMIT <= value <= LIMIT or not -LIMIT <= step[0] <= LIMIT:
         raise ValueError("A value must be a finite number of at most 1e100 in magnitude.")
     return step
+
+
+def _spread(products: Pair, y: Pair, x: Pair, n: int) -> float:
+    """P - S_y S_x / n; in plain floats where less than two digits cancel, which is faster."""
+    plain = products[0] - y[0] * x[0] / n
+    if abs(plain) > _PLAIN * abs(products[0]):
+        return plain
+    return add(products, negative(divide(multiply(y, x), n)))[0]

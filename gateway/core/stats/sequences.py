@@ -21,7 +21,7 @@ asymptotic confidence sequences" (arXiv 2103.06476), equations 9, 134, 155 and 1
 """
 
 from collections.abc import Sequence
-from math import inf, sqrt
+from math import fsum, inf, sqrt
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -216,41 +216,37 @@ def inverse_propensity(epochs: Sequence[Epoch], centre: float = 0.0) -> Estimate
     larger variance is our own: simulated, the observed one alone errs three times too often
     where events are rare.
     """
-    phi = Moments()
-    old, new = Moments(), Moments()
+    parts: list[tuple[int, float, float]] = []  # units, mean of phi, squares around that mean
     centres: list[tuple[Epoch, float, float]] = []
+    old, new = Moments(), Moments()
     for epoch in epochs:
-        if epoch.n == 0:
-            continue
         c_a = old.mean if old.n else centre
         c_b = new.mean if new.n else centre
         centres.append((epoch, c_a, c_b))
-        step = c_b - c_a
-        others = epoch.n - epoch.control.n - epoch.treatment.n
-        phi = phi.merge(_scaled(epoch.control, c_a, -1 / epoch.control_share, step))
-        phi = phi.merge(_scaled(epoch.treatment, c_b, 1 / epoch.treatment_share, step))
-        phi = phi.merge(Moments(n=others, shift=step))
+        parts.append(_part(epoch.control, c_a, -1 / epoch.control_share, c_b - c_a))
+        parts.append(_part(epoch.treatment, c_b, 1 / epoch.treatment_share, c_b - c_a))
+        parts.append((epoch.n - epoch.control.n - epoch.treatment.n, c_b - c_a, 0.0))
         old, new = old.merge(epoch.control), new.merge(epoch.treatment)
+    n = sum(epoch.n for epoch in epochs)
+    effect = fsum(count * mean for count, mean, _ in parts) / max(n, 1)
     if min(old.n, new.n) < MIN_SPREAD:
-        return Estimate(effect=phi.mean, se=inf, n=phi.n)
-    expected = 0.0
-    for epoch, c_a, c_b in centres:
-        spread = (new.variance + (new.mean - c_b) ** 2) / epoch.treatment_share
-        spread += (old.variance + (old.mean - c_a) ** 2) / epoch.control_share
-        expected += epoch.n / phi.n * (spread - (new.mean - old.mean - c_b + c_a) ** 2)
-    return Estimate(effect=phi.mean, se=sqrt(max(phi.variance, expected) / phi.n), n=phi.n)
+        return Estimate(effect, inf, n)
+    observed = fsum(rest + count * (mean - effect) ** 2 for count, mean, rest in parts) / (n - 1)
+    expected = fsum(_expected(old, new, *known) for known in centres) / n
+    return Estimate(effect, sqrt(max(observed, expected) / n), n)
 
 
-def _scaled(moments: Moments, centre: float, factor: float, step: float) -> Moments:
-    """Moments of step + factor (y - centre): the deviations from `step`, scaled."""
-    moved = moments.rebased(centre)
-    square = factor * factor
-    return Moments(
-        n=moved.n,
-        shift=step,
-        total=(factor * moved.total[0], factor * moved.total[1]),
-        squares=(square * moved.squares[0], square * moved.squares[1]),
-    )
+def _part(arm: Moments, centre: float, factor: float, step: float) -> tuple[int, float, float]:
+    """One arm's units in an epoch: how many, mean of step + factor (y - centre), its squares."""
+    squares = factor * factor * arm.variance * (arm.n - 1)
+    return arm.n, step + factor * (arm.mean - centre), squares if arm.n else 0.0
+
+
+def _expected(old: Moments, new: Moments, epoch: Epoch, c_a: float, c_b: float) -> float:
+    """Variance of phi that an epoch's weights give outcomes like those of all epochs, times n."""
+    spread = (new.variance + (new.mean - c_b) ** 2) / epoch.treatment_share
+    spread += (old.variance + (old.mean - c_a) ** 2) / epoch.control_share
+    return epoch.n * (spread - (new.mean - old.mean - c_b + c_a) ** 2)
 
 
 def _band(lower: float | None, upper: float | None, e: Numbers) -> Band:
