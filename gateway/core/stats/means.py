@@ -14,7 +14,7 @@ pre-experiment data" (WSDM 2013).
 """
 
 from enum import StrEnum
-from math import inf, sqrt
+from math import inf, isfinite, sqrt
 from typing import Final
 
 from msgspec import Struct
@@ -145,15 +145,19 @@ def difference(control: Sample, treatment: Sample) -> Estimate:
 def relative(control: Sample, treatment: Sample) -> Estimate | None:
     """Effect as a share of the control's mean: (m_B - m_A) / |m_A|, by the delta method.
 
-    variance = (s_B^2/n_B) / m_A^2 + (s_A^2/n_A) m_B^2 / m_A^4. None where m_A is zero.
+    variance = (s_B^2/n_B) / m_A^2 + (s_A^2/n_A) m_B^2 / m_A^4. None where m_A is zero, or so small
+    that the share is not finite.
     """
     if control.mean == 0.0:
         return None
     lift = treatment.mean / control.mean
+    effect = (treatment.mean - control.mean) / abs(control.mean)
+    if not isfinite(lift) or not isfinite(effect):
+        return None
     variance = treatment.squared_error + lift * lift * control.squared_error
     return Estimate(
-        effect=(treatment.mean - control.mean) / abs(control.mean),
-        se=sqrt(variance) / abs(control.mean),
+        effect=effect,
+        se=sqrt(variance) / abs(control.mean) if variance < inf else inf,
         n=control.n + treatment.n,
         dof=welch(control, treatment),
     )

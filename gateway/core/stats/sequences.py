@@ -121,8 +121,9 @@ def band(
     """Reading of an estimate that holds at every look after the burn-in.
 
     Args:
-        alpha: Chance, over all looks together, of ever rejecting a null that is true.
-        planned: Units of both arms at which the decision is expected.
+        alpha: Chance, over all looks together, of ever rejecting a null that is true; below one
+            half.
+        planned: Units of both arms at which the decision is expected, above zero.
         side: `GREATER` gives evidence that the effect is above `null` and a lower bound; `LESS`
             the other way round. A harm test and a non-inferiority test are each one-sided.
         null: Effect to compare with, for instance the margin, in the effect's unit.
@@ -180,8 +181,8 @@ class Epoch(Struct, frozen=True):
         n: Units that entered, of all arms.
         control: Their outcomes in the control arm.
         treatment: Their outcomes in the treatment arm.
-        control_share: Logged propensity of the control arm, above zero.
-        treatment_share: Logged propensity of the treatment arm, above zero.
+        control_share: Logged propensity of the control arm.
+        treatment_share: Logged propensity of the treatment arm.
     """
 
     n: int
@@ -201,6 +202,7 @@ def inverse_propensity(epochs: Sequence[Epoch], centre: float = 0.0) -> Estimate
     whose expectation is the effect whatever the weights were. The centres are the arms' means in
     the epochs before, so that they are known before the unit's arm is drawn; in the first epoch,
     and for an arm without units, they are `centre`. The effect is the mean of phi, se^2 = V / n.
+    Epochs in which an arm had no chance say nothing of the effect and are left out.
 
     V is the larger of two variances of phi. The observed one misses what few heavily weighted
     units have not shown yet; the expected one assumes that outcomes vary alike in all epochs:
@@ -219,7 +221,8 @@ def inverse_propensity(epochs: Sequence[Epoch], centre: float = 0.0) -> Estimate
     parts: list[tuple[int, float, float]] = []  # units, mean of phi, squares around that mean
     centres: list[tuple[Epoch, float, float]] = []
     old, new = Moments(), Moments()
-    for epoch in epochs:
+    used = [epoch for epoch in epochs if min(epoch.control_share, epoch.treatment_share) > 0.0]
+    for epoch in used:
         c_a = old.mean if old.n else centre
         c_b = new.mean if new.n else centre
         centres.append((epoch, c_a, c_b))
@@ -227,7 +230,7 @@ def inverse_propensity(epochs: Sequence[Epoch], centre: float = 0.0) -> Estimate
         parts.append(_part(epoch.treatment, c_b, 1 / epoch.treatment_share, c_b - c_a))
         parts.append((epoch.n - epoch.control.n - epoch.treatment.n, c_b - c_a, 0.0))
         old, new = old.merge(epoch.control), new.merge(epoch.treatment)
-    n = sum(epoch.n for epoch in epochs)
+    n = sum(epoch.n for epoch in used)
     effect = fsum(count * mean for count, mean, _ in parts) / max(n, 1)
     if min(old.n, new.n) < MIN_SPREAD:
         return Estimate(effect, inf, n)

@@ -148,6 +148,7 @@ def test_no_share_of_a_mean_of_zero() -> None:
     """There is no relative effect where the control's mean is zero."""
     zero = Sample(10, 0.0, 1.0)
     assert relative(zero, TREATMENT) is None
+    assert relative(Sample(10, 1e-320, 1.0), TREATMENT) is None
     assert adjusted_relative(sums(5, (0.0, 1.0), (1.0, 1.0), 0.0), Comoments()) is None
 
 
@@ -157,7 +158,9 @@ def test_an_arm_of_one_unit_says_nothing(few: Moments) -> None:
     effect = difference(mean_sample(few), TREATMENT)
     assert effect.se == inf
     assert fixed(effect).p == 1.0
-    assert fixed(known(relative(TREATMENT, mean_sample(few)))).lower is None
+    share = known(relative(TREATMENT, mean_sample(few)))
+    assert share.se == inf
+    assert fixed(share).lower is None
 
 
 @given(

@@ -121,6 +121,11 @@ def test_rewards_of_another_range_scale_the_sequence() -> None:
     assert found == pytest.approx((20 * low - 5, 20 * high - 5), abs=1e-6)
 
 
+def test_weights_that_do_not_average_one_cannot_leave_the_bounds() -> None:
+    """Rewards of one at twice their weight: the value is at most the highest reward."""
+    assert value_sequence(np.full(500, 2.0), np.ones(500)) == (1.0, 1.0)
+
+
 @pytest.mark.slow
 def test_the_sequence_holds_the_value_at_every_look() -> None:
     """Weights up to 18 and 300 logs with 15 looks each: missed at most 5 per cent of the time."""

@@ -236,6 +236,13 @@ def test_units_that_weigh_heavily_are_expected_before_they_are_seen() -> None:
     assert estimate.se**2 * 400 == pytest.approx((alike.sum() + 0.36) / 2, rel=0.1)
 
 
+def test_an_epoch_in_which_an_arm_had_no_chance_is_left_out() -> None:
+    """What a killed arm would have got cannot be told from the others' outcomes."""
+    even = Epoch(200, Moments.of_counts(100, 10), Moments.of_counts(100, 20), 0.5, 0.5)
+    killed = Epoch(200, Moments.of_counts(200, 100), Moments(), 1.0, 0.0)
+    assert inverse_propensity([even, killed], 0.1) == inverse_propensity([even], 0.1)
+
+
 def test_no_epoch_gives_no_estimate() -> None:
     """Before any unit there is nothing to read."""
     assert not inverse_propensity([]).is_known
