@@ -339,6 +339,26 @@ SPAN_DROPPED: Final = _counter(
     "tiltyard.span.dropped", "{span}", "Sampled spans that the collector did not take."
 )
 
+# Outcomes and what is seen of units, on their way to be folded.
+OUTCOME_ACCEPTED: Final = _counter(
+    "tiltyard.outcome.accepted", "{outcome}", "Outcomes that were written to the journal."
+)
+OUTCOME_REFUSED: Final = _counter(
+    "tiltyard.outcome.refused", "{outcome}", "Outcomes that were not accepted, by cause."
+)
+EVIDENCE_SHIPPED: Final = _counter(
+    "tiltyard.evidence.shipped", "{entry}", "Journal entries that the store took."
+)
+EVIDENCE_DROPPED: Final = _counter(
+    "tiltyard.evidence.dropped", "{parcel}", "Parcels of sightings that found no room."
+)
+JOURNAL_SIZE: Final = Instrument(
+    "tiltyard.journal.size", "updown", "By", "The journal of outcomes on disk."
+)
+JOURNAL_UNSHIPPED: Final = Instrument(
+    "tiltyard.journal.unshipped", "updown", "By", "What of it the store has not taken yet."
+)
+
 # The process.
 PROCESS_MEMORY: Final = Instrument(
     "process.memory.usage", "updown", "By", "Physical memory in use."
@@ -351,6 +371,7 @@ INSTRUMENTS: Final = (
     SHADOW_DISAGREED, ADMISSION_REJECTED, CACHE_HITS, CACHE_MISSES, CACHE_COALESCED,
     CACHE_EVICTED, CACHE_SIZE, CONFIG_REVISION, CONFIG_AGE, CONFIG_REJECTED, MODEL_STATE,
     MODEL_LOAD_DURATION, MODEL_SWAP_COUNT, RECORD_EMITTED, RECORD_DELIVERED, RECORD_DROPPED,
-    RECORD_QUEUE_SIZE, SPAN_DROPPED, PROCESS_MEMORY, PROCESS_CPU_TIME,
+    RECORD_QUEUE_SIZE, SPAN_DROPPED, OUTCOME_ACCEPTED, OUTCOME_REFUSED, EVIDENCE_SHIPPED,
+    EVIDENCE_DROPPED, JOURNAL_SIZE, JOURNAL_UNSHIPPED, PROCESS_MEMORY, PROCESS_CPU_TIME,
 )  # fmt: skip
 """Every instrument above."""

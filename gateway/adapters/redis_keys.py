@@ -13,6 +13,8 @@ key                        type     writer         TTL      meaning
 {ns}:leader                string   the leader     seconds  name of the process that leads
 {ns}:processes             set      any control    none     names of processes that have reported
 {ns}:process:<name>        string   that process   seconds  what it serves; gone when it is gone
+{ns}:evidence              stream   any control    none     entries of the hosts' journals
+{ns}:shipped               hash     any control    none     host -> `sequence:through_ms`
 {ns}:promotions            stream   CI, operators  none     requests to promote or roll back
 {ns}:promotion-results     stream   the leader     none     one answer a request; about 10,000 kept
 
@@ -33,6 +35,8 @@ from msgspec import Struct
 
 from gateway.core.models import check_name
 
+ENTRY_FIELD: Final = "e"
+"""Of the evidence stream: the entry."""
 MAX_RESULTS: Final = 10_000
 """Answers kept on the results stream, about."""
 
@@ -50,6 +54,8 @@ class Keys(Struct, frozen=True):
     processes: str
     promotions: str
     promotion_results: str
+    evidence: str
+    shipped: str
 
     def process(self, name: str) -> str:
         """The key of what one process serves."""
@@ -74,7 +80,24 @@ def keys_of(namespace: str) -> Keys:
         processes=f"{tag}:processes",
         promotions=f"{tag}:promotions",
         promotion_results=f"{tag}:promotion-results",
+        evidence=f"{tag}:evidence",
+        shipped=f"{tag}:shipped",
     )
+
+
+def shipped_value(sequence: int, through_ms: int) -> str:
+    """What the hash of shipped journals says of a host."""
+    return f"{sequence}:{through_ms}"
+
+
+def read_shipped(value: bytes) -> tuple[int, int]:
+    """Sequence and Unix milliseconds of such a value.
+
+    Raises:
+        ValueError: it is none.
+    """
+    sequence, _, through_ms = value.partition(b":")
+    return int(sequence), int(through_ms)
 
 
 def manifest_field(model: str, number: int) -> str:

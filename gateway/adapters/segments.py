@@ -7,15 +7,15 @@ not written to its end is the last of its segment and is passed over.
 """
 
 import errno
-import fcntl
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from struct import Struct
 from typing import Final
 
 import msgspec
 
+from gateway.adapters.appending import create, lock, numbered, write_pieces
 from gateway.ports import Extent, SegmentInfo
 
 FOLDER: Final = "records"
@@ -28,8 +28,6 @@ _SHARE: Final = 16
 """A segment is this part of all, so that what is deleted at once is small."""
 _LEAST_SEGMENT: Final = 64 * 1024
 _MOST_SEGMENT: Final = 16 * 1024 * 1024
-_PIECES: Final = 512
-"""Pieces of one write; the system takes 1024."""
 
 
 class Segments:
@@ -58,10 +56,11 @@ class Segments:
             OSError: the folder cannot be made or read, or another process has it.
         """
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock = os.open(self._folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | _SAFE, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._lock = lock(self._folder / LOCK_FILE)
         cursor = self._cursor()
-        self._sizes = {number: path.stat().st_size for number, path in _segments(self._folder)}
+        self._sizes = {
+            number: path.stat().st_size for number, path in numbered(self._folder, SUFFIX)
+        }
         self._next = max([cursor.segment, *self._sizes], default=0) + 1
         for number in tuple(self._sizes):
             if number >= cursor.segment:
@@ -83,7 +82,7 @@ class Segments:
             extents.append(Extent(number, offset, _LENGTH.size + len(body)))
             offset += _LENGTH.size + len(body)
         try:
-            _write(file, pieces)
+            write_pieces(file, pieces)
         except OSError:
             self._take_back(file, begin)
             raise
@@ -142,8 +141,7 @@ class Segments:
             self._file = None
         if self._file is None or self._active is None:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | _SAFE
-            self._file = os.open(self._path(self._next), flags, 0o600)
+            self._file = create(self._path(self._next))
             self._active = self._next
             self._sizes[self._active] = 0
             self._next += 1
@@ -186,15 +184,7 @@ class StoredRecords:
                 yield from (body for _, body in _frames(number, path, 0))
 
     def _paths(self) -> list[tuple[int, Path]]:
-        return _segments(self._folder) if self._folder.is_dir() else []
-
-
-_SAFE: Final = os.O_CLOEXEC | os.O_NOFOLLOW
-
-
-def _segments(folder: Path) -> list[tuple[int, Path]]:
-    found = [path for path in folder.iterdir() if path.suffix == SUFFIX and path.stem.isdecimal()]
-    return sorted((int(path.stem), path) for path in found)
+        return numbered(self._folder, SUFFIX) if self._folder.is_dir() else []
 
 
 def _frames(number: int, path: Path, start: int) -> Iterator[tuple[Extent, bytes]]:
@@ -211,17 +201,3 @@ def _frames(number: int, path: Path, start: int) -> Iterator[tuple[Extent, bytes
                 return
             yield Extent(number, start, _LENGTH.size + length), body
             start += _LENGTH.size + length
-
-
-def _write(file: int, pieces: Iterable[bytes]) -> None:
-    """Write every piece; the system may take less at a time than it is given."""
-    left = list(pieces)
-    while left:
-        written = os.writev(file, left[:_PIECES])
-        done = 0
-        while done < len(left) and written >= len(left[done]):
-            written -= len(left[done])
-            done += 1
-        del left[:done]
-        if written:
-            left[0] = left[0][written:]

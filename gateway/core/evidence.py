@@ -6,6 +6,7 @@ of an `Entry`, and are folded once.
 """
 
 import struct
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -93,6 +94,25 @@ def encode_entry(entry: Entry) -> bytes:
     return _ENCODER.encode(entry)
 
 
+def encode_events(events: Sequence[Sightings | Outcome]) -> bytes:
+    """Events alone, as they travel to whoever makes an entry of them."""
+    return _ENCODER.encode(events)
+
+
+def enter(accepted_ms: int, events: bytes) -> bytes:
+    """The entry of what `encode_events` made, as `encode_entry` would have it."""
+    return _ENCODER.encode((accepted_ms, msgspec.Raw(events), FORMAT))
+
+
+def accepted_of(data: bytes) -> int:
+    """When an entry was accepted, in Unix milliseconds; its events are not looked at.
+
+    Raises:
+        msgspec.DecodeError: it is no entry.
+    """
+    return _MOMENTS.decode(data).accepted_ms
+
+
 def decode_entry(data: bytes) -> Entry:
     """Read an entry back.
 
@@ -105,5 +125,10 @@ def decode_entry(data: bytes) -> Entry:
     return entry
 
 
+class _Moment(Struct, frozen=True, array_like=True):
+    accepted_ms: int
+
+
+_MOMENTS: Final = msgspec.msgpack.Decoder(_Moment)
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final = msgspec.msgpack.Decoder(Entry)

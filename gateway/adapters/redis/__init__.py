@@ -3,6 +3,7 @@
 Every error of the library ends here as StoreUnavailable or Conflict, without the URL's password.
 """
 
+from gateway.adapters.redis.evidence import RedisEvidence
 from gateway.adapters.redis.store import RedisStore
 
-__all__ = ["RedisStore"]
+__all__ = ["RedisEvidence", "RedisStore"]

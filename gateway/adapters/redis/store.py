@@ -6,28 +6,22 @@ timeouts, and none retries: who calls paces itself.
 
 import asyncio
 import contextlib
-import re
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
 import msgspec
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
-from redis.exceptions import (
-    ClusterError,
-    MovedError,
-    ReadOnlyError,
-    RedisError,
-    WatchError,
-)
+from redis.exceptions import RedisError, WatchError
 
+from gateway.adapters.redis.borders import bordered, cancelling_kept
 from gateway.adapters.redis.connections import Connections
 from gateway.adapters.redis.replies import entries_of
 from gateway.adapters.redis.seals import SEAL_CHARACTERS, is_sealed
 from gateway.adapters.redis.transactions import Written, write
 from gateway.adapters.redis_keys import Keys, keys_of, manifest_field
 from gateway.core.audit import AuditEntry, Commit, decode_entry
-from gateway.core.errors import InvalidRequest, NotFound, StoreUnavailable, Unsealed
+from gateway.core.errors import InvalidRequest, NotFound, Unsealed
 from gateway.core.models import Manifest
 from gateway.core.predictions import SigningKeys
 from gateway.core.snapshot import MAX_SNAPSHOT_BYTES
@@ -42,13 +36,6 @@ _UNSEALED: Final = (
     "The stored Snapshot has no valid seal, so nobody with the seal key wrote it; "
     "seal it by hand or restore it."
 )
-_LOGIN: Final = {
-    "already authenticated": "NOAUTH",
-    "Authentication required": "NOAUTH",
-    "invalid username-password": "WRONGPASS",
-}
-"""Words of refusals whose code redis-py has cut off."""
-_CODE: Final = re.compile(r"(?:^|caused error: \('|\(\")([A-Z]{3,})\b")
 
 
 class RedisStore:
@@ -200,7 +187,7 @@ class RedisStore:
             await asyncio.sleep(timeout_s)
             return
         try:
-            with _cancelling_kept():
+            with cancelling_kept():
                 heard = await self._listen(timeout_s)
         except (RedisError, OSError, TimeoutError):
             await self._hang_up()
@@ -296,32 +283,8 @@ class RedisStore:
     @contextlib.asynccontextmanager
     async def _bordered(self) -> AsyncIterator[Redis]:
         """A client; what the library raises ends here as StoreUnavailable."""
-        with _cancelling_kept():
-            try:
-                yield await self._connections.get()
-            except (ReadOnlyError, ClusterError, MovedError) as error:
-                # This node may not be written any more; the next call looks for the one that may.
-                await self._hang_up()
-                with contextlib.suppress(RedisError, OSError):
-                    await self._connections.drop()
-                raise StoreUnavailable(_sentence(error)) from error
-            except (RedisError, OSError, TimeoutError) as error:
-                raise StoreUnavailable(_sentence(error)) from error
-
-
-@contextlib.contextmanager
-def _cancelling_kept() -> Iterator[None]:
-    """Raise a cancellation that redis-py swallowed; it makes a lost connection of some of them."""
-    task = asyncio.current_task()
-    before = 0 if task is None else task.cancelling()
-    try:
-        yield
-    except Exception as error:
-        if task is not None and task.cancelling() > before:
-            raise asyncio.CancelledError from error
-        raise
-    if task is not None and task.cancelling() > before:
-        raise asyncio.CancelledError
+        async with bordered(self._connections, self._hang_up) as client:
+            yield client
 
 
 def _entry(fields: Mapping[bytes, bytes]) -> AuditEntry:
@@ -330,17 +293,3 @@ def _entry(fields: Mapping[bytes, bytes]) -> AuditEntry:
     except (KeyError, msgspec.DecodeError, UnicodeDecodeError) as error:
         message = "The audit log holds an entry that cannot be read."
         raise InvalidRequest(message) from error
-
-
-def _sentence(error: Exception) -> str:
-    """What went wrong, by the server's own error code where it gave one."""
-    for words, login_code in _LOGIN.items():
-        if words in str(error):
-            return f"The store refused ({login_code})."
-    stated = _CODE.search(str(error))
-    code = getattr(error, "status_code", None) or (stated and stated[1])
-    if code:
-        return f"The store refused ({code})."
-    if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
-        return "The store did not answer in time."
-    return "The store cannot be reached."
