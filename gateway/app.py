@@ -41,7 +41,8 @@ class Gateway:
             settings, otel, self.worker, self._serving.cells, self._serving.cells.collect
         )
         self._pump = self._pumped(otel)
-        self.door = self._serving.door(self._control.plane.repository)
+        plane = self._control.plane
+        self.door = self._serving.door(plane.repository, plane.intake)
 
         self.connect = self._serving.connect
 

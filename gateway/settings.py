@@ -155,6 +155,18 @@ class ShadowSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Worst disagreements kept for each shadow."""
 
 
+class OutcomeSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Who may report outcomes, and how they are kept on this host."""
+
+    auth: Literal["token", "open"] = "token"
+    """Whether reporting needs a bearer token with the scope `outcomes` or `write`."""
+    max_age_s: float = 90 * 86_400.0
+    """Outcomes of predictions older than this are refused."""
+    journal_mb: int = 512
+    """Size of the journal on disk, in MiB; when what the store has not taken fills it, outcomes are
+    refused with 503."""
+
+
 class CacheSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Bounds on the answers that endpoints keep, where their documents ask for it."""
 
@@ -213,6 +225,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     shadows: ShadowSettings = field(default_factory=ShadowSettings)
     recording: RecordingSettings = field(default_factory=RecordingSettings)
     cache: CacheSettings = field(default_factory=CacheSettings)
+    outcomes: OutcomeSettings = field(default_factory=OutcomeSettings)
     processes: ProcessSettings = field(default_factory=ProcessSettings)
 
 
@@ -328,6 +341,8 @@ def _check_numbers(settings: Settings) -> None:
         "recording.max_units": settings.recording.max_units,
         "recording.keep_mb + 1": settings.recording.keep_mb + 1,
         "cache.max_mb": settings.cache.max_mb,
+        "outcomes.max_age_s": settings.outcomes.max_age_s,
+        "outcomes.journal_mb": settings.outcomes.journal_mb,
         "redis.poll_s": settings.redis.poll_s,
         "redis.timeout_s": settings.redis.timeout_s,
         "store_scan_s": settings.store_scan_s,
@@ -359,5 +374,6 @@ _SECTIONS: Final[Mapping[str, type[Struct]]] = {
     "shadows": ShadowSettings,
     "recording": RecordingSettings,
     "cache": CacheSettings,
+    "outcomes": OutcomeSettings,
     "processes": ProcessSettings,
 }

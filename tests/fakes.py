@@ -16,6 +16,7 @@ from gateway.core.errors import (
     NotFound,
     StoreUnavailable,
 )
+from gateway.core.evidence import decode_entry, enter
 from gateway.core.models import Manifest, StoredFile, bundle_digest
 from gateway.core.predictions import SigningKeys
 from gateway.core.snapshot import encode
@@ -293,6 +294,21 @@ class FailingEngine(FakeEngine):
         if self.broken or bool((tensors["x"] == self.poison).any()):
             raise self.error
         return results
+
+
+class FakeSink:
+    """The `OutcomeSink` port: keeps what it is handed, and refuses when told to."""
+
+    def __init__(self) -> None:
+        self.kept: list[Any] = []
+        self.error: GatewayError | None = None
+
+    async def accept(self, events: Sequence[bytes], outcomes: int) -> None:
+        if self.error is not None:
+            raise self.error
+        found = [event for one in events for event in decode_entry(enter(0, one)).events]
+        assert len(found) == outcomes
+        self.kept += found
 
 
 class FakeRepository:

@@ -35,6 +35,7 @@ INLINE = PoolSettings()
 THREADED = PoolSettings(inline_ms=-1.0, executor_threads=1)
 KEYS = SigningKeys(schema=1, current=1, keys={1: "11" * 32}, unit_key="22" * 32)
 FORCE_TOKEN, WRITE_TOKEN, READ_TOKEN = "force-token", "write-token", "read-token"
+OUTCOMES_TOKEN = "outcomes-token"
 SECRETS = Secrets(
     keys=KEYS,
     tokens=tuple(
@@ -43,6 +44,7 @@ SECRETS = Secrets(
             ("force", FORCE_TOKEN),
             ("write", WRITE_TOKEN),
             ("read", READ_TOKEN),
+            ("outcomes", OUTCOMES_TOKEN),
         )
     ),
 )

@@ -7,12 +7,16 @@ from typing import Any, Final
 
 from gateway.control.catalog import Catalog
 from gateway.control.export import Exporter
+from gateway.control.intake import Intake
 from gateway.control.keyring import Keyring
 from gateway.control.promotions import Promotions
 from gateway.control.registry import Registry
 from gateway.control.repository import ServedRepository
+from gateway.control.shipping import Shipper
 from gateway.control.watcher import Watcher, WatcherParts
+from gateway.evidence_ports import EvidenceStore, Journal
 from gateway.ports import DataPlane, Disk, ModelStore, Store
+from gateway.serving.cells import Cells
 from gateway.tasks import Tasks
 
 PROMOTIONS_S: Final = 0.25
@@ -23,7 +27,8 @@ PROMOTIONS_S: Final = 0.25
 class ControlParts:
     """What the control plane needs of its process.
 
-    `exporter` is None where no collector is configured. `now` is in UTC seconds.
+    `exporter` is None where no collector is configured. `now` is in UTC seconds. `cells` are those
+    of this process; `journal_bytes` bounds the journal.
     """
 
     store: Store
@@ -31,6 +36,10 @@ class ControlParts:
     models: ModelStore
     data_plane: DataPlane
     exporter: Exporter | None
+    evidence: EvidenceStore
+    journal: Journal
+    journal_bytes: int
+    cells: Cells
     now: Callable[[], float]
     entropy: Callable[[int], bytes]
     process: str
@@ -64,6 +73,8 @@ class ControlPlane:
             process=parts.process,
             poll_s=parts.poll_s,
         )
+        self.intake = Intake(parts.journal, parts.cells, parts.now, parts.journal_bytes)
+        self._shipper = Shipper(self.intake, parts.journal, parts.evidence, parts.cells)
         self._promotions = Promotions(
             parts.store,
             self.registry,
@@ -78,6 +89,8 @@ class ControlPlane:
         self._tasks.start("fetcher", self.catalog.copies.fetch)
         self._tasks.start("completer", self.watcher.complete)
         self._tasks.start("follower", self._follow)
+        self._tasks.start("intake", self.intake.run)
+        self._tasks.start("shipper", self._shipper.run)
         self._tasks.start("promotions", lambda: self._promotions.run(PROMOTIONS_S))
         if self._parts.exporter is not None:
             self._tasks.start("export", self._parts.exporter.run)
@@ -98,8 +111,12 @@ class ControlPlane:
     async def stop(self, flush_s: float) -> None:
         """Stop following, send what telemetry is left for at most `flush_s`, hang up."""
         await self._tasks.close()
-        if self._parts.exporter is not None:
-            await self._parts.exporter.close(flush_s)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._shipper.finish(flush_s))
+            if self._parts.exporter is not None:
+                group.create_task(self._parts.exporter.close(flush_s))
+        await self.intake.close()
+        await self._parts.evidence.close()
         await self._parts.store.close()
 
     async def status(self) -> dict[str, Any]:

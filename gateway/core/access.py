@@ -12,7 +12,8 @@ from gateway.core.errors import Forbidden, Unauthenticated
 READ: Final = "read"
 WRITE: Final = "write"
 FORCE: Final = "force"
-SCOPES: Final = frozenset({READ, WRITE, FORCE})
+OUTCOMES: Final = "outcomes"
+SCOPES: Final = frozenset({READ, WRITE, FORCE, OUTCOMES})
 MAX_TOKEN_BYTES: Final = 512
 
 

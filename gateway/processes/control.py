@@ -75,7 +75,7 @@ class _Control:
         admin = Listener(configure(half.admin(), settings, tls, lifespan="off"))
         try:
             await half.start()
-            fleet.serve(half.plane.repository)
+            fleet.serve(half.plane.repository, half.plane.intake)
             await self._serve(fleet, admin, stopping)
         finally:
             rest_s = settings.stop_s - workers_stop_s(settings.stop_s, settings.drain_delay_s)

@@ -15,10 +15,11 @@ from typing import Final
 
 from gateway.adapters.disk import ADMIN_FILE, StateFolder
 from gateway.adapters.folder import FolderStore
+from gateway.adapters.journal import Journal
 from gateway.adapters.onnx import describe
 from gateway.adapters.otel import OtelConfig, OtlpSender, resource_of
 from gateway.adapters.otel_encode import OtlpEncoder
-from gateway.adapters.redis import RedisStore
+from gateway.adapters.redis import RedisEvidence, RedisStore
 from gateway.adapters.segments import Segments
 from gateway.adapters.valkey import EmbeddedValkey
 from gateway.control.export import Exporter
@@ -60,7 +61,7 @@ class ControlHalf:
             cells: this process's own.
             collect: all metrics of this host, as they were refreshed last.
         """
-        state = Path(settings.state_dir)
+        state, journal_bytes = Path(settings.state_dir), settings.outcomes.journal_mb << 20
         self._settings = settings
         self._data_plane = data_plane
         self._cells = cells
@@ -80,6 +81,12 @@ class ControlHalf:
                 ),
                 data_plane=data_plane,
                 exporter=self.exporter,
+                evidence=self._evidence(),
+                journal=Journal(
+                    state, journal_bytes, name=socket.gethostname(), entropy=secrets.token_bytes
+                ),
+                journal_bytes=journal_bytes,
+                cells=cells,
                 now=time.time,
                 entropy=secrets.token_bytes,
                 process=process_name(settings),
@@ -159,14 +166,23 @@ class ControlHalf:
             ),
         )
 
-    def _store(self) -> RedisStore:
-        redis = self._settings.redis
-        url = redis.url if self.valkey is None else self.valkey.url
+    def _url(self) -> str:
+        url = self._settings.redis.url if self.valkey is None else self.valkey.url
         if url is None:
             message = "Set TILTYARD_REDIS_URL, or allow the embedded store."
             raise InvalidRequest(message)
+        return url
+
+    def _evidence(self) -> RedisEvidence:
+        redis, name = self._settings.redis, process_name(self._settings)
+        return RedisEvidence(
+            self._url(), namespace=redis.namespace, timeout_s=redis.timeout_s, name=name
+        )
+
+    def _store(self) -> RedisStore:
+        redis = self._settings.redis
         return RedisStore(
-            url,
+            self._url(),
             namespace=redis.namespace,
             timeout_s=redis.timeout_s,
             name=process_name(self._settings),

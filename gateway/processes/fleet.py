@@ -15,12 +15,14 @@ from typing import Any, Final, Protocol
 
 from gateway.core.errors import GatewayError, NotReady
 from gateway.core.models import Key
+from gateway.evidence_ports import OutcomeSink
 from gateway.ports import Parcel, Repository, Secrets, Update, WorkerReport
 from gateway.processes.frames import (
     Ask,
     Handed,
     Hello,
     Message,
+    Offer,
     Pulse,
     Reply,
     Standing,
@@ -109,6 +111,7 @@ class Fleet:
         self._members: dict[int, _Member] = {}
         self._links: dict[Link, _Member | None] = {}
         self._repository: Repository | None = None
+        self._sink: OutcomeSink | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         # What every worker is told.
         self._orders = Orders()
@@ -131,9 +134,10 @@ class Fleet:
         self._records = records
         self._with_spans = with_spans
 
-    def serve(self, repository: Repository) -> None:
-        """Answer what the doors of the workers ask."""
+    def serve(self, repository: Repository, sink: OutcomeSink) -> None:
+        """Answer what the doors of the workers ask, and take the outcomes that they hand over."""
         self._repository = repository
+        self._sink = sink
 
     def apply(self, update: Update) -> None:
         """Hand a Snapshot to every worker, those that come later included."""
@@ -233,7 +237,7 @@ class Fleet:
             case Handed(parcel):
                 if self._records is not None:
                     self._records.receive(member.source, parcel)
-            case Ask():
+            case Ask() | Offer():
                 task = asyncio.create_task(self._answer(link, message))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
@@ -308,12 +312,16 @@ class Fleet:
             member.shadows = pulse.shadows
             _settle(member)
 
-    async def _answer(self, link: Link, ask: Ask) -> None:
+    async def _answer(self, link: Link, ask: Ask | Offer) -> None:
         """Answer the door of a worker."""
+        result = None
         try:
-            if self._repository is None:
+            if self._repository is None or self._sink is None:
                 raise NotReady(AWAY)
-            result = await _ask_repository(self._repository, ask)
+            if isinstance(ask, Offer):
+                await self._sink.accept(ask.events, ask.outcomes)
+            else:
+                result = await _ask_repository(self._repository, ask)
         except GatewayError as error:
             link.send(Reply(ask.serial, refused=refusal_of(error)))
         except Exception:

@@ -18,7 +18,7 @@ from gateway.core.models import Key
 from gateway.ports import Parcel, Secrets, Update, WorkerReport
 from gateway.telemetry import INSTRUMENTS, Attributes, Series
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
 """A Snapshot holds 8 MiB at most; its manifests and statistics are of that order."""
 _HEAD: Final = struct.Struct(">BI")
@@ -104,7 +104,17 @@ class Handed(Struct, frozen=True, array_like=True, tag=9):
     parcel: Parcel
 
 
-Message: TypeAlias = Hello | Terms | Apply | Entrust | Ask | Reply | Standing | Pulse | Handed
+class Offer(Struct, frozen=True, array_like=True, tag=10):
+    """A worker hands outcomes over; the answer, under `serial`, says that they are on disk."""
+
+    serial: int
+    events: tuple[bytes, ...]
+    outcomes: int
+
+
+Message: TypeAlias = (
+    Hello | Terms | Apply | Entrust | Ask | Reply | Standing | Pulse | Handed | Offer
+)
 
 
 class ForeignFrame(Exception):

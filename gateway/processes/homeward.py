@@ -8,10 +8,12 @@ import asyncio
 import logging
 import os
 import socket
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 
+from gateway.core.errors import NotReady, Overloaded
 from gateway.core.snapshot import order_of
 from gateway.ports import RepositoryEntry
 from gateway.processes.birth import Birth
@@ -22,13 +24,14 @@ from gateway.processes.frames import (
     Handed,
     Hello,
     Message,
+    Offer,
     Pulse,
     Reply,
     Standing,
     Terms,
     rows_of,
 )
-from gateway.processes.link import Link
+from gateway.processes.link import AWAY, Link
 from gateway.serving.recording import Recorder
 from gateway.serving.worker import Worker
 
@@ -44,6 +47,8 @@ MAX_UNSENT_BYTES: Final = 4 * 1024 * 1024
 """While control is that far behind it is handed nothing more."""
 ASK_S: Final = 5.0
 LOAD_S: Final = 90.0
+KEEP_S: Final = 10.0
+"""How long control may take to have outcomes on disk."""
 
 
 class Homeward:
@@ -86,6 +91,20 @@ class Homeward:
         """
         link = self._link or Link(_ignore, _forget)
         return await link.ask(what, *words, timeout_s=timeout_s)
+
+    async def offer(self, events: Sequence[bytes], outcomes: int) -> None:
+        """Hand outcomes to control; return once it has them on disk.
+
+        Raises:
+            Overloaded: control is behind. NotReady: it is away. GatewayError: it refused.
+        """
+        link = self._link
+        if link is None:
+            raise NotReady(AWAY)
+        if not self._takes_more():
+            message = "Too many outcomes are on their way; retry later."
+            raise Overloaded(message)
+        await link.exchange(lambda serial: Offer(serial, tuple(events), outcomes), KEEP_S)
 
     async def flush(self) -> None:
         """Hand over what is left, wait until it is taken, and hang up."""
@@ -185,6 +204,14 @@ class Homeward:
             shadows = {name: report for name, report in found if report}
         rows = rows_of(self._recorder.cells.collect())
         return Pulse(rows, worker.statistics(None, None), shadows)
+
+
+class FarOutcomes:
+    """Implements `gateway.evidence_ports.OutcomeSink` by handing them to control."""
+
+    def __init__(self, homeward: Homeward) -> None:
+        """Hand over on this link."""
+        self.accept = homeward.offer
 
 
 class FarRepository:

@@ -104,7 +104,11 @@ class Link(asyncio.Protocol):
         return True
 
     async def ask(self, what: What, *words: str | int | None, timeout_s: float) -> Any:  # noqa: ANN401 - as the other side has it
-        """Ask the other side and wait for its answer.
+        """Ask the other side and wait for its answer, as `exchange` does."""
+        return await self.exchange(lambda serial: Ask(serial, what, words), timeout_s)
+
+    async def exchange(self, question: Callable[[int], Message], timeout_s: float) -> Any:  # noqa: ANN401 - as the other side has it
+        """Send what `question` makes of a serial, and wait for the reply to it.
 
         Raises:
             NotReady: it went away, or did not answer in time.
@@ -115,7 +119,7 @@ class Link(asyncio.Protocol):
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._asked[serial] = future
         try:
-            if not self.send(Ask(serial, what, words)):
+            if not self.send(question(serial)):
                 raise NotReady(AWAY)
             async with asyncio.timeout(timeout_s):
                 return await future

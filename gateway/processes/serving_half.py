@@ -20,9 +20,11 @@ from gateway.doors.http.exchange import Desk
 from gateway.doors.http.fast import FastProtocol
 from gateway.doors.http.guarded import GuardedProtocol
 from gateway.doors.http.inference import DoorParts, InferenceDoor
+from gateway.doors.http.outcomes import OutcomeDesk
 from gateway.doors.http.readers import Readers
 from gateway.doors.http.requests import Requests
 from gateway.doors.http.watch import Watch
+from gateway.evidence_ports import OutcomeSink
 from gateway.ports import Repository
 from gateway.serving.admission import Admission
 from gateway.serving.afterwards import Afterwards
@@ -105,10 +107,11 @@ class ServingHalf:
         active = self.cells.gauge(ACTIVE_REQUESTS)
         self.cells.watch(lambda: active.set(self.pipeline.in_flight))
 
-    def door(self, repository: Repository) -> InferenceDoor:
+    def door(self, repository: Repository, sink: OutcomeSink) -> InferenceDoor:
         """The application of the inference port."""
         rows = self._settings.batching.max_rows
-        return InferenceDoor(DoorParts(self.desk, repository, self.requests, rows))
+        outcomes = OutcomeDesk(self.desk, sink, self._settings.outcomes, self.cells)
+        return InferenceDoor(DoorParts(self.desk, repository, outcomes, self.requests, rows))
 
     def connect(
         self,

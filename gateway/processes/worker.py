@@ -14,7 +14,7 @@ import uvloop
 from gateway.doors.http.listening import Listener, configure
 from gateway.processes.accepting import Accepting, sockets_to_hold
 from gateway.processes.birth import Birth
-from gateway.processes.homeward import FarRepository, Homeward
+from gateway.processes.homeward import FarOutcomes, FarRepository, Homeward
 from gateway.processes.interpreter import settle_down
 from gateway.processes.living import BEAT_S, beat, leave_within, told_to_stop
 from gateway.processes.roster import Roster, share
@@ -50,7 +50,7 @@ async def _serve(birth: Birth) -> int:
     homeward = Homeward(birth, half.worker, half.recorder)
     settle_down()
     tls = (settings.http.tls_cert, settings.http.tls_key)
-    door = half.door(FarRepository(homeward))
+    door = half.door(FarRepository(homeward), FarOutcomes(homeward))
     server = Listener(configure(door, settings, tls, lifespan="off", protocol=half.connect))
     sockets = {n: socket.socket(fileno=fd) for n, fd in enumerate(birth.listeners, start=1)}
     accepting = Accepting(server, sockets)

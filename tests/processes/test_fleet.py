@@ -32,7 +32,7 @@ from gateway.serving.cells import Cells
 from gateway.serving.vitals import FIRST_LANE, HANDED_OVER, RECORDS
 from gateway.settings import Settings
 from gateway.telemetry import ASSIGNMENT_COUNT, PREDICTION_LOST
-from tests.fakes import FakeEngine, FakeRepository, manifest_of
+from tests.fakes import FakeEngine, FakeRepository, FakeSink, manifest_of
 from tests.planes import SECRETS, Plane, model_of, snapshot_of, until
 
 SECRET = "a secret"
@@ -320,7 +320,7 @@ async def test_doors_of_workers_are_answered(house: House) -> None:
 
     with pytest.raises(NotReady, match="away"):
         await ask("index")
-    house.fleet.serve(repository)
+    house.fleet.serve(repository, FakeSink())
     entries = await ask("index")
     assert [entry["name"] for entry in entries] == ["m", "m"]
     assert await ask("statistics", "m", 2) == [{"name": "m", "version": 2}]

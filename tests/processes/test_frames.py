@@ -16,6 +16,7 @@ from gateway.processes.frames import (
     Handed,
     Hello,
     Message,
+    Offer,
     Pulse,
     Reply,
     Row,
@@ -55,6 +56,7 @@ MESSAGES: list[Message] = [
     Standing(REPORT, {8: ("m", 1)}),
     Pulse((Row("tiltyard.batch.size", (("a", 1), ("b", True)), 0.0, (1, 2), 3.5),), [], None),
     Handed(Parcel(first=1, records=2, dropped=0, logs=b"\x0a\x00")),
+    Offer(6, (b"\x90", b""), 3),
 ]
 
 lists = st.lists(st.sampled_from(MESSAGES), max_size=6)

@@ -22,7 +22,8 @@ def add(
     name: Name,
     *,
     scope: Annotated[
-        list[str] | None, typer.Option("--scope", help="read, write or force; may be repeated.")
+        list[str] | None,
+        typer.Option("--scope", help="read, write, force or outcomes; may be repeated."),
     ] = None,
     config: Config = None,
     as_json: AsJson = False,

@@ -38,6 +38,7 @@ from gateway.doors.http.messages import (
     read_body,
     send_response,
 )
+from gateway.doors.http.outcomes import OutcomeDesk
 from gateway.doors.http.requests import Requests
 from gateway.doors.http.routes import METHOD, Route, route_of
 from gateway.ports import Repository
@@ -52,6 +53,7 @@ class DoorParts:
 
     desk: Desk
     repository: Repository
+    outcomes: OutcomeDesk
     requests: Requests
     max_batch_rows: int
 
@@ -92,6 +94,7 @@ class InferenceDoor:
             "v1_models": self._models,
             "v1_model": self._model_ready,
             "predict": self._exchange,
+            "outcomes": self._outcomes,
         }
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -220,6 +223,9 @@ class InferenceDoor:
         number = await self._version_parameter(request)
         await self._parts.repository.unload(request.route.name, number, principal.name)
         return json_response({"name": request.route.name, "unload": True})
+
+    async def _outcomes(self, request: _Request) -> Response:
+        return await self._parts.outcomes.take(Head(request.headers), request.receive)
 
     async def _version_parameter(self, request: _Request) -> int | None:
         """The version that a load or unload names, as a parameter; None for the model's whole."""

@@ -22,6 +22,7 @@ _PLAIN: Final = {
     ("v2", "models", "stats"): "stats",
     ("v2", "repository", "index"): "index",
     ("v1", "models"): "v1_models",
+    ("v1", "outcomes"): "outcomes",
 }
 _OF_MODEL: Final = {
     (): "model",
@@ -36,6 +37,7 @@ METHOD: Final = {
     "index": "POST",
     "load": "POST",
     "unload": "POST",
+    "outcomes": "POST",
 }
 """What is not asked for with GET."""
 TEMPLATES: Final = {
@@ -56,6 +58,7 @@ TEMPLATES: Final = {
     "v1_models": "/v1/models",
     "v1_model": "/v1/models/{model_name}",
     "predict": "/v1/models/{model_name}:predict",
+    "outcomes": "/v1/outcomes",
     "unknown": "_OTHER",
 }
 """`http.route` of each action; a pinned version or alias is left out."""

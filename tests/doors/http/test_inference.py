@@ -23,13 +23,21 @@ from gateway.doors.http.aside import Aside
 from gateway.doors.http.exchange import Desk
 from gateway.doors.http.inference import DoorParts, InferenceDoor
 from gateway.doors.http.messages import Message
+from gateway.doors.http.outcomes import OutcomeDesk
 from gateway.doors.http.readers import Readers
 from gateway.doors.http.requests import Requests
 from gateway.ports import Engine
 from gateway.serving.admission import Admission
-from gateway.settings import AdmissionSettings
+from gateway.settings import AdmissionSettings, OutcomeSettings
 from gateway.telemetry import REQUEST_DURATION
-from tests.fakes import CountingEntropy, FailingEngine, FakeEngine, FakeRepository, SlowEngine
+from tests.fakes import (
+    CountingEntropy,
+    FailingEngine,
+    FakeEngine,
+    FakeRepository,
+    FakeSink,
+    SlowEngine,
+)
 from tests.planes import (
     FORCE_TOKEN,
     READ_TOKEN,
@@ -102,7 +110,9 @@ def house(
             answers=Answers(nonfinite),
             trace_ratio=0.0,
         )
-        parts = DoorParts(desk, repository, Requests(built.cells), max_batch_rows=64)
+        outcomes = OutcomeDesk(desk, FakeSink(), OutcomeSettings(), built.cells)
+        requests = Requests(built.cells)
+        parts = DoorParts(desk, repository, outcomes, requests, max_batch_rows=64)
         yield House(built, repository, InferenceDoor(parts), desk.limits)
         aside.close()
 

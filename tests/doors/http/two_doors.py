@@ -25,13 +25,14 @@ from gateway.doors.http.fast import FastProtocol
 from gateway.doors.http.guarded import GuardedProtocol
 from gateway.doors.http.inference import DoorParts, InferenceDoor
 from gateway.doors.http.listening import Listener, bind, configure
+from gateway.doors.http.outcomes import OutcomeDesk
 from gateway.doors.http.readers import Readers
 from gateway.doors.http.requests import Requests
 from gateway.doors.http.watch import Watch
 from gateway.ports import Engine
 from gateway.serving.admission import Admission
-from gateway.settings import AdmissionSettings, HttpSettings, Settings
-from tests.fakes import CountingEntropy, FakeEngine, FakeRepository
+from gateway.settings import AdmissionSettings, HttpSettings, OutcomeSettings, Settings
+from tests.fakes import CountingEntropy, FakeEngine, FakeRepository, FakeSink
 from tests.planes import Plane, rows_of, snapshot_of, until
 
 Kind: TypeAlias = Literal["asgi", "fast"]
@@ -169,6 +170,7 @@ class Door:
     desk: Desk
     app: InferenceDoor
     kind: Kind
+    sink: FakeSink
     port: int = 0
     server: Any = None
     connections: list[GuardedProtocol] = field(default_factory=list)
@@ -243,6 +245,7 @@ async def door(
     snapshot: Snapshot | None = None,
     http: HttpSettings | None = None,
     max_in_flight: int = 1024,
+    outcomes: OutcomeSettings | None = None,
     **plane: Any,
 ) -> AsyncIterator[Door]:
     """Listen for the time of a test; by default model `m` has a version 1 that adds 100."""
@@ -265,8 +268,11 @@ async def door(
             trace_ratio=0.0,
         )
         await built.serve(snapshot or snapshot_of())
-        app = InferenceDoor(DoorParts(desk, FakeRepository(), Requests(built.cells), 64))
-        one = Door(built, desk, app, kind)
+        sink = FakeSink()
+        told = OutcomeDesk(desk, sink, outcomes or OutcomeSettings(), built.cells)
+        parts = DoorParts(desk, FakeRepository(), told, Requests(built.cells), 64)
+        app = InferenceDoor(parts)
+        one = Door(built, desk, app, kind, sink)
         listening = bind("127.0.0.1", 0)
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio does not here
         one.port = listening.getsockname()[1]
