@@ -26,6 +26,8 @@ MAX_BYTES: Final = 1024 * 1024
 """Of one batch."""
 IDLE_S: Final = 1.0
 """Between two words to the store when there is nothing to ship."""
+LINGER_S: Final = 0.05
+"""Behind a batch that was not full: what comes meanwhile shares the next one."""
 FIRST_RETRY_S: Final = 0.1
 LAST_RETRY_S: Final = 5.0
 
@@ -79,7 +81,7 @@ class Shipper:
         self._failures = 0
         if not count:
             await _set_within(intake.written, IDLE_S)
-        return 0.0
+        return 0.0 if count == MAX_ENTRIES else LINGER_S
 
     async def ship(self) -> int:
         """Ship the next batch; how many entries it had. With none, only the time is told.

@@ -123,6 +123,7 @@ def test_the_admin_token_is_made_once(folder: Path, state: StateFolder) -> None:
         "read",
         "write",
         "force",
+        "outcomes",
     }
 
 

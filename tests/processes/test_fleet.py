@@ -7,7 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.core.errors import NotFound, NotReady
+from gateway.core.errors import NotFound, NotReady, Overloaded
+from gateway.core.evidence import Sightings, encode_events
 from gateway.core.models import Key
 from gateway.ports import Artifact, EndpointReport, Parcel, Update, VersionReport, WorkerReport
 from gateway.processes.birth import Birth
@@ -25,7 +26,7 @@ from gateway.processes.frames import (
     Standing,
     Terms,
 )
-from gateway.processes.homeward import FarRepository, Homeward
+from gateway.processes.homeward import FarOutcomes, FarRepository, Homeward
 from gateway.processes.link import AWAY, Link
 from gateway.processes.roster import Roster, size_of
 from gateway.serving.cells import Cells
@@ -329,6 +330,29 @@ async def test_doors_of_workers_are_answered(house: House) -> None:
     with pytest.raises(NotFound, match="There is no 'm'"):
         await ask("unload", "m", 1, "admin")
     assert repository.asked[0] == ("load", "m", None, "admin")
+
+
+async def test_outcomes_of_workers_are_kept_before_they_are_answered(house: House) -> None:
+    """Control's sink has them, or its refusal comes back as it is; without control it is away."""
+    sink, events = FakeSink(), encode_events((Sightings(units=b"u"),))
+    with Plane({ONE: FakeEngine()}) as plane:
+        homeward = homeward_of(house, plane)
+        outcomes = FarOutcomes(homeward)
+        with pytest.raises(NotReady, match="away"):
+            await outcomes.accept((events,), 1)
+        running = asyncio.create_task(homeward.run())
+        await until(lambda: house.fleet.connected == 1)
+        with pytest.raises(NotReady, match="away"):
+            await outcomes.accept((events,), 1)
+        house.fleet.serve(FakeRepository(), sink)
+        await outcomes.accept((events, events), 2)
+        sink.error = Overloaded("Too many outcomes wait for the store; retry later.")
+        with pytest.raises(Overloaded, match="wait for the store"):
+            await outcomes.accept((events,), 1)
+        assert sink.kept == [Sightings(units=b"u")] * 2
+        running.cancel()
+        await homeward.flush()
+    await until(lambda: house.fleet.connected == 0)
 
 
 async def test_a_question_ends_with_its_link(house: House) -> None:
