@@ -74,7 +74,7 @@ class Intake:
         cells.watch(partial(self._measure, cells))
         # Change with every entry.
         self.host = ""
-        self.last = 0
+        self.found = 0  # the last sequence that an earlier process left
         self._is_open = False
         self._last_ms = 0
         self._waiting: list[_Wait] = []
@@ -141,7 +141,7 @@ class Intake:
                 self._fail(error)
                 await asyncio.sleep(OPEN_LOOK_S)
                 continue
-            self.host, self.last = tail.host, tail.last
+            self.host, self.found = tail.host, tail.last
             if tail.newest is not None:
                 try:
                     self._last_ms = accepted_of(tail.newest)
@@ -187,7 +187,6 @@ class Intake:
         self._writing = None
         error = asyncio.CancelledError() if writing.cancelled() else writing.exception()
         if error is None:
-            self.last = writing.result()
             self._failing = False
             self.written.set()
         elif not isinstance(error, Overloaded):

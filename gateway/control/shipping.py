@@ -122,7 +122,7 @@ class Shipper:
         """See what the store has of this host: more than there is means that it is another's."""
         intake = self._intake
         sequence = await self._store.ship(intake.host, (), 0)
-        if sequence > intake.last:
+        if sequence > intake.found:
             log.error("The store has more of this host's journal than is here; its id is changed.")
             intake.host = await intake.in_thread(self._journal.rename)
         self._has_met = True

@@ -112,6 +112,19 @@ async def test_many_hosts_at_once_lose_nothing(
         assert own == [f"{host}{number}".encode() for number in range(1, 6)]
 
 
+async def test_a_stream_that_nobody_folds_is_bounded(
+    evidence: RedisEvidence, client: Any, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More stays in the journal, and the time of what is there does not move past it."""
+    monkeypatch.setattr("gateway.adapters.redis.evidence.MAX_UNFOLDED", 2)
+    await evidence.ship("h", FIRST, 1)
+    with pytest.raises(StoreUnavailable, match="nobody folds"):
+        await evidence.ship("h", [(3, b"three")], 2)
+    assert read_shipped(await client.hget(keys.shipped, "h")) == (2, 1)
+    await client.xtrim(keys.evidence, maxlen=0)
+    assert await evidence.ship("h", [(3, b"three")], 2) == 3
+
+
 @pytest.mark.parametrize("key", ["evidence", "shipped"])
 async def test_a_key_of_another_type_is_unavailable(
     key: str, evidence: RedisEvidence, client: Any, keys: Keys

@@ -290,11 +290,12 @@ async def test_the_next_process_ships_what_is_left_once(tmp_path: Path) -> None:
 async def test_a_host_whose_folder_was_put_back_takes_a_new_id(house: House) -> None:
     """The store has more of its journal than is there, so its sequences would be passed over."""
     before = house.intake.host
-    house.store.shipped[before] = (1_000, 5)
+    house.store.shipped[before] = (1, 5)
     await house.accept("x")
+    await house.accept("y")
     await house.shipper.ship()
     assert house.intake.host != before
-    assert house.names() == ["x"]
+    assert house.names() == ["x", "y"]
 
 
 async def test_the_shipper_wakes_when_something_is_written(

@@ -20,6 +20,8 @@ from gateway.adapters.redis_keys import (
 )
 from gateway.core.errors import StoreUnavailable
 
+MAX_UNFOLDED: Final = 50_000
+"""Entries of the stream; while nobody folds them, more stay in the journals of their hosts."""
 MAX_ABORTED: Final = 16
 """Tries while other hosts keep writing the hash that all of them share."""
 SHIP_TIMEOUTS: Final = 5
@@ -68,7 +70,9 @@ class RedisEvidence:
             await pipe.watch(keys.shipped)
             sequence, through = _shipped(bytes_of(await pipe.hget(keys.shipped, host)))
             # A stream key of another type must be seen before EXEC, which undoes nothing.
-            await pipe.xlen(keys.evidence)
+            length: int = await pipe.xlen(keys.evidence)
+            if length >= MAX_UNFOLDED and entries:
+                raise StoreUnavailable(_UNFOLDED)
             pipe.multi()  # type: ignore[no-untyped-call] # redis-py left it untyped
             for number, entry in entries:
                 if number > sequence:
@@ -78,6 +82,9 @@ class RedisEvidence:
             pipe.hset(keys.shipped, host, value)
             await pipe.execute()
         return sequence
+
+
+_UNFOLDED: Final = "The stream of evidence is full, because nobody folds it."
 
 
 def _shipped(value: bytes | None) -> tuple[int, int]:
