@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from loadtests.servers import READY_S, ROOT, Server, free_port
 
-SIZES = (1, 100, 1_000)
-CALLERS = 4
+CALLERS = {10: 8, 100: 8, 1_000: 4}
+"""By the size of a body: how many callers report at the same time."""
 INFER = "/v2/models/flight-delay/infer"
 BODY = (ROOT / "models" / "flight-delay" / "request.json").read_bytes()
 
@@ -68,7 +68,7 @@ async def measure(
             accepted += size
 
     began, cpu = time.monotonic(), server.cpu_seconds()
-    await asyncio.gather(*(report() for _ in range(CALLERS)))
+    await asyncio.gather(*(report() for _ in range(CALLERS[size])))
     took, used = time.monotonic() - began, server.cpu_seconds() - cpu
     print(
         f"{size:>6} a body {accepted / took:>10,.0f} accepted/s"
@@ -92,8 +92,8 @@ async def main(seconds: float) -> None:
         try:
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
                 await ready(client, server)
-                ids = await issued(client, max(SIZES))
-                for size in SIZES:
+                ids = await issued(client, max(CALLERS))
+                for size in CALLERS:
                     await measure(client, server, ids, size, seconds)
         finally:
             server.stop()
