@@ -15,7 +15,7 @@ from msgspec import Struct
 from gateway.core.stats.moments import Comoments, Moments
 
 CellKey: TypeAlias = tuple[int, int, int]
-"""Phase number, variant and segment, both by index."""
+"""Phase number, variant by index, and segment as in `Cell`."""
 
 
 class MetricTally(Struct, frozen=True, array_like=True):
@@ -59,7 +59,7 @@ class Cell(Struct, frozen=True, array_like=True):
     Attributes:
         phase: Number of the phase.
         variant: Index in the document.
-        segment: Index in the document's segment values; their number means `other`. 0 without.
+        segment: 0 for `other`, else 1 + index in the document's segment values.
         assigned: Units seen at all.
         served: Of these, with an answer.
         received: Of these, with an outcome, in time or not.
