@@ -1,9 +1,13 @@
 """Ports of evidence: the way of outcomes and sightings, from a door to where they are folded."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
+
+from gateway.core.folding import StudyChange
+from gateway.core.gathering import StreamEntry
+from gateway.core.tallies import Evidence
 
 
 class JournalTail(Struct, frozen=True):
@@ -86,6 +90,87 @@ class EvidenceStore(Protocol):
         Returns:
             The sequence up to which the stream has what the journal holds.
         """
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+
+
+class Waiting(Struct, frozen=True):
+    """How far folding is, and what waits to be folded.
+
+    Attributes:
+        mark: Of the batch that was written last; empty before the first.
+        through_ms: What was due until then is frozen.
+        entries: The first ones behind the cursor, in the order of the stream.
+        is_all: There are no more.
+        shipped: Host to the moment before which all that it accepted is in the stream. It was read
+            together with the entries.
+    """
+
+    mark: bytes
+    through_ms: int
+    entries: list[StreamEntry]
+    is_all: bool
+    shipped: dict[str, int]
+
+
+class Stored(Struct, frozen=True):
+    """What is stored of some units of an experiment, None for those without a state."""
+
+    states: dict[bytes, bytes | None]
+    evidence: Evidence
+
+
+class FoldBatch(Struct, frozen=True, kw_only=True):
+    """What one turn of folding writes, all of it or nothing.
+
+    Attributes:
+        expected: The mark that must still stand, or another folder has written since.
+        mark: The new one, never used before.
+        cursor: The last entry of the stream that is in it; None if none is.
+        through_ms: What was due until then is frozen with this batch; None if that is not known.
+        changes: Of experiments.
+        quarantined: (cause, encoded entry) of what belongs nowhere.
+        results: How often what was set aside, by cause.
+        forgotten: Ids of experiments of which everything is deleted.
+    """
+
+    expected: bytes
+    mark: bytes
+    cursor: bytes | None = None
+    through_ms: int | None = None
+    changes: tuple[StudyChange, ...] = ()
+    quarantined: tuple[tuple[str, bytes], ...] = ()
+    results: Mapping[str, int] = {}
+    forgotten: tuple[str, ...] = ()
+
+
+class FoldStore(Protocol):
+    """The side of the shared store on which evidence is folded and read.
+
+    Every method raises StoreUnavailable when the store cannot be reached in time.
+    """
+
+    async def waiting(self, limit: int) -> Waiting:
+        """How far folding is, and at most so many entries that wait."""
+
+    async def stored(self, wanted: Mapping[str, Sequence[bytes]]) -> dict[str, Stored]:
+        """By experiment id, the states of these units and the tallies."""
+
+    async def due(self, ids: Sequence[str], through_ms: int, limit: int) -> dict[str, list[bytes]]:
+        """By experiment id, at most so many units that are due, the earliest first."""
+
+    async def write(self, batch: FoldBatch) -> bool:
+        """Write a batch at once; False if another one was written since its mark was read.
+
+        When this raises, the batch may have been written or not: look at `waiting` again.
+        """
+
+    async def evidence(self, ids: Sequence[str]) -> dict[str, Evidence]:
+        """The tallies of experiments, all of one moment."""
+
+    async def results(self) -> dict[str, dict[str, int]]:
+        """What became of events, by experiment id; that of none under the empty string."""
 
     async def close(self) -> None:
         """Let go of the connections."""

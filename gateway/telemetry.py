@@ -358,6 +358,15 @@ JOURNAL_SIZE: Final = Instrument(
 JOURNAL_UNSHIPPED: Final = Instrument(
     "tiltyard.journal.unshipped", "updown", "By", "What of it the store has not taken yet."
 )
+EVIDENCE_FOLDED: Final = _counter(
+    "tiltyard.evidence.folded", "{event}", "Outcomes and sightings that were folded, by result."
+)
+EVIDENCE_QUARANTINED: Final = _counter(
+    "tiltyard.evidence.quarantined", "{event}", "Events that belong to no experiment, by cause."
+)
+EVIDENCE_FROZEN: Final = _counter(
+    "tiltyard.evidence.frozen", "{unit}", "Units whose time for a metric was found to be over."
+)
 
 # The process.
 PROCESS_MEMORY: Final = Instrument(
@@ -372,6 +381,7 @@ INSTRUMENTS: Final = (
     CACHE_EVICTED, CACHE_SIZE, CONFIG_REVISION, CONFIG_AGE, CONFIG_REJECTED, MODEL_STATE,
     MODEL_LOAD_DURATION, MODEL_SWAP_COUNT, RECORD_EMITTED, RECORD_DELIVERED, RECORD_DROPPED,
     RECORD_QUEUE_SIZE, SPAN_DROPPED, OUTCOME_ACCEPTED, OUTCOME_REFUSED, EVIDENCE_SHIPPED,
-    EVIDENCE_DROPPED, JOURNAL_SIZE, JOURNAL_UNSHIPPED, PROCESS_MEMORY, PROCESS_CPU_TIME,
+    EVIDENCE_DROPPED, EVIDENCE_FOLDED, EVIDENCE_QUARANTINED, EVIDENCE_FROZEN, JOURNAL_SIZE,
+    JOURNAL_UNSHIPPED, PROCESS_MEMORY, PROCESS_CPU_TIME,
 )  # fmt: skip
 """Every instrument above."""

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from gateway.core.assignment import SplitState
 from gateway.core.endpoints import UnitKey
 from gateway.core.evidence import (
-    SERVED,
     SIGHTING,
     Compared,
     Counts,
@@ -168,8 +167,8 @@ class Folded:
             self.due.pop(key, None)
         cells = {cell.key: cell for cell in self.evidence.cells}
         cells.update((cell.key, cell) for cell in change.cells)
-        for key in change.gone:
-            del cells[key]
+        for gone in change.gone:
+            del cells[gone]
         shadows = {(cell.phase, cell.variant): cell for cell in self.evidence.shadows}
         shadows.update(((cell.phase, cell.variant), cell) for cell in change.shadows)
         self.evidence = Evidence(ordered(cells.values()), tuple(shadows.values()))

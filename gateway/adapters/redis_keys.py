@@ -15,6 +15,13 @@ key                        type     writer         TTL      meaning
 {ns}:process:<name>        string   that process   seconds  what it serves; gone when it is gone
 {ns}:evidence              stream   any control    none     entries of the hosts' journals
 {ns}:shipped               hash     any control    none     host -> `sequence:through_ms`
+{ns}:fold                  hash     the leader     none     how far it is: cursor, mark, through_ms
+{ns}:units:<id>            hash     the leader     none     unit hash or slot -> its state
+{ns}:due:<id>              zset     the leader     none     the same, by when it is due
+{ns}:tally:<id>            hash     the leader     none     `phase:variant:segment` -> its Cell
+{ns}:folding               hash     the leader     none     `id:result` -> how often it was so
+{ns}:late:<id>             stream   the leader     none     outcomes after their time; some kept
+{ns}:quarantine            stream   the leader     none     what belongs nowhere; some are kept
 {ns}:promotions            stream   CI, operators  none     requests to promote or roll back
 {ns}:promotion-results     stream   the leader     none     one answer a request; about 10,000 kept
 
@@ -37,6 +44,10 @@ from gateway.core.models import check_name
 
 ENTRY_FIELD: Final = "e"
 """Of the evidence stream: the entry."""
+MAX_LATE: Final = 1_000
+"""Late outcomes kept of an experiment, about."""
+MAX_QUARANTINED: Final = 1_000
+"""Entries kept in quarantine, about."""
 MAX_RESULTS: Final = 10_000
 """Answers kept on the results stream, about."""
 
@@ -56,10 +67,34 @@ class Keys(Struct, frozen=True):
     promotion_results: str
     evidence: str
     shipped: str
+    fold: str
+    folding: str
+    quarantine: str
 
     def process(self, name: str) -> str:
         """The key of what one process serves."""
         return f"{self.processes.removesuffix('es')}:{name}"
+
+    def study(self, experiment_id: str) -> "StudyKeys":
+        """The keys of what is known of one experiment's units."""
+        tag = self.fold.removesuffix(":fold")
+        return StudyKeys(
+            units=f"{tag}:units:{experiment_id}",
+            due=f"{tag}:due:{experiment_id}",
+            tally=f"{tag}:tally:{experiment_id}",
+            late=f"{tag}:late:{experiment_id}",
+            history=f"{tag}:history:{experiment_id}",
+        )
+
+
+class StudyKeys(Struct, frozen=True):
+    """The keys of one experiment; an id is made by us and holds no colon."""
+
+    units: str
+    due: str
+    tally: str
+    late: str
+    history: str
 
 
 def keys_of(namespace: str) -> Keys:
@@ -82,6 +117,9 @@ def keys_of(namespace: str) -> Keys:
         promotion_results=f"{tag}:promotion-results",
         evidence=f"{tag}:evidence",
         shipped=f"{tag}:shipped",
+        fold=f"{tag}:fold",
+        folding=f"{tag}:folding",
+        quarantine=f"{tag}:quarantine",
     )
 
 

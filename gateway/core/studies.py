@@ -5,12 +5,12 @@ small numbers and folding looks nothing up twice.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
 
-from gateway.core.experiments import ExperimentRecord, Metric
+from gateway.core.experiments import TERMINAL, ExperimentRecord, Metric
 from gateway.core.stats.moments import LIMIT
 
 CLIP: Final = 1e-15
@@ -55,6 +55,7 @@ class Study(Struct, frozen=True):
         keeps: By place of an outcome: whether its scalars are needed.
         guards: How many there are.
         soonest_ms: How long after its first exposure a unit's first metric is frozen.
+        ended_at: When the experiment ended, in UTC seconds; None while it goes on.
         slot_ms: 0 where units have keys; else each request is a unit, and requests are closed in
             slots of this length.
     """
@@ -68,6 +69,7 @@ class Study(Struct, frozen=True):
     guards: int
     soonest_ms: int
     slot_ms: int
+    ended_at: float | None = None
 
 
 class Studies(Struct, frozen=True):
@@ -76,6 +78,14 @@ class Studies(Struct, frozen=True):
     revision: int = 0
     by_phase: dict[int, Study] = {}
     by_id: dict[str, Study] = {}
+
+    def without(self, ids: Collection[str]) -> "Studies":
+        """These, as if some had never been."""
+        if not ids:
+            return self
+        by_phase = {number: study for number, study in self.by_phase.items() if study.id not in ids}
+        by_id = {study_id: study for study_id, study in self.by_id.items() if study_id not in ids}
+        return Studies(self.revision, by_phase, by_id)
 
 
 def studies_of(revision: int, records: Mapping[str, ExperimentRecord]) -> Studies:
@@ -114,6 +124,7 @@ def study_of(name: str, record: ExperimentRecord) -> Study:
         guards=len(document.guards),
         soonest_ms=soonest_ms,
         slot_ms=0 if document.unit is not None else _slot_ms(soonest_ms),
+        ended_at=record.since if record.state in TERMINAL else None,
     )
 
 

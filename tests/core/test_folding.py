@@ -1,3 +1,4 @@
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -333,7 +334,7 @@ def in_parts(
     """Fold events in batches that end at the cuts."""
     folded = Folded(study)
     edges = [0, *sorted({cut % (len(events) + 1) for cut in cuts}), len(events)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         folded.take(*(Entry(at_ms, (event,)) for at_ms, event in events[start:end]))
     return folded
 

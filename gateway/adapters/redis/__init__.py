@@ -4,6 +4,7 @@ Every error of the library ends here as StoreUnavailable or Conflict, without th
 """
 
 from gateway.adapters.redis.evidence import RedisEvidence
+from gateway.adapters.redis.folds import RedisFolds
 from gateway.adapters.redis.store import RedisStore
 
-__all__ = ["RedisEvidence", "RedisStore"]
+__all__ = ["RedisEvidence", "RedisFolds", "RedisStore"]

@@ -1,0 +1,220 @@
+"""The Folder: the loop that folds the stream of evidence into tallies, on the leader only.
+
+Leading is for comfort: two that fold at once cost each other turns and nothing else, because a
+batch is written only if nobody wrote since its turn began. Each turn begins with a look at the
+store and remembers nothing of the one before, so it may be killed anywhere.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.core.errors import StoreUnavailable
+from gateway.core.folding import StudyChange, fold, freeze_due, keys_of
+from gateway.core.gathering import Gathered, Work, gather
+from gateway.core.studies import Studies, Study
+from gateway.evidence_ports import FoldBatch, FoldStore, Stored, Waiting
+from gateway.serving.cells import Cells
+from gateway.telemetry import EVIDENCE_FOLDED, EVIDENCE_FROZEN, EVIDENCE_QUARANTINED, RESULT
+
+log: Final = logging.getLogger(__name__)
+
+TURN_S: Final = 0.1
+"""Between two turns when there is nothing more to do."""
+MAX_PAUSE_S: Final = 5.0
+MAX_ENTRIES: Final = 2_000
+"""Read at once."""
+MAX_EVENTS: Final = 2_000
+"""Folded at once, about."""
+MAX_FROZEN: Final = 2_000
+"""Units looked at for freezing at once."""
+FREEZE_S: Final = 0.5
+"""Between two looks for units whose time is over."""
+AWAY_S: Final = 900.0
+"""A host that has shipped nothing for so long is not waited for: its outcomes will be late."""
+HELD_S: Final = 10.0
+"""How long an entry may wait for a Snapshot that knows its phase."""
+RETENTION_S: Final = 30 * 86_400.0
+"""How long after its end everything is kept of an experiment."""
+MARK_BYTES: Final = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderParts:
+    """What the folder works with.
+
+    `studies` are those of the Snapshot at hand, `leads` says whether this process leads, `now` is
+    in UTC seconds, and `cells` count.
+    """
+
+    store: FoldStore
+    studies: Callable[[], Studies]
+    leads: Callable[[], bool]
+    now: Callable[[], float]
+    entropy: Callable[[int], bytes]
+    cells: Cells
+
+
+class Folder:
+    """Requires: `run` for ever; or `turn` until it is False."""
+
+    def __init__(self, parts: FolderParts) -> None:
+        """Nothing is folded yet."""
+        self._parts = parts
+        self._held_since: float | None = None
+        self._gave_up_at = -1
+        self._looked_at = float("-inf")
+        self._forgotten: set[str] = set()
+
+    async def run(self) -> None:
+        """Fold while this process leads, for ever; what cannot be written now stays there."""
+        pause_s = TURN_S
+        while True:
+            try:
+                is_busy = self._parts.leads() and await self.turn()
+                pause_s = 0.0 if is_busy else TURN_S
+            except StoreUnavailable:
+                pause_s = min(max(2 * pause_s, TURN_S), MAX_PAUSE_S)
+            await asyncio.sleep(pause_s)
+
+    async def turn(self) -> bool:
+        """Fold a part of what waits, and freeze a part of what is due; True if there is more.
+
+        Raises:
+            StoreUnavailable: the store is away; nothing was lost.
+        """
+        waiting = await self._parts.store.waiting(MAX_ENTRIES)
+        studies, over = self._studies()
+        gathered = gather(
+            waiting.entries, studies, max_events=MAX_EVENTS, waits=self._waits(studies.revision)
+        )
+        self._note_held(gathered)
+        mark: bytes | None = waiting.mark
+        if gathered.taken:
+            mark = await self._fold(waiting, gathered)
+        if mark is None or gathered.is_held:
+            return mark is None
+        if gathered.taken < len(waiting.entries) or not waiting.is_all:
+            return True
+        now = self._parts.now()
+        if now - self._looked_at < FREEZE_S and now >= self._looked_at:
+            return False
+        through_ms = watermark(waiting.shipped, now)
+        is_done = await self._freeze(studies, mark, max(through_ms, waiting.through_ms), over)
+        self._looked_at = now if is_done else float("-inf")
+        return not is_done
+
+    def _studies(self) -> tuple[Studies, tuple[str, ...]]:
+        """Those that are folded, and the ids of those that are over since their retention."""
+        studies, now = self._parts.studies(), self._parts.now()
+        over = [
+            study.id
+            for study in studies.by_id.values()
+            if study.ended_at is not None and study.ended_at + RETENTION_S < now
+        ]
+        news = tuple(study_id for study_id in over if study_id not in self._forgotten)
+        return studies.without(over), news
+
+    def _waits(self, revision: int) -> bool:
+        """Whether an entry of an unknown phase may become known soon.
+
+        Once it did not in time, others are not waited for either until there is a newer Snapshot.
+        """
+        since = self._held_since
+        if since is not None and self._parts.now() - since >= HELD_S:
+            self._gave_up_at = revision
+        return revision != self._gave_up_at
+
+    def _note_held(self, gathered: Gathered) -> None:
+        if gathered.taken or not gathered.is_held:
+            self._held_since = None
+        elif self._held_since is None:
+            self._held_since = self._parts.now()
+
+    async def _fold(self, waiting: Waiting, gathered: Gathered) -> bytes | None:
+        """Fold what was gathered; the new mark, None if another folder was faster."""
+        works = list(gathered.works.values())
+        stored = await self._parts.store.stored({work.study.id: keys_of(work) for work in works})
+        # In a thread, so that the loop of this process goes on meanwhile.
+        changes = await asyncio.to_thread(_folded, works, stored)
+        batch = FoldBatch(
+            expected=waiting.mark,
+            mark=self._mark(),
+            cursor=gathered.cursor,
+            changes=changes,
+            quarantined=tuple(gathered.quarantined),
+            results=gathered.results,
+        )
+        return batch.mark if await self._write(batch) else None
+
+    async def _freeze(
+        self, studies: Studies, mark: bytes, through_ms: int, over: tuple[str, ...]
+    ) -> bool:
+        """Freeze what was due and delete what is over; True if there is no more of it."""
+        if not studies.by_id and not over:
+            return True
+        store, ids = self._parts.store, [*studies.by_id]
+        limit = max(1, MAX_FROZEN // max(1, len(ids)))
+        due = await store.due(ids, through_ms, limit)
+        stored = await store.stored(due)
+        changes = await asyncio.to_thread(_frozen, studies.by_id, stored, through_ms)
+        is_done = all(len(units) < limit for units in due.values())
+        batch = FoldBatch(
+            expected=mark,
+            mark=self._mark(),
+            through_ms=through_ms if is_done else None,
+            changes=changes,
+            forgotten=over,
+        )
+        if not await self._write(batch):
+            return False
+        self._forgotten.update(over)
+        self._parts.cells.counter(EVIDENCE_FROZEN).add(sum(map(len, due.values())))
+        return is_done
+
+    async def _write(self, batch: FoldBatch) -> bool:
+        if not await self._parts.store.write(batch):
+            log.info("Another process folded at the same time; this one looks again.")
+            return False
+        totals: Counter[str] = Counter()
+        for change in batch.changes:
+            totals.update(change.results)
+        for result, number in totals.items():
+            self._parts.cells.counter(EVIDENCE_FOLDED, ((RESULT, result),)).add(number)
+        for cause, number in batch.results.items():
+            self._parts.cells.counter(EVIDENCE_QUARANTINED, ((RESULT, cause),)).add(number)
+        return True
+
+    def _mark(self) -> bytes:
+        return self._parts.entropy(MARK_BYTES)
+
+
+def watermark(shipped: Mapping[str, int], now: float) -> int:
+    """Through which moment all that was accepted anywhere is in the stream, in Unix milliseconds.
+
+    Args:
+        shipped: Host to the moment before which all that it accepted is there. Only hosts that
+            have said so lately count; without any, nothing is known.
+        now: UTC seconds.
+    """
+    now_ms = int(1000 * now)
+    lately = [through for through in shipped.values() if through > now_ms - int(1000 * AWAY_S)]
+    return min(now_ms, min(lately) - 1) if lately else 0
+
+
+def _folded(works: Iterable[Work], stored: Mapping[str, Stored]) -> tuple[StudyChange, ...]:
+    return tuple(
+        fold(work, stored[work.study.id].states, stored[work.study.id].evidence) for work in works
+    )
+
+
+def _frozen(
+    studies: Mapping[str, Study], stored: Mapping[str, Stored], through_ms: int
+) -> tuple[StudyChange, ...]:
+    return tuple(
+        freeze_due(studies[study_id], known.states, known.evidence, through_ms)
+        for study_id, known in stored.items()
+    )
