@@ -1,0 +1,36 @@
+"""A process that folds for ever, to be killed: `python folding_child.py URL NAMESPACE`."""
+
+import asyncio
+import os
+import sys
+import time
+
+from gateway.adapters.redis import RedisFolds
+from gateway.control import folder
+from gateway.control.folder import Folder, FolderParts
+from gateway.core.studies import studies_of
+from gateway.serving.cells import Cells
+from tests.evidence import killed_record
+
+
+async def main(url: str, namespace: str) -> None:
+    """Fold in small batches, so that there are many moments to be killed at."""
+    folder.MAX_ENTRIES = folder.MAX_EVENTS = 7  # type: ignore[misc] # more and smaller turns
+    folder.FREEZE_S = 0.0  # type: ignore[misc] # likewise
+    studies = studies_of(100, {"exp": killed_record()})
+    folding = Folder(
+        FolderParts(
+            store=RedisFolds(url, namespace=namespace, timeout_s=5.0, name="child"),
+            studies=lambda: studies,
+            leads=lambda: True,
+            now=time.time,
+            entropy=os.urandom,
+            cells=Cells(),
+        )
+    )
+    print("ready", flush=True)  # noqa: T201 - for the parent
+    await folding.run()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
