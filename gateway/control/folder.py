@@ -25,11 +25,11 @@ log: Final = logging.getLogger(__name__)
 TURN_S: Final = 0.1
 """Between two turns when there is nothing more to do."""
 MAX_PAUSE_S: Final = 5.0
-MAX_ENTRIES: Final = 2_000
+MAX_ENTRIES: Final = 1_000
 """Read at once."""
-MAX_EVENTS: Final = 2_000
+MAX_EVENTS: Final = 1_000
 """Folded at once, about."""
-MAX_FROZEN: Final = 2_000
+MAX_FROZEN: Final = 1_000
 """Units looked at for freezing at once."""
 FREEZE_S: Final = 0.5
 """Between two looks for units whose time is over."""
@@ -88,9 +88,13 @@ class Folder:
         """
         waiting = await self._parts.store.waiting(MAX_ENTRIES)
         studies, over = self._studies()
-        gathered = gather(
-            waiting.entries, studies, max_events=MAX_EVENTS, waits=self._waits(studies.revision)
-        )
+        gathered = Gathered(studies)
+        if waiting.entries:
+            # In a thread, as all that takes milliseconds, so that this process goes on meanwhile.
+            waits = self._waits(studies.revision)
+            gathered = await asyncio.to_thread(
+                gather, waiting.entries, studies, max_events=MAX_EVENTS, waits=waits
+            )
         self._note_held(gathered)
         mark: bytes | None = waiting.mark
         if gathered.taken:
@@ -138,7 +142,6 @@ class Folder:
         """Fold what was gathered; the new mark, None if another folder was faster."""
         works = list(gathered.works.values())
         stored = await self._parts.store.stored({work.study.id: keys_of(work) for work in works})
-        # In a thread, so that the loop of this process goes on meanwhile.
         changes = await asyncio.to_thread(_folded, works, stored)
         batch = FoldBatch(
             expected=waiting.mark,

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from gateway.control.catalog import Catalog
 from gateway.control.export import Exporter
+from gateway.control.folder import Folder, FolderParts
 from gateway.control.intake import Intake
 from gateway.control.keyring import Keyring
 from gateway.control.promotions import Promotions
@@ -14,7 +15,10 @@ from gateway.control.registry import Registry
 from gateway.control.repository import ServedRepository
 from gateway.control.shipping import Shipper
 from gateway.control.watcher import Watcher, WatcherParts
-from gateway.evidence_ports import EvidenceStore, Journal
+from gateway.core.experiments import ExperimentRecord
+from gateway.core.snapshot import Snapshot
+from gateway.core.studies import Studies, studies_of
+from gateway.evidence_ports import EvidenceStore, FoldStore, Journal
 from gateway.ports import DataPlane, Disk, ModelStore, Store
 from gateway.serving.cells import Cells
 from gateway.tasks import Tasks
@@ -37,6 +41,7 @@ class ControlParts:
     data_plane: DataPlane
     exporter: Exporter | None
     evidence: EvidenceStore
+    folds: FoldStore
     journal: Journal
     journal_bytes: int
     cells: Cells
@@ -75,6 +80,18 @@ class ControlPlane:
         )
         self.intake = Intake(parts.journal, parts.cells, parts.now, parts.journal_bytes)
         self._shipper = Shipper(self.intake, parts.journal, parts.evidence, parts.cells)
+        self._studied: tuple[Snapshot, Studies] | None = None
+        self.folds = parts.folds
+        self._folder = Folder(
+            FolderParts(
+                store=parts.folds,
+                studies=self._studies,
+                leads=lambda: self.watcher.standing.leads,
+                now=parts.now,
+                entropy=parts.entropy,
+                cells=parts.cells,
+            )
+        )
         self._promotions = Promotions(
             parts.store,
             self.registry,
@@ -91,6 +108,7 @@ class ControlPlane:
         self._tasks.start("follower", self._follow)
         self._tasks.start("intake", self.intake.run)
         self._tasks.start("shipper", self._shipper.run)
+        self._tasks.start("folder", self._folder.run)
         self._tasks.start("promotions", lambda: self._promotions.run(PROMOTIONS_S))
         if self._parts.exporter is not None:
             self._tasks.start("export", self._parts.exporter.run)
@@ -117,7 +135,16 @@ class ControlPlane:
                 group.create_task(self._parts.exporter.close(flush_s))
         await self.intake.close()
         await self._parts.evidence.close()
+        await self._parts.folds.close()
         await self._parts.store.close()
+
+    def _studies(self) -> Studies:
+        """What folding must know of the experiments of the newest Snapshot known here."""
+        snapshot = self.registry.snapshot
+        if self._studied is None or self._studied[0] is not snapshot:
+            records: dict[str, ExperimentRecord] = {}
+            self._studied = (snapshot, studies_of(snapshot.revision, records))
+        return self._studied[1]
 
     async def status(self) -> dict[str, Any]:
         """Who serves what, and what is wrong."""

@@ -19,7 +19,7 @@ from gateway.adapters.journal import Journal
 from gateway.adapters.onnx import describe
 from gateway.adapters.otel import OtelConfig, OtlpSender, resource_of
 from gateway.adapters.otel_encode import OtlpEncoder
-from gateway.adapters.redis import RedisEvidence, RedisStore
+from gateway.adapters.redis import RedisEvidence, RedisFolds, RedisStore
 from gateway.adapters.segments import Segments
 from gateway.adapters.valkey import EmbeddedValkey
 from gateway.control.export import Exporter
@@ -82,6 +82,7 @@ class ControlHalf:
                 data_plane=data_plane,
                 exporter=self.exporter,
                 evidence=self._evidence(),
+                folds=self._folds(),
                 journal=Journal(
                     state, journal_bytes, name=socket.gethostname(), entropy=secrets.token_bytes
                 ),
@@ -176,6 +177,12 @@ class ControlHalf:
     def _evidence(self) -> RedisEvidence:
         redis, name = self._settings.redis, process_name(self._settings)
         return RedisEvidence(
+            self._url(), namespace=redis.namespace, timeout_s=redis.timeout_s, name=name
+        )
+
+    def _folds(self) -> RedisFolds:
+        redis, name = self._settings.redis, process_name(self._settings)
+        return RedisFolds(
             self._url(), namespace=redis.namespace, timeout_s=redis.timeout_s, name=name
         )
 
