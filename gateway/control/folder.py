@@ -66,6 +66,7 @@ class Folder:
         self._parts = parts
         self._held_since: float | None = None
         self._gave_up_at = -1
+        self._careful = 0
         self._looked_at = float("-inf")
         self._forgotten: set[str] = set()
 
@@ -86,7 +87,7 @@ class Folder:
         Raises:
             StoreUnavailable: the store is away; nothing was lost.
         """
-        waiting = await self._parts.store.waiting(MAX_ENTRIES)
+        waiting = await self._parts.store.waiting(1 if self._careful else MAX_ENTRIES)
         studies, over = self._studies()
         gathered = Gathered(studies)
         if waiting.entries:
@@ -110,6 +111,18 @@ class Folder:
         is_done = await self._freeze(studies, mark, max(through_ms, waiting.through_ms), over)
         self._looked_at = now if is_done else float("-inf")
         return not is_done
+
+    async def forget(self, study_id: str) -> None:
+        """Delete everything of an experiment at once; it must not be folded any more.
+
+        Raises:
+            StoreUnavailable: it may be deleted or not.
+        """
+        is_written = False
+        while not is_written:
+            mark = (await self._parts.store.waiting(1)).mark
+            batch = FoldBatch(expected=mark, mark=self._mark(), forgotten=(study_id,))
+            is_written = await self._parts.store.write(batch)
 
     def _studies(self) -> tuple[Studies, tuple[str, ...]]:
         """Those that are folded, and the ids of those that are over since their retention."""
@@ -142,7 +155,16 @@ class Folder:
         """Fold what was gathered; the new mark, None if another folder was faster."""
         works = list(gathered.works.values())
         stored = await self._parts.store.stored({work.study.id: keys_of(work) for work in works})
-        changes = await asyncio.to_thread(_folded, works, stored)
+        changes: tuple[StudyChange, ...] = ()
+        try:
+            changes = await asyncio.to_thread(_folded, works, stored)
+        except Exception:
+            log.exception("Evidence could not be folded; it is looked at entry by entry.")
+            if gathered.taken > 1:
+                self._careful = gathered.taken
+                return None
+            gathered.set_unreadable_aside(waiting.entries[0][1])
+        self._careful = max(0, self._careful - 1)
         batch = FoldBatch(
             expected=waiting.mark,
             mark=self._mark(),

@@ -17,7 +17,7 @@ from gateway.core.studies import Study
 
 FORMAT: Final = 1
 """Of cohorts in the store."""
-_KEY: Final = struct.Struct(">IBBQ")
+_KEY: Final = struct.Struct(">IIIQ")
 _MARK: Final = b"c"
 _SIZE: Final = len(_MARK) + _KEY.size
 
@@ -35,7 +35,7 @@ class Cohort(Struct, array_like=True):
 
 
 def key_of(study: Study, counts: Counts, accepted_ms: int) -> bytes:
-    """The key of a cohort; no unit has such a short one."""
+    """The key of a cohort; no unit has such a long one."""
     ends_ms = (accepted_ms // study.slot_ms + 1) * study.slot_ms
     return _MARK + _KEY.pack(counts.phase, counts.variant, counts.segment, ends_ms)
 

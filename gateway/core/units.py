@@ -11,7 +11,6 @@ unit's phase, variant and segment. It stays as it is once a metric of the unit i
 """
 
 import math
-import struct
 from collections.abc import Iterable, Iterator
 from typing import Final, TypeAlias
 
@@ -156,7 +155,7 @@ def add_outcome(study: Study, state: UnitState, outcome: Outcome, accepted_ms: i
     # Who has a prediction id has an answer: that is `SERVED`, whose place is 0.
     if seen.events.get(0, outcome.at_ms) >= outcome.at_ms:
         seen.events[0] = outcome.at_ms
-    key = outcome.nonce + _KEY.pack(outcome.row, place)
+    key = b"%b%d:%d" % (outcome.nonce, outcome.row, place)
     accepted_ms = _in_time(study, state, accepted_ms)
     told: Told = (outcome.sequence, accepted_ms, outcome.value, outcome.observed_ms)
     fact = state.facts.get(key)
@@ -394,6 +393,5 @@ def _total(combine: str, scores: list[float]) -> float:
     return math.fsum(scores) if combine == "sum" else mean_of(scores)
 
 
-_KEY: Final = struct.Struct(">IH")
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final = msgspec.msgpack.Decoder(UnitState)

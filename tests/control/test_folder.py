@@ -20,13 +20,14 @@ from gateway.control.folder import HELD_S, RETENTION_S, Folder, FolderParts, wat
 from gateway.core.errors import StoreUnavailable
 from gateway.core.evidence import Entry, Outcome, Sightings, encode_entry
 from gateway.core.experiments import ExperimentRecord, State
-from gateway.core.folding import recompute
+from gateway.core.folding import fold, recompute
+from gateway.core.gathering import Work
 from gateway.core.studies import Studies, studies_of
 from gateway.core.tallies import Evidence
 from gateway.core.units import UnitState, decode_unit
 from gateway.evidence_ports import FoldBatch, FoldStore, Stored, Waiting
 from gateway.serving.cells import Cells
-from tests.evidence import Folded, killed_record, ordered, record_of, row, seen, told
+from tests.evidence import Folded, killed_record, ordered, record_of, row, seen, told, unit_of
 
 NOW = 2_000_000.0
 NOW_MS = int(1000 * NOW)
@@ -240,6 +241,35 @@ async def test_an_entry_that_cannot_be_read_stops_nothing(place: Place) -> None:
     await drain(place.folder())
     assert (await place.folds.results())[""] == {"unreadable": 3}
     assert [cell.assigned for cell in (await place.tallies()).cells] == [1]
+
+
+async def test_an_entry_that_cannot_be_folded_costs_itself_only(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A fault of ours is looked for entry by entry, set aside and logged; the rest is folded."""
+
+    def fail(self: Work, *rest: Any) -> Any:
+        if unit_of(13) in self.sightings:
+            message = "a fault"
+            raise RuntimeError(message)
+        return fold(self, *rest)
+
+    monkeypatch.setattr(folder, "fold", fail)
+    await place.ship(*(Entry(NOW_MS, (seen(row(number)),)) for number in range(11, 16)))
+    folding = place.folder()
+    await drain(folding)
+    assert [cell.assigned for cell in (await place.tallies()).cells] == [4]
+    assert (await place.folds.results())[""] == {"unreadable": 1}
+    assert "could not be folded" in caplog.text
+
+
+async def test_an_experiment_is_forgotten_on_demand(place: Place) -> None:
+    """Also while somebody else folds."""
+    await place.tell(seen(row()))
+    folding = place.folder()
+    await drain(folding)
+    await asyncio.gather(folding.forget("x1"), place.folder().forget("x1"))
+    assert await place.states() == {}
 
 
 async def test_an_experiment_is_forgotten_after_its_retention(place: Place) -> None:
