@@ -173,8 +173,8 @@ def _finished(plan: MetricPlan, sums: _MetricSums, assigned: int) -> MetricTally
 def _finished_by_request(plan: MetricPlan, sums: _MetricSums, assigned: int) -> MetricTally:
     """Where each request is a unit: those whose time is over and of which nothing came are silent.
 
-    They are told apart by their number only. What is frozen a moment before its slot is closed is
-    counted as told already, so their number is right once both are.
+    They are told apart by their number only. A request is frozen with its slot; where it was
+    counted a moment later, in the next one, the number of the silent is right once that is closed.
     """
     moments, pair, histogram = _summed(plan, sums)
     silent = max(0, sums.closed - sums.told)

@@ -200,15 +200,15 @@ def standing_of(study: Study, state: UnitState) -> Standing:
 def due_of(study: Study, state: UnitState) -> int | None:
     """When the next of a unit's metrics is to be frozen, in Unix milliseconds; None if all are."""
     waiting = [plan.due_ms for i, plan in enumerate(study.plans) if i not in state.frozen]
-    return first_of(state)[0] + min(waiting) if waiting else None
+    return _starts_ms(study, first_of(state)[0]) + min(waiting) if waiting else None
 
 
 def freeze(study: Study, state: UnitState, through_ms: int) -> list[tuple[int, Value]]:
     """Freeze the metrics whose time was over; each (index, value) that was frozen by this."""
     first = first_of(state)
-    newly: list[tuple[int, Value]] = []
+    starts_ms, newly = _starts_ms(study, first[0]), list[tuple[int, Value]]()
     for index, plan in enumerate(study.plans):
-        if index not in state.frozen and first[0] + plan.due_ms <= through_ms:
+        if index not in state.frozen and starts_ms + plan.due_ms <= through_ms:
             newly.append((index, _value_of(plan, state, first)))
     if newly:
         state.first = first
@@ -238,6 +238,12 @@ def is_after(study: Study, state: UnitState, outcome: Outcome, accepted_ms: int)
     )
 
 
+def _starts_ms(study: Study, first_ms: int) -> int:
+    """From when on a unit waits: a request, with the others of its slot; any other one at once."""
+    slot_ms = study.slot_ms
+    return (first_ms // slot_ms + 1) * slot_ms if slot_ms else first_ms
+
+
 def _exposed(state: UnitState, variant: int, ms: int, phase: int) -> Seen:
     """The unit under a variant, seen at this time, too."""
     for seen in state.seen:
@@ -246,12 +252,8 @@ def _exposed(state: UnitState, variant: int, ms: int, phase: int) -> Seen:
             return seen
     seen = Seen(variant, ms, phase, -1, 0, {})
     state.seen.append(seen)
-    state.seen.sort(key=_variant_of)
+    state.seen.sort(key=lambda one: one.variant)
     return seen
-
-
-def _variant_of(seen: Seen) -> int:
-    return seen.variant
 
 
 def _in_time(study: Study, state: UnitState, accepted_ms: int) -> int:

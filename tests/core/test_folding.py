@@ -261,7 +261,7 @@ def test_requests_without_an_outcome_are_silent_once_their_slot_is_over() -> Non
     assert (cell.assigned, cell.served, cell.received, cell.events) == (10, 9, 1, (1, 0))
     assert m(folded).waiting == 10
     folded.freeze(1999)
-    assert (m(folded).units, m(folded).waiting) == (1, 9)
+    assert (m(folded).units, m(folded).waiting) == (0, 10)
     folded.freeze(2000)
     assert (m(folded).units, m(folded).waiting, mean(folded)) == (10, 0, 0.1)
     assert near(recompute(study, folded.units), folded.evidence.cells)
