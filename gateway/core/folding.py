@@ -18,7 +18,7 @@ from gateway.core.gathering import Work
 from gateway.core.studies import Study
 from gateway.core.sums import TallySums
 from gateway.core.tallies import NO_EVIDENCE, Cell, CellKey, Evidence, ShadowCell, added_shadow
-from gateway.core.units import (
+from gateway.core.unit_states import (
     ACCEPTED,
     CONTRADICTION,
     DUPLICATE,
@@ -39,7 +39,7 @@ from gateway.core.units import (
     standing_of,
 )
 
-# What became of events, besides what `units.add_outcome` says.
+# What became of events, besides what `unit_states.add_outcome` says.
 SIGHTINGS: Final = "sightings"
 LATE: Final = "late"
 REVISED: Final = "revised"

@@ -24,7 +24,7 @@ from gateway.core.evidence import (
 )
 from gateway.core.predictions import NO_UNIT, UNIT_HASH_BYTES
 from gateway.core.studies import Studies, Study
-from gateway.core.units import Sighting
+from gateway.core.unit_states import Sighting
 
 # Why something is set aside.
 UNREADABLE: Final = "unreadable"

@@ -19,7 +19,7 @@ from gateway.core.tallies import (
     bin_of,
     merged_histogram,
 )
-from gateway.core.units import Standing, Value
+from gateway.core.unit_states import Standing, Value
 
 _FEW: Final = 16
 _SPLITTER: Final = 134_217_729.0

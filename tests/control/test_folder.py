@@ -24,7 +24,7 @@ from gateway.core.folding import fold, recompute
 from gateway.core.gathering import Work
 from gateway.core.studies import Studies, studies_of
 from gateway.core.tallies import Evidence
-from gateway.core.units import UnitState, decode_unit
+from gateway.core.unit_states import UnitState, decode_unit
 from gateway.evidence_ports import FoldBatch, FoldStore, Stored, Waiting
 from gateway.serving.cells import Cells
 from tests.evidence import Folded, killed_record, ordered, record_of, row, seen, told, unit_of
@@ -437,7 +437,8 @@ async def test_kill_9_at_any_moment_loses_and_doubles_nothing(place: Place) -> N
             )  # fmt: skip
             assert child.stdout is not None
             assert await child.stdout.readline() == b"ready\n"
-            await asyncio.sleep(rng.uniform(0.0, 0.03))
+            # Longer and longer, so that a slow machine comes to an end, too.
+            await asyncio.sleep(rng.uniform(0.0, 0.03 * (1 + kills / 3)))
             child.send_signal(signal.SIGKILL)
             await child.wait()
             kills += 1

@@ -13,7 +13,7 @@ from gateway.core.experiments import Segment
 from gateway.core.folding import recompute
 from gateway.core.studies import Study
 from gateway.core.tallies import Cell, MetricTally, edges_of
-from gateway.core.units import MAX_OUTCOMES
+from gateway.core.unit_states import MAX_OUTCOMES
 from tests.evidence import Folded, counted, metric, row, seen, shadowed, study_from, told, unit_of
 
 LATER = 10**9
