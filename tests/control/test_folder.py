@@ -435,12 +435,14 @@ async def test_kill_9_at_any_moment_loses_and_doubles_nothing(place: Place) -> N
                 place.url, place.namespace,
                 stdout=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)},
             )  # fmt: skip
-            assert child.stdout is not None
-            assert await child.stdout.readline() == b"ready\n"
-            # Longer and longer, so that a slow machine comes to an end, too.
-            await asyncio.sleep(rng.uniform(0.0, 0.03 * (1 + kills / 3)))
-            child.send_signal(signal.SIGKILL)
-            await child.wait()
+            try:
+                assert child.stdout is not None
+                assert await child.stdout.readline() == b"ready\n"
+                # Longer and longer, so that a slow machine comes to an end, too.
+                await asyncio.sleep(rng.uniform(0.0, 0.03 * (1 + kills / 3)))
+            finally:
+                child.send_signal(signal.SIGKILL)
+                await child.wait()
             kills += 1
     assert kills >= 5
     place.now = NOW
