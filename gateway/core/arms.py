@@ -145,7 +145,7 @@ def _mixed(shares: Sequence[float], values: Sequence[float]) -> float:
 
 
 def _spread(parts: Sequence[Moments], shares: Sequence[float], own: Sequence[float]) -> float:
-    """n sum w^2 s^2 / n_h; s^2 is a variance, or a covariance."""
+    """Units times sum w^2 s^2 / n_h; s^2 is a variance, or a covariance."""
     free = [part.n - 1 for part in parts]
     within = sum(map(mul, free, own)) / sum(free)
     total = 0.0

@@ -16,51 +16,56 @@ from collections.abc import Sequence
 from math import exp, inf
 from typing import Final
 
-import numpy as np
+from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.arms import Pair
 from gateway.core.experiments import Guard
 from gateway.core.readings import Display, Evidential, Reading, Verdict, evidential
-from gateway.core.stats import bernoulli, margins, multinomial, planning, thompson
+from gateway.core.stats import bernoulli, ceilings, margins, multinomial, planning, thompson
 
-Counts = tuple[tuple[float, ...], tuple[float, ...]]
-"""Units with an event, by stratum: of the control, of the variant."""
 _FAR: Final = 690.0
 
 
+class Asked(Struct, frozen=True):
+    """At which risks guards are read.
+
+    Attributes:
+        harm: risk of false harm of each guard.
+        safe: risk of a false certificate of each, by both ways together.
+        exact: whether to tell evidence that falls short exactly; else as its ceiling.
+    """
+
+    harm: Sequence[float]
+    safe: float
+    exact: bool
+
+
 def read_guards(
-    guards: Sequence[Guard],
-    variant: str,
-    pairs: Sequence[Pair],
-    harm_levels: Sequence[float],
-    safe_level: float,
+    guards: Sequence[Guard], variant: str, pairs: Sequence[Pair], asked: Asked
 ) -> list[Reading]:
-    """All guards of one variant at once, because arrays cost little more than numbers.
+    """All guards of one variant.
 
     Args:
         guards: of the document, in its order.
         variant: the treatment's name.
         pairs: the variant beside the control, by stratum.
-        harm_levels: risk of false harm of each guard.
-        safe_level: risk of a false certificate of each, by both ways together.
+        asked: the risks.
     """
     units = _units(pairs)
-    counts = [_counts(pairs, index) for index in range(len(guards))]
-    harm, safe = _ratios(guards, counts, [pair.share for pair in pairs])
     readings = []
     for index, guard in enumerate(guards):
-        events = (int(sum(counts[index][0])), int(sum(counts[index][1])))
-        old, new = (_rate(hits, n) for hits, n in zip(events, units, strict=True))
-        level = ratio_level(guard, safe_level)
+        phases = phases_of(pairs, index)
+        hits = int(sum(phase.control for phase in phases)), int(sum(p.treated for p in phases))
+        old, new = (_rate(count, n) for count, n in zip(hits, units, strict=True))
         reading = Reading(
             name=guard.name,
             variant=variant,
             role="guard",
-            harm=from_log(harm[index], harm_levels[index]),
-            safe=from_log(safe[index], level),
-            negligible=_negligible(guard, events[1], units[1], safe_level),
-            events=events,
+            harm=_harm(guard, phases, asked.harm[index], exact=asked.exact),
+            safe=_safe(guard, phases, ratio_level(guard, asked.safe), exact=asked.exact),
+            negligible=_negligible(guard, hits[1], units[1], asked),
+            events=hits,
             units=units,
             control=old,
             treatment=new,
@@ -91,7 +96,7 @@ def apart(reading: Reading, guard: Guard, level: float) -> Reading:
     """
     old, new = reading.units
     shown = False
-    if reading.events is not None and old and new:
+    if reading.events is not None and (reading.estimate or 0.0) > 0.0:
         _, most = bernoulli.confidence_sequence(reading.events[0], old, level / 2)
         least, _ = bernoulli.confidence_sequence(reading.events[1], new, level / 2)
         shown = least > guard.tolerance * most
@@ -126,17 +131,13 @@ def with_display(
         index: of the guard in the document.
         level: risk of a false certificate, by both ways together.
     """
-    old, new = _counts(pairs, index)
-    phases = [
-        margins.Phase(treated, control, pair.share)
-        for treated, control, pair in zip(new, old, pairs, strict=True)
-    ]
+    phases = phases_of(pairs, index)
     if not phases:
         return reading
     risk = 1.0 / reading.harm.threshold / 2
     lowest, highest = margins.lower_ratio(phases, risk), margins.upper_ratio(phases, risk)
     shares = [((phase.control, phase.treated), (1 - phase.share, phase.share)) for phase in phases]
-    hits, units = (sum(old), sum(new)), reading.units
+    hits, units = reading.events or (0, 0), reading.units
     fewer = thompson.beta_weights(
         [1.0 + hits[0], 1.0 + hits[1]],
         [1.0 + max(units[0] - hits[0], 0.0), 1.0 + max(units[1] - hits[1], 0.0)],
@@ -149,29 +150,43 @@ def with_display(
     )
 
 
-def _ratios(
-    guards: Sequence[Guard], counts: Sequence[Counts], shares: Sequence[float]
-) -> tuple[Sequence[float], Sequence[float]]:
-    """Log evidence of each guard that its ratio is above `tolerance`, and below `allowed`."""
-    if not guards or not shares:
-        return [0.0] * len(guards), [0.0] * len(guards)
-    control = np.array([old for old, _ in counts])
-    treated = np.array([new for _, new in counts])
-    tolerance = np.array([guard.tolerance for guard in guards])
-    allowed = np.array([guard.allowed for guard in guards])
-    harm = margins.log_e_each(treated, control, shares, tolerance, "harm")
-    safe = margins.log_e_each(treated, control, shares, allowed, "safe")
-    return harm.tolist(), safe.tolist()
+def phases_of(pairs: Sequence[Pair], guard: int) -> list[margins.Phase]:
+    """Units with the event of a guard, by its index, as the statistics take them."""
+    phases = []
+    for pair in pairs:
+        old, new = pair.events(guard)
+        phases.append(margins.Phase(new, old, pair.share))
+    return phases
 
 
-def _negligible(guard: Guard, events: int, units: int, level: float) -> Evidential | None:
+def _harm(guard: Guard, phases: list[margins.Phase], level: float, *, exact: bool) -> Evidential:
+    """Evidence that the ratio of rates is above `tolerance`."""
+    most = from_log(ceilings.ratio_above(phases, guard.tolerance), level)
+    if not exact and not most.holds:
+        return most
+    return from_log(margins.log_e_harm_over_phases(phases, guard.tolerance), level)
+
+
+def _safe(guard: Guard, phases: list[margins.Phase], level: float, *, exact: bool) -> Evidential:
+    """Evidence that the ratio of rates is below `allowed`."""
+    most = from_log(ceilings.ratio_below(phases, guard.allowed), level)
+    if not exact and not most.holds:
+        return most
+    return from_log(margins.log_e_safe_over_phases(phases, guard.allowed), level)
+
+
+def _negligible(guard: Guard, events: int, units: int, asked: Asked) -> Evidential | None:
     """Evidence that the variant's own rate is below what matters."""
-    if guard.negligible <= 0.0:
+    level, limit = asked.safe / 2, guard.negligible
+    if limit <= 0.0:
         return None
-    if guard.negligible >= 1.0:
-        return from_log(_FAR if units else 0.0, level / 2)
+    if limit >= 1.0:
+        return from_log(_FAR if units else 0.0, level)
     others = max(units - events, 0)
-    return from_log(bernoulli.log_e_below(events, others, guard.negligible), level / 2)
+    most = from_log(ceilings.rate_below(events, others, limit), level)
+    if not asked.exact and not most.holds:
+        return most
+    return from_log(bernoulli.log_e_below(events, others, limit), level)
 
 
 def _verdict(reading: Reading) -> Verdict:
@@ -182,11 +197,6 @@ def _verdict(reading: Reading) -> Verdict:
 
 def _rate(events: int, units: int) -> float | None:
     return events / units if units else None
-
-
-def _counts(pairs: Sequence[Pair], index: int) -> Counts:
-    both = [pair.events(index) for pair in pairs]
-    return tuple(float(old) for old, _ in both), tuple(float(new) for _, new in both)
 
 
 def _units(pairs: Sequence[Pair]) -> tuple[int, int]:

@@ -56,8 +56,9 @@ def decide(
         record: as it stands.
         evidence: all of its tallies.
         now: UTC seconds.
-        display: whether the readings also tell what nothing is decided on; the decision is the
-            same. It takes some ten times as long.
+        display: whether the readings tell everything, for reports and the ledger; the decision is
+            the same. Without, evidence that cannot suffice is told as its ceiling, which is some
+            twenty times as fast.
     """
     if record.state is State.SHADOW:
         return _shadowed(record, evidence, now)

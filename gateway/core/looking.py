@@ -17,7 +17,7 @@ among the treatments, because any of them may be promoted.
 """
 
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -25,20 +25,18 @@ from msgspec.structs import replace
 from gateway.core import guarding, measuring
 from gateway.core.arms import Pair, Stratum, overlap_of, pairs_of, strata
 from gateway.core.experiments import Experiment, ExperimentRecord, HoldReason, State
+from gateway.core.guarding import Asked
 from gateway.core.measuring import Levels
 from gateway.core.ranking import read_quantile
 from gateway.core.readings import Funnel, Reading, Stage, Verdict
-from gateway.core.stats import multinomial
+from gateway.core.stats import ceilings, multinomial
 from gateway.core.stats.means import Sample
 from gateway.core.tallies import Evidence
 
 MIN_UNITS: Final = 100
 """Units from which on a share of contaminated ones is a share."""
-_STAGES: Final[tuple[Literal["assigned", "served", "received"], ...]] = (
-    "assigned",
-    "served",
-    "received",
-)
+StageName: TypeAlias = Literal["assigned", "served", "received"]
+_STAGES: Final[tuple[StageName, ...]] = ("assigned", "served", "received")
 
 
 class Risks(Struct, frozen=True):
@@ -115,11 +113,11 @@ def look(record: ExperimentRecord, evidence: Evidence, *, display: bool = False)
     Args:
         record: as it stands.
         evidence: its tallies.
-        display: whether to add what nothing is decided on: bounds of ratios, forecasts, fixed
-            p-values. It takes some ten times as long.
+        display: whether to tell all: shares, intervals and evidence that falls short exactly, and
+            what nothing is decided on. It takes some twenty times as long.
     """
     document, seen = record.document, strata(record, evidence)
-    funnel, risks = _funnel(record, seen), risks_of(record.document)
+    funnel, risks = _funnel(record, seen, exact=display), risks_of(record.document)
     broken = funnel.assigned.is_off or _is_lifted_by_people(record)
     alive = living(record)
     share, units = _contamination(record, seen, alive)
@@ -195,7 +193,8 @@ def _guards(
     document: Experiment, risks: Risks, index: int, pairs: Sequence[Pair], *, display: bool
 ) -> list[Reading]:
     name = document.variants[index].name
-    readings = guarding.read_guards(document.guards, name, pairs, risks.guards, risks.safe)
+    asked = Asked(risks.guards, risks.safe, exact=display)
+    readings = guarding.read_guards(document.guards, name, pairs, asked)
     if not display:
         return readings
     return [
@@ -219,27 +218,33 @@ def _metrics(
     return readings
 
 
-def _funnel(record: ExperimentRecord, seen: Sequence[Stratum]) -> Funnel:
-    """All stages at once."""
-    names = [variant.name for variant in record.document.variants]
-    level = record.document.srm_alpha
-    counts = [[stratum.counted(stage) for stratum in seen] for stage in _STAGES]
+def _funnel(record: ExperimentRecord, seen: Sequence[Stratum], *, exact: bool) -> Funnel:
+    """Every stage against the weights of the units' first phases."""
     weights = [stratum.weights for stratum in seen]
-    logs = multinomial.log_e_each(counts, weights).tolist() if seen else [0.0] * len(_STAGES)
-    stages: list[Stage] = []
-    for stage, rows, log_e in zip(_STAGES, counts, logs, strict=True):
-        total = sum(map(sum, rows))
-        stages.append(
-            Stage(
-                name=stage,
-                units=total,
-                seen=_shares(names, rows, total),
-                expected=_shares(names, _due(rows, weights), total),
-                test=guarding.from_log(log_e, level),
-            )
-        )
+    stages = [_stage(record, name, seen, weights, exact=exact) for name in _STAGES]
     assigned, served, received = stages
     return Funnel(assigned, served, received)
+
+
+def _stage(
+    record: ExperimentRecord,
+    name: StageName,
+    seen: Sequence[Stratum],
+    weights: Sequence[tuple[int, ...]],
+    *,
+    exact: bool,
+) -> Stage:
+    """One stage; shares are told if they are off or if all is to be told."""
+    rows, level = [stratum.counted(name) for stratum in seen], record.document.srm_alpha
+    units = sum(map(sum, rows))
+    most = guarding.from_log(ceilings.shares(rows, weights), level)
+    if not exact and not most.holds:
+        return Stage(name, units, test=most)
+    log_e = multinomial.log_e_over_phases(list(zip(rows, weights, strict=True)))
+    test = guarding.from_log(log_e, level)
+    names = [variant.name for variant in record.document.variants]
+    due = _shares(names, _due(rows, weights), units)
+    return Stage(name, units, _shares(names, rows, units), due, test)
 
 
 def _due(rows: Sequence[Sequence[int]], weights: Sequence[Sequence[int]]) -> list[list[float]]:

@@ -11,6 +11,7 @@ loss within it, for certain. Claims are two-sided: `better` and `worse` leave no
 """
 
 from collections.abc import Sequence
+from math import exp, log, sqrt
 from typing import Final
 
 from msgspec import Struct
@@ -19,13 +20,14 @@ from scipy import special
 
 from gateway.core.arms import Pair, has_spread, overlap, pairs_together, together
 from gateway.core.experiments import Metric
-from gateway.core.readings import Display, Interval, Reading, Verdict, evidential
+from gateway.core.readings import Display, Evidential, Interval, Reading, Verdict, evidential
 from gateway.core.stats import means, planning, sequences
 from gateway.core.stats.means import Estimate, Sample, Side
 from gateway.core.stats.moments import Comoments, Moments
 from gateway.core.tallies import Cell, MetricTally
 
 _NOBODY: Final = Sample(0, 0.0, 0.0)
+_FAR: Final = 690.0
 
 
 class Levels(Struct, frozen=True):
@@ -76,18 +78,35 @@ def read_effect(
         return reading
     sign = 1.0 if metric.direction == "increase" else -1.0
     z = (sign * known.effect + metric.margin) / known.se
-    harm = sequences.one_sided_e(-z, n, levels.harm, planned)
-    safe = sequences.one_sided_e(z, n, levels.safe, planned)
-    band = sequences.band(known, levels.claim, planned)
     told = replace(
         reading,
+        harm=_one_sided(-z, n, levels.harm, planned, exact=display),
+        safe=_one_sided(z, n, levels.safe, planned, exact=display),
+    )
+    if not display and _is_open(metric, known, levels.claim):
+        return told
+    band = sequences.band(known, levels.claim, planned)
+    told = replace(
+        told,
         verdict=verdict_of(metric, (band.lower, band.upper)),
-        harm=evidential(float(harm), levels.harm),
-        safe=evidential(float(safe), levels.safe),
         claim=evidential(band.e_value, levels.claim),
         interval=(band.lower, band.upper),
     )
     return _with_display(told, metric, effect, levels) if display else told
+
+
+def _one_sided(z: float, n: int, level: float, planned: float, *, exact: bool) -> Evidential:
+    """Evidence above a null that is z standard errors away: at most 2 exp(z^2 / 2)."""
+    most = evidential(2.0 * exp(min(z * z / 2.0, _FAR)) if z > 0.0 else 0.0, level)
+    if not exact and not most.holds:
+        return most
+    return evidential(float(sequences.one_sided_e(z, n, level, planned)), level)
+
+
+def _is_open(metric: Metric, known: Estimate, level: float) -> bool:
+    """Whether no band can say anything: each is wider than sqrt(2 ln(1 / level)) errors."""
+    least = sqrt(-2.0 * log(level)) * known.se
+    return abs(known.effect) < least and metric.margin < abs(known.effect) + least
 
 
 def is_settled(metric: Metric, effect: Effect) -> bool:
