@@ -6,7 +6,7 @@ regard to them, or a change of weights looks like an effect (Simpson's paradox).
 """
 
 from collections.abc import Iterable, Sequence
-from operator import mul
+from operator import attrgetter, mul
 from typing import Final
 
 from msgspec import Struct
@@ -29,7 +29,10 @@ class Stratum(Struct, frozen=True):
 
     def counted(self, name: str) -> list[int]:
         """`assigned`, `served`, `received` or `contaminated` of each variant."""
-        return [sum(getattr(cell, name) for cell in cells) for cells in self.cells]
+        count = attrgetter(name)
+        return [
+            count(cells[0]) if len(cells) == 1 else sum(map(count, cells)) for cells in self.cells
+        ]
 
 
 class Pair(Struct, frozen=True):

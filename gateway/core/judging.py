@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.core import guarding, looking, shadowing, strategies
 from gateway.core.assignment import SCALE
@@ -28,7 +29,7 @@ from gateway.core.experiments import (
     Ramp,
     State,
 )
-from gateway.core.looking import Look, living
+from gateway.core.looking import Look
 from gateway.core.readings import Cause, Decision, Reading
 from gateway.core.strategies import Standing, Step
 from gateway.core.tallies import Evidence
@@ -92,7 +93,7 @@ def _moved(record: ExperimentRecord, seen: Look, now: float) -> Move:
     if record.state not in ENROLLING or record.phase is None:
         return Move(record.state, record.reason)
     if harmful := _harmful(seen):
-        return _harmed(record, harmful)
+        return _harmed(record, seen, harmful)
     if record.state is State.HOLDING_OUT:
         return _holding_out(record, now)
     if record.state is State.PAUSED:
@@ -105,15 +106,15 @@ def _moved(record: ExperimentRecord, seen: Look, now: float) -> Move:
 def _harmful(seen: Look) -> dict[str, Reading]:
     """The first harm of each living treatment that has any."""
     found: dict[str, Reading] = {}
-    for reading in seen.readings:
+    for reading in seen.gates:
         if reading.is_harm:
             found.setdefault(reading.variant, reading)
     return found
 
 
-def _harmed(record: ExperimentRecord, harmful: Mapping[str, Reading]) -> Move:
+def _harmed(record: ExperimentRecord, seen: Look, harmful: Mapping[str, Reading]) -> Move:
     detail = " ".join(_harm_told(reading) for reading in harmful.values())
-    left = [name for name in living(record) if name not in harmful]
+    left = [name for name in seen.alive if name not in harmful]
     if not left or record.phase is None or record.state is State.HOLDING_OUT:
         return Move(State.ROLLED_BACK, Cause.HARM, detail)
     weights = strategies.without(record.phase.weights, list(harmful), record.document.control)
@@ -217,14 +218,12 @@ def _is_late(record: ExperimentRecord, now: float) -> bool:
 
 def _lacks_data(seen: Look) -> bool:
     """Whether a guard or a metric that gates has not one unit in an arm."""
-    return not seen.readings or any(
-        reading.gates and min(reading.units) == 0 for reading in seen.readings
-    )
+    return not seen.gates or any(min(reading.units) == 0 for reading in seen.gates)
 
 
 def _best(record: ExperimentRecord, seen: Look, *, certified: bool) -> str | None:
     """The treatment to promote: of those certified, or of all that live, the best first goal."""
-    candidates = [name for name in living(record) if not certified or _is_certified(seen.of(name))]
+    candidates = [name for name in seen.alive if not certified or _is_certified(seen.of(name))]
     goals = [metric for metric in record.document.metrics if metric.role == "goal"]
     if not candidates or not goals:
         return candidates[0] if candidates else None
@@ -251,18 +250,18 @@ def _standing(record: ExperimentRecord, seen: Look, now: float) -> Standing:
     if not isinstance(strategy, Ramp) or phase is None:
         return Standing(seen.units, seen.events)
     role = "guard" if document.guards else "guardrail"
-    gates = [reading for reading in seen.readings if reading.role == role]
+    gates = [reading for reading in seen.gates if reading.role == role]
     certified = all(reading.is_safe for reading in gates)
     age, enrolled = now - phase.at, phase.exposure / SCALE
     arrivals = seen.recent / age / enrolled if age > 0 and enrolled > 0 else 0.0
-    standing = Standing(seen.units, seen.events, certified, 1.0, arrivals)
+    standing = Standing(seen.units, seen.events, seen.recent, certified, 1.0, arrivals)
     if certified or strategy.risk_budget is None or strategies.is_last(record):
         return standing
     if role != "guard" or not strategies.is_ready(record, standing, now):
         return standing
     level = seen.risks.safe
     worst = max(guarding.excess(reading, level) for reading in gates)
-    return Standing(seen.units, seen.events, certified, worst, arrivals)
+    return replace(standing, excess=worst)
 
 
 def _held(reason: HoldReason, detail: str) -> Move:
@@ -278,7 +277,7 @@ def _harm_told(reading: Reading) -> str:
 
 def _forecast(seen: Look) -> str:
     """What is missing for a promotion, in a sentence."""
-    open_ = [reading for reading in seen.readings if reading.gates and not reading.is_safe]
+    open_ = [reading for reading in seen.gates if not reading.is_safe]
     if not open_:
         return ""
     told = []

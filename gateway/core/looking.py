@@ -25,7 +25,7 @@ from msgspec.structs import replace
 from gateway.core import guarding, measuring
 from gateway.core.arms import Pair, Stratum, overlap_of, pairs_of, strata
 from gateway.core.experiments import Experiment, ExperimentRecord, HoldReason, State
-from gateway.core.guarding import Asked
+from gateway.core.guarding import Asked, from_log
 from gateway.core.measuring import Levels
 from gateway.core.ranking import read_quantile
 from gateway.core.readings import Funnel, Reading, Stage, Verdict
@@ -51,7 +51,8 @@ class Look(Struct, frozen=True):
     """What was seen.
 
     Attributes:
-        readings: Of the treatments that have a weight, guards and metrics, in document order.
+        readings: Of the treatments that ever had a weight, guards and metrics, in document order.
+        alive: The treatments that units are assigned to.
         funnel: The three stages.
         contaminated: Whether too many units were seen under two variants.
         units: Units of each variant by name, since the start.
@@ -63,6 +64,7 @@ class Look(Struct, frozen=True):
     """
 
     readings: tuple[Reading, ...]
+    alive: tuple[str, ...]
     funnel: Funnel
     contaminated: bool
     units: dict[str, int]
@@ -75,6 +77,11 @@ class Look(Struct, frozen=True):
     def of(self, variant: str) -> list[Reading]:
         """What was read of one treatment."""
         return [reading for reading in self.readings if reading.variant == variant]
+
+    @property
+    def gates(self) -> list[Reading]:
+        """What a promotion of the living treatments depends on."""
+        return [r for r in self.readings if r.gates and r.variant in self.alive]
 
 
 def risks_of(document: Experiment) -> Risks:
@@ -125,7 +132,7 @@ def look(record: ExperimentRecord, evidence: Evidence, *, display: bool = False)
     comparable = not (broken or contaminated or funnel.received.is_off)
     readings: list[Reading] = []
     for index, variant in enumerate(document.variants):
-        if variant.name not in alive:
+        if index == 0 or not any(stratum.weights[index] for stratum in seen):
             continue
         guarded = _guard_pairs(record, evidence, seen, index)
         guards = _guards(document, risks, index, guarded, display=display and not broken)
@@ -140,6 +147,7 @@ def look(record: ExperimentRecord, evidence: Evidence, *, display: bool = False)
     now = record.phase.number if record.phase else 0
     return Look(
         readings=tuple(readings),
+        alive=tuple(alive),
         funnel=replace(funnel, contaminated=share),
         contaminated=contaminated,
         units={v.name: sum(row[i] for row in counted) for i, v in enumerate(document.variants)},
@@ -212,7 +220,7 @@ def _metrics(
         if metric.kind == "quantile":
             reading = read_quantile(metric, name, pairs, levels)
         else:
-            effect = measuring.effect_of(metric, pairs)
+            effect = measuring.effect_of(metric, pairs, display=display)
             reading = measuring.read_effect(metric, name, effect, levels, display=display)
         readings.append(reading)
     return readings
@@ -237,11 +245,11 @@ def _stage(
     """One stage; shares are told if they are off or if all is to be told."""
     rows, level = [stratum.counted(name) for stratum in seen], record.document.srm_alpha
     units = sum(map(sum, rows))
-    most = guarding.from_log(ceilings.shares(rows, weights), level)
+    most = from_log(ceilings.shares(rows, weights), level)
     if not exact and not most.holds:
         return Stage(name, units, test=most)
     log_e = multinomial.log_e_over_phases(list(zip(rows, weights, strict=True)))
-    test = guarding.from_log(log_e, level)
+    test = from_log(log_e, level)
     names = [variant.name for variant in record.document.variants]
     due = _shares(names, _due(rows, weights), units)
     return Stage(name, units, _shares(names, rows, units), due, test)

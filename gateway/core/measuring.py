@@ -39,12 +39,12 @@ class Levels(Struct, frozen=True):
 
 
 class Effect(Struct, frozen=True):
-    """Control and variant over all strata, and what differs between them."""
+    """Control and variant over all strata, and what differs between them; relative as asked."""
 
     control: Sample
     treatment: Sample
     absolute: Estimate
-    relative: Estimate | None
+    relative: Estimate | None = None
 
 
 def read_effect(
@@ -71,6 +71,7 @@ def read_effect(
         control=effect.control.mean if effect.control.n else None,
         treatment=effect.treatment.mean if effect.treatment.n else None,
         estimate=known.effect if effect.control.n and effect.treatment.n else None,
+        error=known.se if known.is_known else None,
         units=(effect.control.n, effect.treatment.n),
         settled=settled,
     )
@@ -142,7 +143,7 @@ def turned(interval: Interval) -> Interval:
     return (None if upper is None else -upper, None if lower is None else -lower)
 
 
-def effect_of(metric: Metric, pairs: Sequence[Pair]) -> Effect:
+def effect_of(metric: Metric, pairs: Sequence[Pair], *, display: bool = True) -> Effect:
     """Control and variant over all strata in which both have a variance.
 
     With a covariate its part is taken out (CUPED), as long as it is known of every counted unit:
@@ -151,19 +152,16 @@ def effect_of(metric: Metric, pairs: Sequence[Pair]) -> Effect:
     """
     if metric.kind == "ratio":
         old, new = _both_pairs(metric, pairs)
-        control, treatment = means.ratio_sample(old), means.ratio_sample(new)
-        return _effect(control, treatment)
+        return _effect(means.ratio_sample(old), means.ratio_sample(new), display=display)
     if metric.covariate is not None and _is_covered(metric, pairs):
         old, new = _both_pairs(metric, pairs)
-        theta = means.adjustment(old, new)
-        control, treatment = (means.adjusted_sample(arm, theta) for arm in (old, new))
         return Effect(
             means.mean_sample(old.y),
             means.mean_sample(new.y),
-            means.difference(control, treatment),
-            means.adjusted_relative(old, new),
+            means.adjusted_difference(old, new),
+            means.adjusted_relative(old, new) if display else None,
         )
-    return _effect(*_both_means(metric, pairs))
+    return _effect(*_both_means(metric, pairs), display=display)
 
 
 def arm_samples(strata: Sequence[tuple[float, Sequence[Moments]]]) -> list[Sample]:
@@ -180,16 +178,15 @@ def arm_samples(strata: Sequence[tuple[float, Sequence[Moments]]]) -> list[Sampl
 
 def moments_of(metric: Metric, cells: Sequence[Cell]) -> Moments:
     """Sums of the unit values over cells; of a ratio, of its numerator."""
-    total = Moments()
+    total: Moments | None = None
     for cell in cells:
         tally = cell.metrics.get(metric.name)
         if tally is None:
             continue
-        if tally.moments is not None:
-            total = total.merge(tally.moments)
-        elif tally.pair is not None:
-            total = total.merge(tally.pair.y)
-    return total
+        found = tally.pair.y if tally.moments is None and tally.pair else tally.moments
+        if found is not None:
+            total = found if total is None else total.merge(found)
+    return total or Moments()
 
 
 def _both_means(metric: Metric, pairs: Sequence[Pair]) -> tuple[Sample, Sample]:
@@ -246,13 +243,10 @@ def _is_covered(metric: Metric, pairs: Sequence[Pair]) -> bool:
     )
 
 
-def _effect(control: Sample, treatment: Sample) -> Effect:
-    return Effect(
-        control,
-        treatment,
-        means.difference(control, treatment),
-        means.relative(control, treatment),
-    )
+def _effect(control: Sample, treatment: Sample, *, display: bool) -> Effect:
+    absolute = means.difference(control, treatment)
+    relative = means.relative(control, treatment) if display else None
+    return Effect(control, treatment, absolute, relative)
 
 
 def _with_display(reading: Reading, metric: Metric, effect: Effect, levels: Levels) -> Reading:

@@ -84,6 +84,7 @@ class Reading(Struct, frozen=True, omit_defaults=True):
         control: Mean, rate or quantile of the control.
         treatment: The same of the variant.
         estimate: The difference, treatment minus control, in the metric's unit.
+        error: Standard error of `estimate`; metrics only.
         interval: Around `estimate`, valid at every look; None before there is one.
         relative: The difference as a share of the control's; for display.
         relative_interval: Around `relative`, valid at every look.
@@ -105,6 +106,7 @@ class Reading(Struct, frozen=True, omit_defaults=True):
     control: float | None = None
     treatment: float | None = None
     estimate: float | None = None
+    error: float | None = None
     interval: Interval | None = None
     relative: float | None = None
     relative_interval: Interval | None = None

@@ -7,6 +7,7 @@ gives the same rollouts.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -24,7 +25,7 @@ from gateway.core.experiments import (
     State,
 )
 from gateway.core.judging import decide
-from gateway.core.readings import Decision, Verdict
+from gateway.core.readings import Decision, Reading, Verdict
 from gateway.core.strategies import Step, opening
 from gateway.core.tallies import Cell, Evidence
 
@@ -44,6 +45,7 @@ class Rollout(Struct, frozen=True):
         treated: Of the treatments.
         winner: Variant that was promoted.
         claimed: `metric/variant` that was ever called better or worse.
+        naive: The same, had a z-test for a single look been read at every look.
         held: Reasons for which it was ever held.
     """
 
@@ -54,6 +56,7 @@ class Rollout(Struct, frozen=True):
     treated: int
     winner: str | None
     claimed: tuple[str, ...]
+    naive: tuple[str, ...]
     held: tuple[str, ...]
 
 
@@ -84,6 +87,7 @@ class Summary(Struct, frozen=True):
         rolled_back: Ended as rolled back.
         undecided: Still ran, or were held, after the last tick.
         claimed: Had any metric called better or worse at any look.
+        naive: Would have had, by a z-test for a single look that is read at every look.
         held: Were ever held, by reason.
         seconds: Until the end of those that were decided; None if none was.
         units: Of all variants until then.
@@ -95,6 +99,7 @@ class Summary(Struct, frozen=True):
     rolled_back: Rate
     undecided: Rate
     claimed: Rate
+    naive: Rate
     held: dict[str, Rate]
     seconds: Spread | None
     units: Spread | None
@@ -117,6 +122,7 @@ def rollout(document: Experiment, scenario: Scenario, generator: np.random.Gener
     record = started(document)
     blocks = [begin(record, scenario, 0, generator)]
     claimed: dict[str, None] = {}
+    naive: dict[str, None] = {}
     held: dict[str, None] = {}
     winner: str | None = None
     cells: list[Cell] = []
@@ -126,6 +132,7 @@ def rollout(document: Experiment, scenario: Scenario, generator: np.random.Gener
         cells = [cell for block in blocks for cell in block.cells(tick, scenario.delay)]
         decision = decide(record, Evidence(tuple(cells), through_ms=round(now * 1_000)), now)
         claimed |= dict.fromkeys(r.key for r in decision.readings if r.verdict in _CLAIMS)
+        naive |= dict.fromkeys(r.key for r in decision.readings if _would_claim(r))
         if decision.state is State.HELD:
             held[decision.reason] = None
         moves, record = decision.moves(record), after(record, decision, now)
@@ -143,6 +150,7 @@ def rollout(document: Experiment, scenario: Scenario, generator: np.random.Gener
         treated=sum(cell.assigned for cell in cells if cell.variant),
         winner=winner,
         claimed=tuple(claimed),
+        naive=tuple(naive),
         held=tuple(held),
     )
 
@@ -203,6 +211,7 @@ def summary(ended: Iterable[Rollout]) -> Summary:
         rolled_back=rate(len(back), n),
         undecided=rate(n - len(decided), n),
         claimed=rate(sum(bool(one.claimed) for one in every), n),
+        naive=rate(sum(bool(one.naive) for one in every), n),
         held={reason: rate(sum(reason in one.held for one in every), n) for reason in reasons},
         seconds=_spread([one.seconds for one in decided]),
         units=_spread([one.units for one in decided]),
@@ -220,6 +229,19 @@ def rate(count: int, of: int, level: float = 0.95) -> Rate:
     lower = float(special.betaincinv(count, of - count + 1, tail)) if count else 0.0
     upper = float(special.betaincinv(count + 1, of - count, 1.0 - tail)) if count < of else 1.0
     return Rate(count, of, count / of, lower, upper)
+
+
+def _would_claim(reading: Reading) -> bool:
+    """Whether a two-sided z-test for one look finds a difference, at the level of claims."""
+    if reading.claim is None or not reading.settled or not reading.error:
+        return False
+    z = abs(reading.estimate or 0.0) / reading.error
+    return z > _quantile(1.0 - 0.5 / reading.claim.threshold)
+
+
+@lru_cache(maxsize=64)
+def _quantile(share: float) -> float:
+    return float(special.ndtri(share))
 
 
 def _spread(values: Sequence[float]) -> Spread | None:

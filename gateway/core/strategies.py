@@ -34,6 +34,7 @@ class Standing(Struct, frozen=True):
     Attributes:
         units: Units of each variant since the start.
         events: Units of all variants with a guarded event, added up over the guards.
+        recent: Units of all variants that came in the running phase.
         certified: Whether every guard of every living treatment is certified as safe.
         excess: Upper bound of the share of a candidate's units with an event beyond the control's,
             of the worst guard; 1 where nothing is known.
@@ -43,6 +44,7 @@ class Standing(Struct, frozen=True):
 
     units: Mapping[str, int]
     events: int = 0
+    recent: int = 0
     certified: bool = False
     excess: float = 1.0
     arrivals: float = 0.0
@@ -100,6 +102,7 @@ def is_ready(record: ExperimentRecord, standing: Standing, now: float) -> bool:
             candidate = record.document.variants[1].name
             return (
                 now - phase.at >= strategy.dwell_s
+                and standing.recent > 0
                 and standing.units.get(candidate, 0) >= strategy.min_units
                 and standing.events >= strategy.min_events
             )
