@@ -58,21 +58,26 @@ def read_guards(
         phases = phases_of(pairs, index)
         hits = int(sum(phase.control for phase in phases)), int(sum(p.treated for p in phases))
         old, new = (_rate(count, n) for count, n in zip(hits, units, strict=True))
-        reading = Reading(
-            name=guard.name,
-            variant=variant,
-            role="guard",
-            harm=_harm(guard, phases, asked.harm[index], exact=asked.exact),
-            safe=_safe(guard, phases, ratio_level(guard, asked.safe), exact=asked.exact),
-            negligible=_negligible(guard, hits[1], units[1], asked),
-            events=hits,
-            units=units,
-            control=old,
-            treatment=new,
-            estimate=None if old is None or new is None else new - old,
-            relative=new / old - 1.0 if old and new is not None else None,
+        harm = _harm(guard, phases, asked.harm[index], exact=asked.exact)
+        safe = _safe(guard, phases, ratio_level(guard, asked.safe), exact=asked.exact)
+        rare = _negligible(guard, hits[1], units[1], asked)
+        readings.append(
+            Reading(
+                name=guard.name,
+                variant=variant,
+                role="guard",
+                verdict=_verdict(harm, safe, rare),
+                harm=harm,
+                safe=safe,
+                negligible=rare,
+                events=hits,
+                units=units,
+                control=old,
+                treatment=new,
+                estimate=None if old is None or new is None else new - old,
+                relative=new / old - 1.0 if old and new is not None else None,
+            )
         )
-        readings.append(replace(reading, verdict=_verdict(reading)))
     return readings
 
 
@@ -189,10 +194,11 @@ def _negligible(guard: Guard, events: int, units: int, asked: Asked) -> Evidenti
     return from_log(bernoulli.log_e_below(events, others, limit), level)
 
 
-def _verdict(reading: Reading) -> Verdict:
-    if reading.harm.holds:
+def _verdict(harm: Evidential, safe: Evidential, rare: Evidential | None) -> Verdict:
+    if harm.holds:
         return Verdict.WORSE
-    return Verdict.EQUIVALENT if reading.is_safe else Verdict.INCONCLUSIVE
+    certified = safe.holds or (rare is not None and rare.holds)
+    return Verdict.EQUIVALENT if certified else Verdict.INCONCLUSIVE
 
 
 def _rate(events: int, units: int) -> float | None:

@@ -131,8 +131,8 @@ def look(record: ExperimentRecord, evidence: Evidence, *, display: bool = False)
     contaminated = units >= MIN_UNITS and share > document.max_contaminated
     comparable = not (broken or contaminated or funnel.received.is_off)
     readings: list[Reading] = []
-    for index, variant in enumerate(document.variants):
-        if index == 0 or not any(stratum.weights[index] for stratum in seen):
+    for index in range(1, len(document.variants)):
+        if not any(stratum.weights[index] for stratum in seen):
             continue
         guarded = _guard_pairs(record, evidence, seen, index)
         guards = _guards(document, risks, index, guarded, display=display and not broken)
