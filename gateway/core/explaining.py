@@ -6,7 +6,7 @@ the audit log, so an assignment can be recomputed long after it was made.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -17,12 +17,13 @@ from gateway.core.assignment import Reason, positions
 from gateway.core.audit import AuditEntry, entry_hash, first_break
 from gateway.core.endpoints import Endpoint, EndpointRecord, Rule
 from gateway.core.errors import Conflict, InvalidRequest, NotFound
+from gateway.core.experiments import ExperimentRecord, HoldOut, Layer
 from gateway.core.plans import MAX_UNIT_BYTES, Assignment, assign
 from gateway.core.snapshot import EMPTY, ModelRecord, Snapshot, check, endpoint_record, plan_of
 from gateway.core.targeting import Scalar, holds
 from gateway.core.tensors import Tensors
 
-_T = TypeVar("_T", ModelRecord, EndpointRecord)
+_T = TypeVar("_T", ModelRecord, EndpointRecord, ExperimentRecord)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,24 +119,29 @@ def rebuilt(entries: Sequence[AuditEntry], revision: int) -> Snapshot:
     if broken is not None:
         message = f"The audit log was tampered with at revision {broken}; nothing follows from it."
         raise Conflict(message)
-    models: dict[str, ModelRecord] = {}
-    endpoints: dict[str, EndpointRecord] = {}
+    documents: dict[str, Any] = {}
     for entry in wanted:
-        kind, _, name = entry.target.partition("/")
-        if kind == "models":
-            _place(models, name, entry, ModelRecord)
-        else:
-            _place(endpoints, name, entry, EndpointRecord)
-    snapshot = replace(EMPTY, revision=revision, models=models, endpoints=endpoints)
+        documents[entry.target] = entry.document
+    snapshot = replace(
+        EMPTY,
+        revision=revision,
+        models=_table(documents, "models", ModelRecord),
+        endpoints=_table(documents, "endpoints", EndpointRecord),
+        experiments=_table(documents, "experiments", ExperimentRecord),
+        layers=msgspec.convert(documents.get("layers") or {}, dict[str, Layer]),
+        hold_out=msgspec.convert(documents.get("holdout"), HoldOut | None),
+    )
     check(snapshot)
     return snapshot
 
 
-def _place(table: dict[str, _T], name: str, entry: AuditEntry, kind: type[_T]) -> None:
-    if entry.document is None:
-        table.pop(name, None)
-    else:
-        table[name] = msgspec.convert(entry.document, kind, str_keys=True)
+def _table(documents: Mapping[str, Any], kind: str, of: type[_T]) -> dict[str, _T]:
+    """The documents of one kind that stand."""
+    return {
+        target.removeprefix(f"{kind}/"): msgspec.convert(document, of, str_keys=True)
+        for target, document in documents.items()
+        if document is not None and target.startswith(f"{kind}/")
+    }
 
 
 @dataclass(frozen=True, slots=True)

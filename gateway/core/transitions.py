@@ -49,12 +49,13 @@ def delete_endpoint(snapshot: Snapshot, name: str) -> Snapshot:
 
     Raises:
         NotFound: no such document.
+        InvalidRequest: an experiment needs it.
     """
     if name not in snapshot.endpoints:
         message = f"Endpoint '{excerpt(name)}' has no document to delete."
         raise NotFound(message)
     rest = {other: record for other, record in snapshot.endpoints.items() if other != name}
-    return replace(snapshot, endpoints=rest)
+    return _checked(replace(snapshot, endpoints=rest))
 
 
 def register(
@@ -155,7 +156,7 @@ def unload(snapshot: Snapshot, model: str, number: int | None) -> Snapshot:
 
     Raises:
         NotFound: no such model or version.
-        Conflict: an alias or an endpoint names the version.
+        Conflict: an alias, an endpoint or an experiment names the version.
     """
     record = model_of(snapshot, model)
     if number is not None:
@@ -169,11 +170,16 @@ def unload(snapshot: Snapshot, model: str, number: int | None) -> Snapshot:
     after = _with_model(snapshot, model, replace(record, loaded=kept, previous=history))
     in_use = sorted(named_versions(after)[model] & gone)
     if number is not None and in_use:
-        message = f"Version {number} of '{model}' is in use by an alias or an endpoint."
+        message = (
+            f"Version {number} of '{model}' is in use by an alias, an endpoint or an experiment."
+        )
         raise Conflict(message)
     if number is None and in_use:
         listed = ", ".join(str(version) for version in in_use)
-        message = f"Model '{model}' is in use: an alias or an endpoint names version {listed}."
+        message = (
+            f"Model '{model}' is in use: an alias, an endpoint or an experiment names "
+            f"version {listed}."
+        )
         raise Conflict(message)
     return after
 
