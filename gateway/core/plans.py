@@ -4,7 +4,8 @@
 draws for the unit; who is not enrolled, and whom no rule takes, gets the default.
 """
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -25,6 +26,7 @@ from gateway.core.endpoints import (
     UnitKey,
 )
 from gateway.core.errors import InvalidRequest, NotFound, excerpt
+from gateway.core.experiments import Study
 from gateway.core.targeting import Condition, Scalar, holds
 from gateway.core.tensors import Tensors
 
@@ -63,6 +65,7 @@ class Assignment(Struct, frozen=True):
     variant. `unit` is what was hashed; `sticky` is False when that was a fresh draw for this
     request because it named no unit. `salt` and `rule` are set where a split drew. `intended` names
     the variant that could not answer, where the default fell in for it: analyse as intended.
+    `segment` is that of the request, where its experiment tells segments apart.
     """
 
     variant: Variant
@@ -74,6 +77,7 @@ class Assignment(Struct, frozen=True):
     sticky: bool = False
     falls_back: bool = False
     intended: str | None = None
+    segment: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,18 +98,49 @@ class _CompiledRule:
     falls_back: bool
 
 
+class Enrols(Protocol):
+    """An experiment behind the rules; kept by `gateway.core.enrolling`."""
+
+    @property
+    def name(self) -> str:
+        """Of the experiment: what its rule is called."""
+
+    @property
+    def variants(self) -> Mapping[str, tuple[Variant, float]]:
+        """Each variant with its share of the enrolled units."""
+
+    @property
+    def study(self) -> Study:
+        """What is noted of its units."""
+
+    @property
+    def watches_outputs(self) -> bool:
+        """Whether it wants to know of answers that are not finite."""
+
+    def take(self, facts: Facts, draw: bytes) -> Assignment | None:
+        """The variant of a request's unit; None where the request goes on."""
+
+
 @dataclass(frozen=True, slots=True)
 class ShadowPlan:
-    """A shadow variant, the share of requests it copies (out of 10,000) and its tolerance."""
+    """A shadow variant, the share of requests it copies (out of 10,000) and its tolerance.
+
+    `study` is set where an experiment wants to know what it finds.
+    """
 
     variant: Variant
     share: int
     tolerance: Tolerance
+    study: Study | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything that decides a request of one endpoint; immutable."""
+    """Everything that decides a request of one endpoint; immutable.
+
+    `experiments` enrol behind the rules. `watches_outputs` says that one of them wants to know of
+    answers that are not finite.
+    """
 
     endpoint: str
     model: str
@@ -117,6 +152,23 @@ class Plan:
     token_scalars: tuple[str, ...]
     variants: Mapping[str, Variant]
     cache: Caching | None = None
+    experiments: tuple["Enrols", ...] = ()
+    watches_outputs: bool = False
+
+    def including(
+        self,
+        experiments: tuple["Enrols", ...],
+        shadows: Iterable[ShadowPlan],
+        variants: Mapping[str, Variant],
+    ) -> "Plan":
+        """The same with these experiments, more shadows, and all variants that may be forced."""
+        return dataclasses.replace(
+            self,
+            experiments=experiments,
+            shadows=(*self.shadows, *shadows),
+            variants=variants,
+            watches_outputs=any(experiment.watches_outputs for experiment in experiments),
+        )
 
     @property
     def versions(self) -> frozenset[int]:
@@ -182,11 +234,15 @@ def assign(plan: Plan, facts: Facts, draw: bytes) -> Assignment:
     Raises:
         InvalidRequest: a unit of more than 1,024 bytes.
     """
-    if not plan.rules:
+    if not plan.rules and not plan.experiments:
         return Assignment(plan.default, Reason.STATIC)
     for rule in plan.rules:
-        if not rule.when or _all_hold(rule.when, facts):
+        if not rule.when or all_hold(rule.when, facts):
             return _take(plan, rule, facts, draw)
+    for experiment in plan.experiments:
+        assignment = experiment.take(facts, draw)
+        if assignment is not None:
+            return assignment
     return Assignment(plan.default, Reason.DEFAULT)
 
 
@@ -224,10 +280,13 @@ def shares(plan: Plan) -> Mapping[str, Mapping[str, float]]:
         else:
             drawn = {name: share for name, (_, share) in rule.takes.variants.items()}
             table[rule.name] = {**drawn, DEFAULT_VARIANT: rule.takes.left_out}
+    for experiment in plan.experiments:
+        table[experiment.name] = {name: part for name, (_, part) in experiment.variants.items()}
     return table
 
 
-def _all_hold(when: tuple[Condition, ...], facts: Facts) -> bool:
+def all_hold(when: tuple[Condition, ...], facts: Facts) -> bool:
+    """Whether a request fits every condition."""
     return all(holds(condition, facts.header, facts.parameters) for condition in when)
 
 
@@ -237,11 +296,11 @@ def _take(plan: Plan, rule: _CompiledRule, facts: Facts, draw: bytes) -> Assignm
         reason = Reason.TARGETING_MATCH
         return Assignment(split, reason, rule=rule.name, falls_back=rule.falls_back)
     if split.unit_header is None:
-        unit = _unit_of(split.unit, facts)
+        unit = unit_of(split.unit, facts)
     else:
         unit = facts.raw_header(split.unit_header)
     if unit is not None and (len(unit) > MAX_UNIT_BYTES or not unit.strip()):
-        unit = _checked(unit)
+        unit = checked_unit(unit)
     hashed = draw if unit is None else unit
     name = split.drawer.draw(hashed)
     if name is None:
@@ -261,7 +320,7 @@ def _take(plan: Plan, rule: _CompiledRule, facts: Facts, draw: bytes) -> Assignm
     )
 
 
-def _unit_of(key: UnitKey, facts: Facts) -> bytes | None:
+def unit_of(key: UnitKey, facts: Facts) -> bytes | None:
     """A unit that is no header; None when the request names none, or more than one."""
     if key.parameter is not None:
         value = facts.parameters.get(key.parameter)
@@ -269,7 +328,7 @@ def _unit_of(key: UnitKey, facts: Facts) -> bytes | None:
     return _unit_of_input(facts.tensors, key.input or "")
 
 
-def _checked(unit: bytes) -> bytes | None:
+def checked_unit(unit: bytes) -> bytes | None:
     """A unit as it came, None for a blank one."""
     if not unit.strip():
         return None

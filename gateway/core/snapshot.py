@@ -21,6 +21,7 @@ from gateway.core.endpoints import (
     targets_of,
     weights_of,
 )
+from gateway.core.enrolling import with_experiments
 from gateway.core.errors import InvalidRequest, NotFound, TooLarge, excerpt
 from gateway.core.experiment_records import Studied, check_experiments, salts_of, widths_of
 from gateway.core.experiments import TERMINAL, ExperimentRecord, HoldOut, Layer
@@ -158,7 +159,10 @@ def plan_of(snapshot: Snapshot, name: str) -> Plan:
     """
     record = endpoint_record(snapshot, name)
     aliases = snapshot.models[record.document.model].aliases
-    return compile_plan(name, record, aliases, snapshot.revision)
+    plan = compile_plan(name, record, aliases, snapshot.revision)
+    if not snapshot.experiments:
+        return plan
+    return with_experiments(plan, snapshot.experiments, snapshot.layers, snapshot.hold_out)
 
 
 def endpoint_names(snapshot: Snapshot) -> list[str]:
