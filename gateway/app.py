@@ -21,6 +21,7 @@ from gateway.doors.http.messages import ASGIApplication, Message, Receive, Send
 from gateway.doors.http.watch import Watch
 from gateway.processes.control_half import FLUSH_SHARE, ControlHalf, check_admin
 from gateway.processes.serving_half import ServingHalf
+from gateway.serving.sightings import drop_into
 from gateway.settings import Settings, load
 from gateway.tasks import Tasks
 
@@ -53,25 +54,21 @@ class Gateway:
     async def start(self) -> None:
         """Start control. Never waits for a model."""
         await self._control.start()
-        if self._pump is not None:
-            self._tasks.start("pump", self._pump.run)
+        self._tasks.start("pump", self._pump.run)
 
     async def stop(self) -> None:
         """Stop in the order in which things depend on each other."""
-        if self._pump is not None:
-            self._pump.close()
+        self._pump.close()
         await self._tasks.close()
         await self._control.stop(self._stop_s * FLUSH_SHARE)
         await asyncio.to_thread(self._serving.close)
 
-    def _pumped(self, otel: OtelConfig) -> Pump | None:
-        """What carries records to the exporter, if there is one."""
-        recorder, exporter = self._serving.recorder, self._control.exporter
+    def _pumped(self, otel: OtelConfig) -> Pump:
+        """What carries sightings, and records to the exporter if there is one."""
+        recorder, control = self._serving.recorder, self._control
         recorder.with_spans = otel.traces is not None
-        if exporter is None:
-            recorder.enabled = False
-            return None
-        return Pump(recorder, exporter, self._control.resource)
+        observe = drop_into(self._serving.cells)
+        return Pump(recorder, control.exporter, control.resource, observe)
 
 
 class Application:

@@ -185,6 +185,8 @@ def _static(kind: Kind, error_type: str | None) -> bytes:
         (names.ASSIGNMENT_PROPENSITY, float(kind.propensity)),
         (names.ASSIGNMENT_STICKY, kind.sticky),
         (names.ASSIGNMENT_REASON, str(kind.reason)),
+        (names.EXPERIMENT_NAME, kind.experiment),
+        (names.EXPERIMENT_PHASE, kind.phase or None),
         (names.MODEL_NAME, kind.model),
         (names.MODEL_VERSION, kind.version),
         (names.MODEL_DIGEST, kind.digest or None),

@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.core.assignment import SplitState
-from gateway.core.endpoints import Endpoint, EndpointRecord, Rule, Target, UnitKey
+from gateway.core.endpoints import Endpoint, EndpointRecord, Rule, Split, Target, UnitKey, Weighted
 from gateway.core.errors import InvalidRequest
 from gateway.core.experiments import (
     ExperimentRecord,
@@ -152,14 +152,18 @@ def test_slots_of_a_layer_are_disjoint_parts_of_it() -> None:
 @pytest.mark.parametrize("owner", ["rule", "layer", "hold-out", "experiment"])
 def test_salts_are_unique_wherever_they_stand(owner: str) -> None:
     """Equal salts would correlate what must be independent."""
-    fields: dict[str, Any] = {
-        "rule": {},
+    fields: dict[str, dict[str, Any]] = {
         "layer": {"layers": {"l": Layer(salt="study")}},
         "hold-out": {"hold_out": HoldOut(salt="study", share=1)},
-        "experiment": {},
-    }[owner]
-    others = [record_of(state=State.STOPPED)] if owner in ("experiment", "rule") else []
-    assert "share a salt" in refused(with_study(record_of(), *others, **fields))
+    }
+    others = [record_of(state=State.STOPPED)] if owner == "experiment" else []
+    snapshot = with_study(record_of(), *others, **fields.get(owner, {}))
+    if owner == "rule":
+        gold = Rule("gold", (GOLD,), split=Split(10_000, (Weighted("a", 10_000, version=1),)))
+        state = SplitState("study", 1, {"a": ((0, 10_000),)})
+        named = EndpointRecord(Endpoint(schema=1, model="m", rules=(gold,)), {"gold": state})
+        snapshot = replace(snapshot, endpoints={"e": named})
+    assert "share a salt" in refused(snapshot)
 
 
 def test_the_hold_out_and_layers_are_checked_by_themselves() -> None:

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from gateway.core.errors import NotFound, NotReady, Overloaded
-from gateway.core.evidence import Sightings, encode_events
+from gateway.core.evidence import SIGHTING, Sightings, encode_events, encode_sightings
 from gateway.core.models import Key
 from gateway.ports import Artifact, EndpointReport, Parcel, Update, VersionReport, WorkerReport
 from gateway.processes.birth import Birth
@@ -32,7 +32,7 @@ from gateway.processes.roster import Roster, size_of
 from gateway.serving.cells import Cells
 from gateway.serving.vitals import FIRST_LANE, HANDED_OVER, RECORDS
 from gateway.settings import Settings
-from gateway.telemetry import ASSIGNMENT_COUNT, PREDICTION_LOST
+from gateway.telemetry import ASSIGNMENT_COUNT, PREDICTION_LOST, SIGHTING_DROPPED
 from tests.fakes import FakeEngine, FakeRepository, FakeSink, manifest_of
 from tests.planes import SECRETS, Plane, model_of, snapshot_of, until
 
@@ -230,6 +230,22 @@ async def test_what_a_dead_worker_counted_is_kept(house: House) -> None:
     await house.fleet.refresh()
 
     assert assigned(house.fleet) == 17
+
+
+async def test_what_workers_see_of_units_is_handed_on(house: House) -> None:
+    """To whoever keeps evidence; until somebody does it is dropped and counted."""
+    worker = await house.worker(1)
+    seen = Sightings(units=bytes(2 * SIGHTING.size))
+    parcel = Parcel(1, 0, 0, b"", sightings=encode_sightings(seen))
+    worker.link.send(Handed(parcel))
+    await until(lambda: bool(house.cells.counter(SIGHTING_DROPPED).value))
+    assert house.cells.counter(SIGHTING_DROPPED).value == 2
+
+    kept: list[Sightings] = []
+    house.fleet.observe_with(kept.append)
+    worker.link.send(Handed(parcel))
+    await until(lambda: bool(kept))
+    assert kept == [seen]
 
 
 async def test_what_died_with_a_worker_is_counted(house: House) -> None:
