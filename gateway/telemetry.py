@@ -14,7 +14,7 @@ from typing import Final, Literal, TypeAlias
 from msgspec import Struct
 
 from gateway.core import errors
-from gateway.core.assignment import Reason
+from gateway.core.assignment import HASH_VERSION, Reason
 from gateway.core.experiments import Study
 
 Attributes: TypeAlias = tuple[tuple[str, str | int | bool], ...]
@@ -78,6 +78,7 @@ class Kind(Struct, frozen=True, eq=False, kw_only=True):
     intended: str | None = None
     propensity: float = 1.0
     salt: str | None = None
+    hash_version: int = HASH_VERSION
     sticky: bool = False
     shadow: bool = False
     experiment: str | None = None

@@ -6,13 +6,14 @@ A rule either serves one target or splits traffic over weighted variants.
 """
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import Struct
 
-from gateway.core.assignment import SCALE, SplitState
+from gateway.core.assignment import HASH_VERSION, SCALE, SplitState
 from gateway.core.compare import Tolerance, check_tolerance
 from gateway.core.errors import InvalidRequest, excerpt
+from gateway.core.growthbook import VERSIONS
 from gateway.core.models import CHAMPION, check_name
 from gateway.core.targeting import Condition, check_condition
 
@@ -72,6 +73,14 @@ class Split(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True)
     variants: tuple[Weighted, ...]
     unit: UnitKey = UnitKey(header=DEFAULT_UNIT_HEADER)
     salt: str | None = None
+    hash: Literal["tiltyard", "growthbook-1", "growthbook-2"] = "tiltyard"
+    """How units are drawn; as GrowthBook does, with the salt as its seed, for those who come from
+    there."""
+
+    @property
+    def hash_version(self) -> int:
+        """The same, as the split's state has it."""
+        return VERSIONS.get(self.hash, HASH_VERSION)
 
 
 class Rule(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.core.assignment import SCALE, Drawer, Reason, SplitState
+from gateway.core.assignment import HASH_VERSION, SCALE, Drawer, Reason, SplitState
 from gateway.core.compare import Tolerance
 from gateway.core.endpoints import (
     DEFAULT_VARIANT,
@@ -24,9 +24,11 @@ from gateway.core.endpoints import (
     Split,
     Target,
     UnitKey,
+    weights_of,
 )
 from gateway.core.errors import InvalidRequest, NotFound, excerpt
 from gateway.core.experiments import Study
+from gateway.core.growthbook import Ranges
 from gateway.core.targeting import Condition, Scalar, holds
 from gateway.core.tensors import Tensors
 
@@ -83,7 +85,8 @@ class Assignment(Struct, frozen=True):
 @dataclass(frozen=True, slots=True)
 class _CompiledSplit:
     salt: str
-    drawer: Drawer
+    hash_version: int
+    drawer: Drawer | Ranges
     unit: UnitKey
     unit_header: bytes | None
     variants: Mapping[str, tuple[Variant, float]]
@@ -169,6 +172,13 @@ class Plan:
             variants=variants,
             watches_outputs=any(experiment.watches_outputs for experiment in experiments),
         )
+
+    def hash_version(self, rule: str | None) -> int:
+        """How the split of a rule, or an experiment, draws."""
+        for compiled in self.rules:
+            if compiled.name == rule and isinstance(compiled.takes, _CompiledSplit):
+                return compiled.takes.hash_version
+        return HASH_VERSION
 
     @property
     def versions(self) -> frozenset[int]:
@@ -367,20 +377,33 @@ def _compile_split(
     split: Split, state: SplitState, variant: Callable[[str, Target], Variant]
 ) -> _CompiledSplit:
     header = split.unit.header
+    drawer: Drawer | Ranges = Drawer(state, split.exposure)
+    shares_ = {one.name: split.exposure * one.weight / SCALE**2 for one in split.variants}
+    left_out = (SCALE - split.exposure) / SCALE
+    if state.hash_version != HASH_VERSION:
+        drawer = ranges_of_split(split, state.salt)
+        shares_ = {one.name: drawer.share(one.name) for one in split.variants}
+        left_out = 1 - sum(shares_.values())
     return _CompiledSplit(
         salt=state.salt,
-        drawer=Drawer(state, split.exposure),
+        hash_version=state.hash_version,
+        drawer=drawer,
         unit=split.unit,
         unit_header=None if header is None else header.lower().encode("latin-1", "replace"),
         variants={
             weighted.name: (
                 variant(weighted.name, weighted.target),
-                split.exposure * weighted.weight / SCALE**2,
+                shares_[weighted.name],
             )
             for weighted in split.variants
         },
-        left_out=(SCALE - split.exposure) / SCALE,
+        left_out=left_out,
     )
+
+
+def ranges_of_split(split: Split, salt: str) -> Ranges:
+    """A split that is drawn as GrowthBook does."""
+    return Ranges(salt, split.hash_version, weights_of(split), split.exposure)
 
 
 def _resolve(endpoint: str, document: Endpoint, target: Target, aliases: Mapping[str, int]) -> int:

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from gateway.core.assignment import HASH_VERSION, SplitState, covers_exactly
+from gateway.core.assignment import SplitState, covers_exactly
 from gateway.core.endpoints import (
     Endpoint,
     EndpointRecord,
@@ -269,8 +269,8 @@ def _check_state(where: str, split: Split, state: SplitState) -> None:
     if split.salt not in (None, state.salt):
         message = f"{where}: the stored salt is not the one that the document names."
         raise InvalidRequest(message)
-    if state.hash_version != HASH_VERSION:
-        message = f"{where}: hash version {excerpt(state.hash_version)} is not known here."
+    if state.hash_version != split.hash_version:
+        message = f"{where}: hash version {excerpt(state.hash_version)} is not the document's."
         raise InvalidRequest(message)
     if not covers_exactly(state):
         message = f"{where}: the stored intervals do not tile the whole range."

@@ -12,6 +12,7 @@ from gateway.core.assignment import HASH_VERSION, SCALE, SplitState, reweigh
 from gateway.core.endpoints import Endpoint, EndpointRecord, Split, check_endpoint, weights_of
 from gateway.core.errors import Conflict, NotFound, excerpt
 from gateway.core.models import CHAMPION, check_name
+from gateway.core.plans import ranges_of_split
 from gateway.core.snapshot import ModelRecord, Snapshot, check, named_versions
 
 MAX_HISTORY: Final = 20
@@ -217,9 +218,11 @@ def model_of(snapshot: Snapshot, model: str) -> ModelRecord:
 
 def _state_of(split: Split, before: SplitState | None, fresh_salt: str) -> SplitState:
     salt = split.salt or (before.salt if before is not None else fresh_salt)
-    weights = weights_of(split)
-    if before is None or before.salt != salt:
-        return SplitState.fresh(salt=salt, hash_version=HASH_VERSION, weights=weights)
+    weights, version = weights_of(split), split.hash_version
+    # GrowthBook's ranges lie one after the other, whatever that moves.
+    is_ours = before is not None and before.hash_version == version == HASH_VERSION
+    if before is None or before.salt != salt or not is_ours:
+        return SplitState.fresh(salt=salt, hash_version=version, weights=weights)
     return reweigh(before, weights)
 
 
@@ -233,8 +236,11 @@ def _moved(
 ) -> float:
     if old is None or old_state is None:
         return new.exposure / SCALE
-    if old_state.salt != new_state.salt:
+    if (old_state.salt, old.hash) != (new_state.salt, new.hash):
         return _moved_by_resalting(old, new)
+    if new_state.hash_version != HASH_VERSION:
+        before_, after_ = (ranges_of_split(split, new_state.salt) for split in (old, new))
+        return before_.moved(after_)
     common = min(old.exposure, new.exposure)
     before, after = weights_of(old), weights_of(new)
     changed = sum(

@@ -260,6 +260,7 @@ def _new_kind(flight: Flight) -> tuple[Kind, bytes]:
         intended=assignment.intended,
         propensity=assignment.propensity,
         salt=assignment.salt,
+        hash_version=plan.hash_version(assignment.rule),
         sticky=assignment.sticky,
         experiment=None if study is None else study.experiment,
         phase=0 if study is None else study.phase,
