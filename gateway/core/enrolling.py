@@ -24,15 +24,13 @@ from gateway.core.experiments import (
 )
 from gateway.core.plans import (
     Assignment,
-    Facts,
     Plan,
     ShadowPlan,
     Variant,
     all_hold,
-    checked_unit,
-    unit_of,
 )
 from gateway.core.targeting import Scalar
+from gateway.core.units import Facts, checked_unit, unit_of
 
 MAX_KNOWN_UNITS: Final = 16_384
 """Units of a process whose enrolment is not drawn again; units come back."""

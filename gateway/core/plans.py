@@ -7,7 +7,7 @@ draws for the unit; who is not enrolled, and whom no rule takes, gets the defaul
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -29,28 +29,8 @@ from gateway.core.endpoints import (
 from gateway.core.errors import InvalidRequest, NotFound, excerpt
 from gateway.core.experiments import Study
 from gateway.core.growthbook import Ranges
-from gateway.core.targeting import Condition, Scalar, holds
-from gateway.core.tensors import Tensors
-
-MAX_UNIT_BYTES: Final = 1024
-
-
-class Facts(Protocol):
-    """What a request says of itself, as far as rules may read it."""
-
-    @property
-    def parameters(self) -> Mapping[str, Scalar]:
-        """Request-level parameters."""
-
-    @property
-    def tensors(self) -> Tensors:
-        """Input tensors by name."""
-
-    def header(self, name: str) -> str | None:
-        """The first header of that lower-case name, decoded as Latin-1; None if absent."""
-
-    def raw_header(self, name: bytes) -> bytes | None:
-        """The same, as it came."""
+from gateway.core.targeting import Condition, holds
+from gateway.core.units import MAX_UNIT_BYTES, Facts, checked_unit, unit_of
 
 
 class Variant(Struct, frozen=True):
@@ -122,6 +102,9 @@ class Enrols(Protocol):
 
     def take(self, facts: Facts, draw: bytes) -> Assignment | None:
         """The variant of a request's unit; None where the request goes on."""
+
+    def left_out(self, unit: bytes) -> str | None:
+        """Why a unit is not enrolled; None if it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,35 +311,6 @@ def _take(plan: Plan, rule: _CompiledRule, facts: Facts, draw: bytes) -> Assignm
         unit is not None,  # sticky
         rule.falls_back and name is not None,
     )
-
-
-def unit_of(key: UnitKey, facts: Facts) -> bytes | None:
-    """A unit that is no header; None when the request names none, or more than one."""
-    if key.parameter is not None:
-        value = facts.parameters.get(key.parameter)
-        return None if value is None else str(value).encode()
-    return _unit_of_input(facts.tensors, key.input or "")
-
-
-def checked_unit(unit: bytes) -> bytes | None:
-    """A unit as it came, None for a blank one."""
-    if not unit.strip():
-        return None
-    if len(unit) > MAX_UNIT_BYTES:
-        message = f"The unit holds {len(unit)} bytes; at most {MAX_UNIT_BYTES} are allowed."
-        raise InvalidRequest(message)
-    return unit
-
-
-def _unit_of_input(tensors: Tensors, name: str) -> bytes | None:
-    tensor = tensors.get(name)
-    if tensor is None or tensor.size == 0:
-        return None
-    flat = tensor.ravel()
-    if not bool((flat[1:] == flat[:-1]).all()):
-        return None
-    first = flat[0]
-    return first if isinstance(first, bytes) else str(first).encode()
 
 
 def _compile_rule(
