@@ -50,7 +50,7 @@ class ModelRecord(Struct, frozen=True, forbid_unknown_fields=True):
     labels: tuple[str, ...] = ()
 
 
-class Snapshot(Struct, frozen=True, forbid_unknown_fields=True):
+class Snapshot(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """All served configuration. `audit_head` is the hash of the audit entry that made it.
 
     Units of `hold_out` are enrolled by no experiment.
