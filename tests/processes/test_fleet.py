@@ -9,6 +9,7 @@ import pytest
 
 from gateway.core.errors import NotFound, NotReady, Overloaded
 from gateway.core.evidence import SIGHTING, Sightings, encode_events, encode_sightings
+from gateway.core.experiments import Phase, study_of
 from gateway.core.models import Key
 from gateway.ports import Artifact, EndpointReport, Parcel, Update, VersionReport, WorkerReport
 from gateway.processes.birth import Birth
@@ -35,6 +36,8 @@ from gateway.settings import Settings
 from gateway.telemetry import ASSIGNMENT_COUNT, PREDICTION_LOST, SIGHTING_DROPPED
 from tests.fakes import FakeEngine, FakeRepository, FakeSink, manifest_of
 from tests.planes import SECRETS, Plane, model_of, snapshot_of, until
+from tests.records import make_record
+from tests.studies import EVEN, experiment_of
 
 SECRET = "a secret"
 ONE: Key = ("m", 1)
@@ -522,3 +525,27 @@ async def test_a_worker_without_a_plan_first_serves_what_was_whole(house: House)
     last = again.heard[-1]
     assert isinstance(last, Apply)
     assert (last.update.snapshot.revision, list(last.update.missing)) == (4, [two])
+
+
+async def test_units_are_told_again_after_a_link_was_lost(house: House) -> None:
+    """What was on its way may be lost with it; told twice, a unit is one all the same."""
+    kept: list[Sightings] = []
+    house.fleet.observe_with(kept.append)
+    study = study_of("x", experiment_of(), Phase(7, 0.0, 10_000, EVEN))
+    seen = make_record(variant="control", study=study, unit_hash=bytes(16))
+    with Plane({ONE: FakeEngine()}) as plane:
+        homeward = homeward_of(house, plane)
+        running = asyncio.create_task(homeward.run())
+        await until(lambda: house.fleet.connected == 1)
+        plane.recorder.record(seen)
+        await until(lambda: len(kept) == 1)
+        for link in list(house.fleet._links):
+            link.cut()
+        await until(lambda: house.fleet.connected == 0)
+        await until(lambda: house.fleet.connected == 1)
+        plane.recorder.record(seen)
+        await until(lambda: len(kept) == 2)
+        assert kept[0].units == kept[1].units
+        running.cancel()
+        await homeward.flush()
+    await until(lambda: house.fleet.connected == 0)

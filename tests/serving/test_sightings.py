@@ -3,6 +3,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from gateway.core.endpoints import UnitKey
 from gateway.core.evidence import SERVED, SIGHTING, Compared, Counts, Sightings, decode_sightings
@@ -401,3 +402,22 @@ async def test_a_shadow_stage_tells_what_its_copies_found() -> None:
         assert (told_.units, told_.counts) == (b"", ())
         copies = [record for record in plane.recorder.drain() if record.kind.shadow]
         assert {(record.kind.experiment, record.kind.phase) for record in copies} == {("x0", 7)}
+
+
+async def test_the_next_phase_is_told_by_its_own_number() -> None:
+    """The unit keeps its variant, and is seen anew."""
+    wide = Phase(8, 200.0, 10_000, EVEN)
+    first = record_of(exposure=5_000)
+    second = replace(first, exposure=10_000, phases=(*first.phases, wide))
+    with Plane({ONE: FakeEngine(), TWO: FakeEngine()}) as plane:
+        await plane.serve(with_study(first))
+        unit = unit_given(plane, 2)
+        await plane.ask(plane.call(1.0, unit=unit))
+        await plane.serve(with_study(second))
+        await plane.ask(plane.call(1.0, unit=unit))
+        seen_ = rows_of(handed_over(plane))
+        assert [(phase, variant) for phase, _, variant, *_ in seen_] == [
+            (7, CANDIDATE),
+            (8, CANDIDATE),
+        ]
+        assert len({unit_hash for _, unit_hash, *_ in seen_}) == 1
