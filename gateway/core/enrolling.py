@@ -22,6 +22,7 @@ from gateway.core.experiments import (
     State,
     study_of,
 )
+from gateway.core.naming import Facts, checked_unit, unit_of
 from gateway.core.plans import (
     Assignment,
     Plan,
@@ -30,7 +31,6 @@ from gateway.core.plans import (
     all_hold,
 )
 from gateway.core.targeting import Scalar
-from gateway.core.units import Facts, checked_unit, unit_of
 
 MAX_KNOWN_UNITS: Final = 16_384
 """Units of a process whose enrolment is not drawn again; units come back."""

@@ -57,6 +57,20 @@ class Sightings(Struct, frozen=True, array_like=True, tag="s"):
     compared: tuple[Compared, ...] = ()
 
 
+def encode_sightings(sightings: Sightings) -> bytes:
+    """What a worker saw, as its parcels hold it."""
+    return msgspec.msgpack.encode(sightings)
+
+
+def decode_sightings(data: bytes) -> Sightings:
+    """Read back what a worker saw.
+
+    Raises:
+        msgspec.DecodeError: it is nothing of the kind.
+    """
+    return msgspec.msgpack.decode(data, type=Sightings)
+
+
 class Outcome(Struct, frozen=True, array_like=True, tag="o"):
     """A later fact about a prediction, with what its signed id says.
 
@@ -125,25 +139,10 @@ def decode_entry(data: bytes) -> Entry:
     return entry
 
 
-def encode_sightings(sightings: Sightings) -> bytes:
-    """What a worker saw, as its parcels hold it."""
-    return _ENCODER.encode(sightings)
-
-
-def decode_sightings(data: bytes) -> Sightings:
-    """Read back what a worker saw.
-
-    Raises:
-        msgspec.DecodeError: it is nothing of the kind.
-    """
-    return _SIGHTINGS.decode(data)
-
-
 class _Moment(Struct, frozen=True, array_like=True):
     accepted_ms: int
 
 
 _MOMENTS: Final = msgspec.msgpack.Decoder(_Moment)
 _ENCODER: Final = msgspec.msgpack.Encoder()
-_SIGHTINGS: Final = msgspec.msgpack.Decoder(Sightings)
 _DECODER: Final = msgspec.msgpack.Decoder(Entry)

@@ -18,11 +18,11 @@ from gateway.core.audit import AuditEntry, entry_hash, first_break
 from gateway.core.endpoints import Endpoint, EndpointRecord, Rule, Split
 from gateway.core.errors import Conflict, InvalidRequest, NotFound
 from gateway.core.experiments import ExperimentRecord, HoldOut, Layer
+from gateway.core.naming import MAX_UNIT_BYTES
 from gateway.core.plans import Assignment, Enrols, assign, ranges_of_split
 from gateway.core.snapshot import EMPTY, ModelRecord, Snapshot, check, endpoint_record, plan_of
 from gateway.core.targeting import Scalar, holds
 from gateway.core.tensors import Tensors
-from gateway.core.units import MAX_UNIT_BYTES
 
 _T = TypeVar("_T", ModelRecord, EndpointRecord, ExperimentRecord)
 

@@ -29,8 +29,8 @@ from gateway.core.endpoints import (
 from gateway.core.errors import InvalidRequest, NotFound, excerpt
 from gateway.core.experiments import Study
 from gateway.core.growthbook import Ranges
+from gateway.core.naming import MAX_UNIT_BYTES, Facts, checked_unit, unit_of
 from gateway.core.targeting import Condition, holds
-from gateway.core.units import MAX_UNIT_BYTES, Facts, checked_unit, unit_of
 
 
 class Variant(Struct, frozen=True):

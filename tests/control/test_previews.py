@@ -2,7 +2,7 @@ from gateway.control.previews import ExperimentPreview, VariantPreview, preview_
 from gateway.core.endpoints import Endpoint, Rule, Target
 from gateway.core.targeting import Condition
 from gateway.core.transitions import put_endpoint
-from tests.studies import record_of, with_study
+from tests.experiments import record_of, with_study
 
 
 def test_a_preview_shows_the_experiments_behind_the_rules() -> None:

@@ -4,8 +4,8 @@ from gateway.core.experiments import Phase, study_of
 from gateway.serving.cells import Cells
 from gateway.serving.recording import Recorder
 from gateway.settings import RecordingSettings
+from tests.experiments import EVEN, experiment_of
 from tests.records import make_record
-from tests.studies import EVEN, experiment_of
 
 
 def test_sightings_are_carried_where_nobody_wants_records() -> None:

@@ -25,7 +25,7 @@ from gateway.core.plans import Assignment, Plan, Variant, assign, force, shares
 from gateway.core.snapshot import check, plan_of
 from gateway.core.targeting import Condition
 from tests.core.test_plans import DRAW, Request
-from tests.studies import EVEN, experiment_of, record_of, with_study
+from tests.experiments import EVEN, experiment_of, record_of, with_study
 
 UNITS = [f"unit-{number}" for number in range(2_000)]
 LAYERS = {"pricing": Layer(salt="layer")}

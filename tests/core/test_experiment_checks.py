@@ -17,7 +17,7 @@ from gateway.core.experiments import (
     ShadowStage,
 )
 from gateway.core.targeting import Condition
-from tests.studies import ERRORS, EVEN, experiment_of
+from tests.experiments import ERRORS, EVEN, experiment_of
 
 GOAL = Metric(name="delay", outcome="arrived")
 THREE = tuple(ExperimentVariant(name=name, version=1) for name in "abc")

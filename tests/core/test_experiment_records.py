@@ -18,7 +18,7 @@ from gateway.core.experiments import (
 from gateway.core.snapshot import Snapshot, check, decode, document_at, encode, named_versions
 from gateway.core.targeting import Condition
 from gateway.core.transitions import delete_endpoint, unload
-from tests.studies import EVEN, experiment_of, record_of, with_study
+from tests.experiments import EVEN, experiment_of, record_of, with_study
 
 GOLD = Condition(header="x-plan", equals="gold")
 LAYERS = {"pricing": Layer(salt="layer")}

@@ -14,7 +14,7 @@ from gateway.core.explaining import Situation, explain, rebuilt
 from gateway.core.models import CHAMPION
 from gateway.core.snapshot import EMPTY, ModelRecord, Snapshot
 from gateway.core.transitions import delete_endpoint, promote, put_endpoint, register
-from tests.studies import experiment_of, record_of, with_study
+from tests.experiments import experiment_of, record_of, with_study
 
 GOLD = {
     "name": "gold",

@@ -34,10 +34,10 @@ from gateway.serving.cells import Cells
 from gateway.serving.vitals import FIRST_LANE, HANDED_OVER, RECORDS
 from gateway.settings import Settings
 from gateway.telemetry import ASSIGNMENT_COUNT, PREDICTION_LOST, SIGHTING_DROPPED
+from tests.experiments import EVEN, experiment_of
 from tests.fakes import FakeEngine, FakeRepository, FakeSink, manifest_of
 from tests.planes import SECRETS, Plane, model_of, snapshot_of, until
 from tests.records import make_record
-from tests.studies import EVEN, experiment_of
 
 SECRET = "a secret"
 ONE: Key = ("m", 1)

@@ -25,10 +25,10 @@ from gateway.serving.cells import Cells
 from gateway.serving.sightings import Watchman, drop_into
 from gateway.settings import BatchSettings
 from gateway.telemetry import SIGHTING_DROPPED, Kind, Record
+from tests.experiments import EVEN, experiment_of, record_of, with_study
 from tests.fakes import FailingEngine, FakeEngine
 from tests.planes import Plane, until
 from tests.records import AT, make_record
-from tests.studies import EVEN, experiment_of, record_of, with_study
 
 ONE, TWO = ("m", 1), ("m", 2)
 PHASE = Phase(7, 100.0, 10_000, EVEN)

@@ -1,4 +1,4 @@
-"""Units: who is randomised, as far as a request says it."""
+"""Naming units: who is randomised, as far as a request says it."""
 
 from collections.abc import Mapping
 from typing import Final, Protocol
