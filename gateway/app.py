@@ -21,7 +21,6 @@ from gateway.doors.http.messages import ASGIApplication, Message, Receive, Send
 from gateway.doors.http.watch import Watch
 from gateway.processes.control_half import FLUSH_SHARE, ControlHalf, check_admin
 from gateway.processes.serving_half import ServingHalf
-from gateway.serving.sightings import drop_into
 from gateway.settings import Settings, load
 from gateway.tasks import Tasks
 
@@ -67,8 +66,7 @@ class Gateway:
         """What carries sightings, and records to the exporter if there is one."""
         recorder, control = self._serving.recorder, self._control
         recorder.with_spans = otel.traces is not None
-        observe = drop_into(self._serving.cells)
-        return Pump(recorder, control.exporter, control.resource, observe)
+        return Pump(recorder, control.exporter, control.resource, control.plane.intake.observe)
 
 
 class Application:
