@@ -22,6 +22,7 @@ from gateway.core.snapshot import (
     ModelRecord,
     Snapshot,
     decode,
+    document_at,
     document_digest,
     order_of,
     plan_of,
@@ -103,7 +104,7 @@ class Registry:
         self._held = reason
 
     def etag(self, target: str) -> str | None:
-        """The ETag of `models/<name>` or `endpoints/<name>`, None where there is none."""
+        """The ETag of a document, such as `models/<name>`; None where there is none."""
         return _etag(self._snapshot, target)
 
     async def put_endpoint(self, name: str, document: Endpoint, request: Request) -> Change:
@@ -343,9 +344,7 @@ def _default_of(snapshot: Snapshot, endpoint: str) -> Key | None:
 
 
 def _etag(snapshot: Snapshot, target: str) -> str | None:
-    kind, _, name = target.partition("/")
-    documents = snapshot.models if kind == "models" else snapshot.endpoints
-    found = documents.get(name)
+    found = document_at(snapshot, target)
     return None if found is None else document_digest(found)
 
 

@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.errors import InvalidRequest
-from gateway.core.snapshot import Snapshot, canonical, document_digest
+from gateway.core.snapshot import Snapshot, canonical, document_at, document_digest
 
 
 class AuditEntry(Struct, frozen=True, forbid_unknown_fields=True):
@@ -86,10 +86,10 @@ def commit_of(  # noqa: PLR0913 - one argument for each fact that an audit entry
         at: UTC seconds.
         actor: who asked.
         action: what for, such as `model.promote`.
-        target: the document that changed: `models/<name>` or `endpoints/<name>`.
+        target: the document that changed, as `gateway.core.snapshot.document_at` names it.
         reason: the caller's words.
     """
-    before, after = _document(base, target), _document(changed, target)
+    before, after = document_at(base, target), document_at(changed, target)
     entry = AuditEntry(
         schema=1,
         epoch=base.epoch,
@@ -124,11 +124,6 @@ def first_break(entries: Sequence[AuditEntry], head: str, origin: str = "") -> i
     if previous == head:
         return None
     return entries[-1].revision + 1 if entries else 1
-
-
-def _document(snapshot: Snapshot, target: str) -> object | None:
-    kind, _, name = target.partition("/")
-    return (snapshot.models if kind == "models" else snapshot.endpoints).get(name)
 
 
 _DECODER: Final = msgspec.json.Decoder(AuditEntry)
