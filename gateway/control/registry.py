@@ -14,6 +14,7 @@ from msgspec import Struct
 from gateway.control.previews import Preview, preview_of
 from gateway.core import transitions
 from gateway.core.audit import AuditEntry, Commit, commit_of
+from gateway.core.documents import document_at
 from gateway.core.endpoints import Endpoint, check_endpoint
 from gateway.core.errors import Conflict, InvalidRequest, NotFound, StoreUnavailable, excerpt
 from gateway.core.models import CHAMPION, Key, Manifest, check_compatible
@@ -22,7 +23,6 @@ from gateway.core.snapshot import (
     ModelRecord,
     Snapshot,
     decode,
-    document_at,
     document_digest,
     order_of,
     plan_of,

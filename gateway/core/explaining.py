@@ -6,25 +6,21 @@ the audit log, so an assignment can be recomputed long after it was made.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
 
-import msgspec
 import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.assignment import HASH_VERSION, SCALE, Reason, SplitState, positions
 from gateway.core.audit import AuditEntry, entry_hash, first_break
+from gateway.core.documents import assembled
 from gateway.core.endpoints import Endpoint, EndpointRecord, Rule, Split
 from gateway.core.errors import Conflict, InvalidRequest, NotFound
-from gateway.core.experiments import ExperimentRecord, HoldOut, Layer
 from gateway.core.naming import MAX_UNIT_BYTES
 from gateway.core.plans import Assignment, Enrols, assign, ranges_of_split
-from gateway.core.snapshot import EMPTY, ModelRecord, Snapshot, check, endpoint_record, plan_of
+from gateway.core.snapshot import Snapshot, check, endpoint_record, plan_of
 from gateway.core.targeting import Scalar, holds
 from gateway.core.tensors import Tensors
-
-_T = TypeVar("_T", ModelRecord, EndpointRecord, ExperimentRecord)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,29 +128,10 @@ def rebuilt(entries: Sequence[AuditEntry], revision: int) -> Snapshot:
     if broken is not None:
         message = f"The audit log was tampered with at revision {broken}; nothing follows from it."
         raise Conflict(message)
-    documents: dict[str, Any] = {}
-    for entry in wanted:
-        documents[entry.target] = entry.document
-    snapshot = replace(
-        EMPTY,
-        revision=revision,
-        models=_table(documents, "models", ModelRecord),
-        endpoints=_table(documents, "endpoints", EndpointRecord),
-        experiments=_table(documents, "experiments", ExperimentRecord),
-        layers=msgspec.convert(documents.get("layers") or {}, dict[str, Layer]),
-        hold_out=msgspec.convert(documents.get("holdout"), HoldOut | None),
-    )
+    placed = ((moved.target, moved.document) for entry in wanted for moved in (entry, *entry.also))
+    snapshot = replace(assembled(placed), revision=revision)
     check(snapshot)
     return snapshot
-
-
-def _table(documents: Mapping[str, Any], kind: str, of: type[_T]) -> dict[str, _T]:
-    """The documents of one kind that stand."""
-    return {
-        target.removeprefix(f"{kind}/"): msgspec.convert(document, of, str_keys=True)
-        for target, document in documents.items()
-        if document is not None and target.startswith(f"{kind}/")
-    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,24 +118,6 @@ def document_digest(document: object) -> str:
     return hashlib.sha256(canonical(document)).hexdigest()
 
 
-def document_at(snapshot: Snapshot, target: str) -> object | None:
-    """The document of that name in audit entries and ETags; None where there is none.
-
-    `models/<name>`, `endpoints/<name>`, `experiments/<name>`, `layers` (all of them) or `holdout`.
-    """
-    kind, _, name = target.partition("/")
-    if kind == "layers":
-        return snapshot.layers or None
-    if kind == "holdout":
-        return snapshot.hold_out
-    tables: Mapping[str, Mapping[str, object]] = {
-        "models": snapshot.models,
-        "endpoints": snapshot.endpoints,
-        "experiments": snapshot.experiments,
-    }
-    return tables.get(kind, {}).get(name)
-
-
 def endpoint_record(snapshot: Snapshot, name: str) -> EndpointRecord:
     """The record of an endpoint; a model without one is an endpoint that follows its champion.
 

@@ -141,6 +141,18 @@ def test_an_earlier_revision_is_rebuilt_from_the_audit_log() -> None:
     assert fifth.endpoints == {}
 
 
+def test_documents_that_moved_along_are_rebuilt_too() -> None:
+    """A commit that moved two documents leaves both as they were."""
+
+    def both(snapshot: Snapshot) -> Snapshot:
+        return delete_endpoint(promote(snapshot, "m", 2), "e")
+
+    snapshot, entries = history(*BEGUN, ("endpoints/e", both))
+    again = rebuilt(entries, 4)
+    assert (again.models, again.endpoints) == (snapshot.models, snapshot.endpoints)
+    assert again.models["m"].aliases == {CHAMPION: 2}
+
+
 def without(position: int) -> Callable[[list[AuditEntry]], list[AuditEntry]]:
     """Leave an entry out."""
     return lambda entries: [entry for at, entry in enumerate(entries) if at != position]
