@@ -232,6 +232,8 @@ class HoldReason(StrEnum):
     CONTAMINATION = "contamination"
     APPROVAL = "approval"
     MISSING_OUTCOMES = "missing_outcomes"
+    CONTROL_MOVED = "control_moved"
+    """Someone else moved the alias that a promotion would move."""
 
 
 class Phase(Struct, frozen=True, forbid_unknown_fields=True):
