@@ -128,7 +128,10 @@ def rebuilt(entries: Sequence[AuditEntry], revision: int) -> Snapshot:
     if broken is not None:
         message = f"The audit log was tampered with at revision {broken}; nothing follows from it."
         raise Conflict(message)
-    placed = ((moved.target, moved.document) for entry in wanted for moved in (entry, *entry.also))
+    placed = []
+    for entry in wanted:
+        placed.append((entry.target, entry.document))
+        placed += [(moved.target, moved.document) for moved in entry.also]
     snapshot = replace(assembled(placed), revision=revision)
     check(snapshot)
     return snapshot

@@ -13,6 +13,8 @@ from gateway.core.tallies import Cell, Evidence, by_variant
 
 STALE_S: Final = 30.0
 """Evidence that is older is told as such."""
+LAST_PHASES: Final = 50
+"""Phases that are read one by one; of earlier ones only the weights are told."""
 
 
 class MetricCount(Struct, frozen=True):
@@ -250,6 +252,7 @@ def _phases(
     record: ExperimentRecord, evidence: Evidence, decide: Decide, now: float
 ) -> tuple[PhaseReport, ...]:
     found = []
+    told = {phase.number for phase in record.phases[-LAST_PHASES:]}
     for phase in record.phases:
         cells = tuple(cell for cell in evidence.cells if cell.phase == phase.number)
         part = replace(evidence, cells=cells)
@@ -259,7 +262,9 @@ def _phases(
                 at=phase.at,
                 exposure=phase.exposure,
                 weights=phase.weights,
-                readings=decide(record, part, now).readings if cells else (),
+                readings=decide(record, part, now).readings
+                if cells and phase.number in told
+                else (),
             )
         )
     return tuple(found)

@@ -20,7 +20,7 @@ from gateway.core.snapshot import ModelRecord, decode
 from gateway.core.tallies import Evidence
 from gateway.ports import Store
 from tests.fakes import CountingEntropy, ManualClock, MemoryStore, manifest_of
-from tests.studies import HERE, document_of, evidence_of, judge_by_units
+from tests.rollouts import HERE, document_of, evidence_of, judge_by_units
 
 ASKED = Request(actor="ana")
 HELD_OUT = document_of(hold_out=500, hold_out_s=60.0)

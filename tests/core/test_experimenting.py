@@ -37,7 +37,7 @@ from gateway.core.snapshot import Snapshot, check, decode, encode
 from gateway.core.stepping import step
 from gateway.core.targeting import Condition
 from gateway.core.transitions import promote
-from tests.studies import (
+from tests.rollouts import (
     document_of,
     drafted,
     record_of,

@@ -17,7 +17,7 @@ from gateway.core.ledger import (
 from gateway.core.readings import Decision
 from gateway.core.stepping import step
 from gateway.core.tallies import Evidence
-from tests.studies import HERE, evidence_of, judge_by_units, record_of, started
+from tests.rollouts import HERE, evidence_of, judge_by_units, record_of, started
 
 ELSEWHERE = replace(HERE, cpu="another")
 

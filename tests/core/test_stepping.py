@@ -13,7 +13,7 @@ from gateway.core.readings import Decision
 from gateway.core.snapshot import Snapshot, check
 from gateway.core.stepping import LAST_PHASES, next_record, step
 from gateway.core.transitions import promote
-from tests.studies import (
+from tests.rollouts import (
     CERTIFIED,
     committed,
     decision_of,

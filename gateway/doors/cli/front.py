@@ -21,6 +21,7 @@ from gateway.core.errors import (
     Unauthenticated,
     excerpt,
 )
+from gateway.core.ledger import Circumstances, Decide
 from gateway.ports import SegmentInfo
 from gateway.settings import LOOPBACK, AdminSettings, HttpSettings, Settings, load
 
@@ -93,6 +94,7 @@ class RecordStore(Protocol):
 class FrontStep:
     """What commands may use of the rooms above, and of the process.
 
+    `decide` judges an experiment as the steward does, `circumstances` say on what it does here.
     `check` says which versions of the model store load, and what is wrong, a sentence each.
     `transport` carries requests to the admin API; None is the network.
     """
@@ -101,6 +103,8 @@ class FrontStep:
     check: Callable[[Settings], tuple[list[str], list[str]]]
     token_folder: Callable[[Settings], TokenFolder]
     record_store: Callable[[Settings], RecordStore]
+    decide: Decide
+    circumstances: Callable[[], Circumstances]
     environ: Mapping[str, str]
     transport: httpx.BaseTransport | None = None
     sleep: Callable[[float], None] = time.sleep
