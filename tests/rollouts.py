@@ -4,6 +4,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from gateway.core.deciding import Circumstances
 from gateway.core.endpoints import Endpoint
 from gateway.core.experimenting import Drawn, put_experiment, start_experiment
 from gateway.core.experiments import (
@@ -15,7 +16,6 @@ from gateway.core.experiments import (
     Ramp,
     State,
 )
-from gateway.core.ledger import Circumstances
 from gateway.core.readings import Decision, Evidential, Reading, Verdict
 from gateway.core.snapshot import EMPTY, ModelRecord, Snapshot
 from gateway.core.tallies import Cell, Evidence, MetricTally

@@ -18,6 +18,7 @@ from gateway.core.experiments import Experiment, HoldOut
 from gateway.core.readings import Decision
 from gateway.core.snapshot import Snapshot, document_digest, endpoint_record, plan_of
 from gateway.core.stepping import step
+from gateway.core.strategies import opening
 
 ID_BYTES: Final = 8
 SALT_BYTES: Final = 4
@@ -108,7 +109,7 @@ class Experiments:
             refusal = str(error)
         stored = base.experiments.get(name)
         endpoint = endpoint_record(base, document.endpoint).document
-        exposure, weights = experimenting.opening(document)
+        first = opening(document)
         free = () if document.layer is None else experimenting.free_slots(base, document.layer)
         return ExperimentPreview(
             name=name,
@@ -117,8 +118,8 @@ class Experiments:
             changes=stored != drafted.experiments[name],
             versions=started.experiments[name].versions
             or experimenting.resolved(document, base.models[endpoint.model]),
-            exposure=exposure,
-            weights=weights,
+            exposure=first.exposure,
+            weights=first.weights,
             shadowed=document.shadow is not None,
             free_slots=tuple(free),
             refusal=refusal,
@@ -173,7 +174,7 @@ class Experiments:
 
         Raises:
             NotFound: no such experiment.
-            Conflict: it is not paused, or `if_match` does not hold.
+            Conflict: it is neither paused nor held, or `if_match` does not hold.
         """
 
         async def make(base: Snapshot) -> Snapshot:

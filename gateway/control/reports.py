@@ -7,10 +7,10 @@ import msgspec
 
 from gateway.control.registry import Registry
 from gateway.control.steward import EvidenceOf
+from gateway.core.deciding import Decide
 from gateway.core.errors import NotFound
 from gateway.core.experimenting import champion_of, experiment_of
 from gateway.core.experiments import LIVE, State
-from gateway.core.ledger import Decide
 from gateway.core.reporting import Point, Report, Surroundings, remarks_on, report_of
 from gateway.core.snapshot import Snapshot, document_digest
 from gateway.core.tallies import NO_EVIDENCE

@@ -18,10 +18,11 @@ from msgspec.structs import replace
 from gateway.control.experiments import Experiments, Judgement
 from gateway.control.registry import Registry
 from gateway.control.status import Standing
+from gateway.core.deciding import Circumstances, Decide
 from gateway.core.errors import Conflict, GatewayError, NotFound, StoreUnavailable
 from gateway.core.experimenting import champion_of
 from gateway.core.experiments import LIVE, ExperimentRecord
-from gateway.core.ledger import SCHEMA, Basis, Circumstances, Decide, basis_document
+from gateway.core.ledger import SCHEMA, Basis, basis_document
 from gateway.core.readings import Decision
 from gateway.core.reporting import Point, point_of
 from gateway.core.snapshot import Snapshot, document_digest

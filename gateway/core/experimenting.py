@@ -14,18 +14,16 @@ from gateway.core.errors import Conflict, InvalidRequest, NotFound, excerpt
 from gateway.core.experiments import (
     LIVE,
     TERMINAL,
-    Bandit,
     Experiment,
     ExperimentRecord,
-    Fixed,
     HoldOut,
     Layer,
     Phase,
-    Ramp,
     State,
 )
 from gateway.core.models import check_name
 from gateway.core.snapshot import ModelRecord, Snapshot, check, endpoint_record
+from gateway.core.strategies import opening
 from gateway.core.transitions import promote, rollback
 
 PAUSABLE: Final = frozenset({State.SHADOW, State.RUNNING, State.HELD})
@@ -55,7 +53,7 @@ def put_experiment(snapshot: Snapshot, name: str, document: Experiment, drawn: D
             "before the first unit is seen. Start a new one under another name."
         )
         raise Conflict(message)
-    _, weights = opening(document)
+    weights = opening(document).weights
     identity = drawn if stored is None else Drawn(stored.id, stored.split.salt)
     record = ExperimentRecord(
         document=document,
@@ -111,16 +109,17 @@ def start_experiment(
     model = snapshot.models[endpoint.model]
     versions = resolved(document, model)
     _check_control(name, document, model, versions)
-    exposure, weights = opening(document)
-    if document.shadow is not None:
-        exposure = 0
+    first = opening(document)
+    exposure = first.exposure if document.shadow is None else 0
     started = replace(
         record,
-        split=SplitState.fresh(salt=record.split.salt, hash_version=HASH_VERSION, weights=weights),
+        split=SplitState.fresh(
+            salt=record.split.salt, hash_version=HASH_VERSION, weights=first.weights
+        ),
         state=State.RUNNING if document.shadow is None else State.SHADOW,
         since=at,
         exposure=exposure,
-        phases=(Phase(snapshot.revision + 1, at, exposure, weights),),
+        phases=(Phase(snapshot.revision + 1, at, exposure, first.weights),),
         versions=versions,
         scalars=endpoint.token_scalars,
         slots=_slots_for(snapshot, name, document),
@@ -140,13 +139,13 @@ def pause_experiment(snapshot: Snapshot, name: str, at: float, reason: str) -> S
 
 
 def resume_experiment(snapshot: Snapshot, name: str, at: float) -> Snapshot:
-    """Take steps again.
+    """Take steps again; one that is held is read anew, and held again if its reason stands.
 
     Raises:
         NotFound: no such experiment.
-        Conflict: it is not paused.
+        Conflict: it is neither paused nor held.
     """
-    record = _in(snapshot, name, frozenset({State.PAUSED}), "resumed")
+    record = _in(snapshot, name, frozenset({State.PAUSED, State.HELD}), "resumed")
     state = State.SHADOW if shadows_only(record) else State.RUNNING
     return with_record(snapshot, name, replace(record, state=state, reason="", since=at))
 
@@ -255,25 +254,6 @@ def experiment_of(snapshot: Snapshot, name: str) -> ExperimentRecord:
         message = f"There is no experiment '{excerpt(name)}'."
         raise NotFound(message)
     return record
-
-
-def opening(document: Experiment) -> tuple[int, dict[str, int]]:
-    """Exposure and weights of the first phase in which units are enrolled."""
-    strategy, names = document.strategy, [variant.name for variant in document.variants]
-    if isinstance(strategy, Fixed):
-        return strategy.exposure, {name: strategy.weights.get(name, 0) for name in names}
-    if isinstance(strategy, Bandit):
-        least, rest = divmod(SCALE, len(names))
-        return strategy.exposure, {name: least + (place < rest) for place, name in enumerate(names)}
-    return ramped(strategy, names, strategy.steps[0] if strategy.steps else 0)
-
-
-def ramped(ramp: Ramp, names: list[str], step: int) -> tuple[int, dict[str, int]]:
-    """Exposure and weights at which `step` units out of 10,000 get the candidate."""
-    control, candidate = names[0], names[-1]
-    if ramp.control == "equal":
-        return 2 * step, {control: SCALE // 2, candidate: SCALE // 2}
-    return SCALE, {control: SCALE - step, candidate: step}
 
 
 def resolved(document: Experiment, model: ModelRecord) -> dict[str, int]:

@@ -4,7 +4,7 @@ An entry of a decision holds a `Basis` as its evidence: the record as it stood, 
 moment and the decision. So anybody can decide again, from nothing but the entry, and compare.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from math import isclose
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from gateway.core.audit import AuditEntry
+from gateway.core.deciding import Circumstances, Decide
 from gateway.core.errors import InvalidRequest, excerpt
 from gateway.core.experiments import ExperimentRecord
 from gateway.core.readings import Decision
@@ -22,18 +23,6 @@ from gateway.core.tallies import Evidence
 SCHEMA: Final = 1
 NEAR: Final = 1e-9
 """How far numbers may lie apart where other code computed them, relative to them or to 1."""
-
-Decide = Callable[[ExperimentRecord, Evidence, float], Decision]
-
-
-class Circumstances(Struct, frozen=True):
-    """What the last bits of a number depend on."""
-
-    code: str
-    python: str
-    numpy: str
-    scipy: str
-    cpu: str
 
 
 class Basis(Struct, frozen=True, forbid_unknown_fields=True):

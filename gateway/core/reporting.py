@@ -6,8 +6,9 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gateway.core.deciding import Decide
+from gateway.core.experimenting import shadows_only
 from gateway.core.experiments import LIVE, Experiment, ExperimentRecord, State
-from gateway.core.ledger import Decide
 from gateway.core.readings import Decision, Funnel, Interval, Reading, ShadowReading
 from gateway.core.tallies import Cell, Evidence, by_variant
 
@@ -130,7 +131,7 @@ def report_of(
 ) -> Report:
     """Read an experiment's evidence whole, by phase and by segment."""
     document = record.document
-    looked = replace(record, state=State.RUNNING) if record.state not in LIVE else record
+    looked = replace(record, state=State.SHADOW) if shadows_only(record) else record
     has_begun = record.phase is not None
     whole = decide(looked, evidence, around.now) if has_begun else Decision(record.state)
     age_s = around.now - evidence.through_ms / 1000 if evidence.through_ms else None

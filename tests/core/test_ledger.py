@@ -4,10 +4,10 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.core.audit import AuditEntry, commit_of, decode_entry, encode_entry
+from gateway.core.deciding import Circumstances
 from gateway.core.ledger import (
     SCHEMA,
     Basis,
-    Circumstances,
     basis_document,
     basis_of,
     decisions_in,

@@ -13,6 +13,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from gateway.core.access import Token
+from gateway.core.deciding import Circumstances, Decide
 from gateway.core.errors import (
     Conflict,
     Forbidden,
@@ -21,7 +22,6 @@ from gateway.core.errors import (
     Unauthenticated,
     excerpt,
 )
-from gateway.core.ledger import Circumstances, Decide
 from gateway.ports import SegmentInfo
 from gateway.settings import LOOPBACK, AdminSettings, HttpSettings, Settings, load
 

@@ -2,17 +2,19 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 import typer
 
 from gateway.core.audit import AuditEntry, first_break
 from gateway.core.errors import InvalidRequest, NotFound
-from gateway.core.ledger import Replayed, replay
 from gateway.doors.cli.client import AdminClient
 from gateway.doors.cli.front import AdminUrl, AsJson, TokenFile, front_of
 from gateway.doors.cli.output import say, show_json, show_table
+
+if TYPE_CHECKING:
+    from gateway.core.ledger import Replayed
 
 app = typer.Typer(no_args_is_help=True, help="What the steward decided, and from what.")
 
@@ -116,6 +118,8 @@ def replay_decisions(  # noqa: PLR0913 - an argument for each option
     Bit for bit where code, libraries and CPU are those that decided; elsewhere the same decision,
     with numbers to 1e-9.
     """
+    from gateway.core.ledger import replay  # noqa: PLC0415 - it imports scipy
+
     front = front_of(ctx)
     with AdminClient(ctx, admin, token_file) as client:
         entries = [
@@ -137,7 +141,7 @@ def replay_decisions(  # noqa: PLR0913 - an argument for each option
         raise typer.Exit(DIFFERS)
 
 
-def _say_replayed(done: list[Replayed], differing: list[Replayed]) -> None:
+def _say_replayed(done: "list[Replayed]", differing: "list[Replayed]") -> None:
     exact = sum(one.exact for one in done)
     say(
         f"{len(done)} decisions were made again: {exact} bit for bit, "

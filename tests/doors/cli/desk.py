@@ -14,8 +14,8 @@ import uvicorn
 from typer.testing import CliRunner, Result
 
 from gateway.core.access import Token
+from gateway.core.deciding import Decide
 from gateway.core.experiments import ExperimentRecord
-from gateway.core.ledger import Decide
 from gateway.core.readings import Decision
 from gateway.core.tallies import Evidence
 from gateway.doors.cli.app import create_cli
