@@ -278,7 +278,7 @@ def _segments(
     if declared is None:
         return ()
     found = []
-    for place, segment in enumerate((*declared.values, "other")):
+    for place, segment in enumerate(("other", *declared.values)):
         cells = tuple(cell for cell in evidence.cells if cell.segment == place)
         if cells:
             readings = decide(record, replace(evidence, cells=cells), now).readings

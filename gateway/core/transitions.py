@@ -11,9 +11,10 @@ from msgspec.structs import replace
 from gateway.core.assignment import HASH_VERSION, SCALE, SplitState, reweigh
 from gateway.core.endpoints import Endpoint, EndpointRecord, Split, check_endpoint, weights_of
 from gateway.core.errors import Conflict, NotFound, excerpt
+from gateway.core.experiments import LIVE
 from gateway.core.models import CHAMPION, check_name
 from gateway.core.plans import ranges_of_split
-from gateway.core.snapshot import ModelRecord, Snapshot, check, named_versions
+from gateway.core.snapshot import ModelRecord, Snapshot, check, endpoint_record, named_versions
 
 MAX_HISTORY: Final = 20
 """Versions that each alias remembers to go back to."""
@@ -32,8 +33,10 @@ def put_endpoint(
 
     Raises:
         InvalidRequest: the document contradicts itself or names what does not exist.
+        Conflict: it serves another model, and an experiment runs on it.
     """
     check_endpoint(name, document)
+    _check_studied(snapshot, name, document)
     stored = snapshot.endpoints.get(name)
     before = {} if stored is None else stored.splits
     splits = {
@@ -214,6 +217,20 @@ def model_of(snapshot: Snapshot, model: str) -> ModelRecord:
         message = f"There is no model '{excerpt(model)}'."
         raise NotFound(message)
     return record
+
+
+def _check_studied(snapshot: Snapshot, name: str, document: Endpoint) -> None:
+    """An experiment runs versions of one model; another one's would have the same numbers."""
+    for experiment, record in snapshot.experiments.items():
+        if record.document.endpoint != name or record.state not in LIVE:
+            continue
+        served = endpoint_record(snapshot, name).document.model
+        if served != document.model:
+            message = (
+                f"Endpoint '{name}' serves '{served}' while experiment '{experiment}' runs on it; "
+                "stop that first."
+            )
+            raise Conflict(message)
 
 
 def _state_of(split: Split, before: SplitState | None, fresh_salt: str) -> SplitState:

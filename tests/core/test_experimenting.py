@@ -192,6 +192,16 @@ def test_a_rule_with_conditions_lets_it_start() -> None:
     assert record_of(begun).state is State.RUNNING
 
 
+def test_an_endpoint_keeps_its_model_while_an_experiment_runs_on_it() -> None:
+    """Version 2 of another model is not the candidate."""
+    snapshot = started()
+    other = replace(snapshot, models={**snapshot.models, "n": snapshot.models["m"]})
+    with pytest.raises(Conflict, match="stop that first"):
+        with_endpoint(other, Endpoint(schema=1, model="n"))
+    ended = stop_experiment(other, "exp", 101.0, "")
+    assert with_endpoint(ended, Endpoint(schema=1, model="n")).endpoints["m"].document.model == "n"
+
+
 def test_two_experiments_on_one_endpoint_need_one_layer() -> None:
     """Otherwise a unit would be in both."""
     both = put_experiment(started(), "exp2", document_of(), OTHER)
