@@ -243,8 +243,8 @@ class Store(Protocol):
             Conflict: the stored document is not the one the commit was made from.
         """
 
-    async def audit(self, after_revision: int = 0) -> list[AuditEntry]:
-        """Audit entries with a greater revision, oldest first."""
+    async def audit(self, after_revision: int = 0, limit: int | None = None) -> list[AuditEntry]:
+        """Audit entries with a greater revision, oldest first; the first `limit`, or all."""
 
     async def put_manifest(self, manifest: Manifest) -> Manifest:
         """Write a manifest once; the one that stands, which may be an earlier one."""

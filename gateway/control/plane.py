@@ -100,25 +100,8 @@ class ControlPlane:
             )
         )
         self.experiments = Experiments(self.registry, now=parts.now, entropy=parts.entropy)
-        self.reports = Reports(
-            self.registry,
-            evidence_of=parts.folds.evidence,
-            points_of=parts.history.points_of,
-            decide=partial(decide, display=True),
-            now=parts.now,
-        )
-        self._steward = Steward(
-            StewardParts(
-                registry=self.registry,
-                experiments=self.experiments,
-                standing=self.watcher.standing,
-                evidence_of=parts.folds.evidence,
-                keep_points=parts.history.keep_points,
-                decide=decide,
-                now=parts.now,
-                circumstances=parts.circumstances,
-            )
-        )
+        self.reports = self._reported(parts)
+        self._steward = self._stewarded(parts)
         self._promotions = Promotions(
             parts.store,
             self.registry,
@@ -166,6 +149,29 @@ class ControlPlane:
         await self._parts.folds.close()
         await self._parts.history.close()
         await self._parts.store.close()
+
+    def _reported(self, parts: ControlParts) -> Reports:
+        return Reports(
+            self.registry,
+            evidence_of=parts.folds.evidence,
+            points_of=parts.history.points_of,
+            decide=partial(decide, display=True),
+            now=parts.now,
+        )
+
+    def _stewarded(self, parts: ControlParts) -> Steward:
+        return Steward(
+            StewardParts(
+                registry=self.registry,
+                experiments=self.experiments,
+                standing=self.watcher.standing,
+                evidence_of=parts.folds.evidence,
+                keep_points=parts.history.keep_points,
+                decide=decide,
+                now=parts.now,
+                circumstances=parts.circumstances,
+            )
+        )
 
     def _studies(self) -> Studies:
         """What folding must know of the experiments of the newest Snapshot known here."""

@@ -5,7 +5,7 @@ from typing import Final
 
 from gateway.control.registry import Change, Request
 from gateway.core.assignment import SCALE
-from gateway.core.audit import entry_hash
+from gateway.core.audit import AuditEntry, entry_hash
 from gateway.core.documents import HOLD_OUT
 from gateway.core.errors import NotFound, excerpt
 from gateway.core.experimenting import experiment_of, free_slots
@@ -31,11 +31,14 @@ from gateway.doors.http.admin_experiment_documents import (
     PutLayer,
 )
 from gateway.doors.http.messages import Response
+from gateway.ports import Store
 
 POINTS: Final = 500
 MAX_POINTS: Final = 10_000
 LEDGER_PAGE: Final = 100
 MAX_LEDGER_PAGE: Final = 500
+READ_AT_ONCE: Final = 200
+"""Audit entries looked through at a time for decisions."""
 
 
 async def list_experiments(call: Call) -> Response:
@@ -216,14 +219,27 @@ async def read_ledger(call: Call) -> Response:
     limit = call.integer("limit", 1, MAX_LEDGER_PAGE) or LEDGER_PAGE
     wanted = call.text("experiment")
     snapshot = call.parts.registry.snapshot
-    entries = decisions_in(await call.parts.store.audit(after))
-    if wanted is not None:
-        entries = [entry for entry in entries if entry.target == f"experiments/{wanted}"]
+    entries = await _decisions(call.parts.store, after, wanted, limit + 1)
     page = entries[:limit]
     items = tuple(AuditItem(entry_hash(entry), entry) for entry in page)
     following = page[-1].revision if len(entries) > limit else None
     document = LedgerPage(snapshot.revision, snapshot.audit_head, items, following)
     return answer(document, revision=snapshot.revision)
+
+
+async def _decisions(store: Store, after: int, wanted: str | None, limit: int) -> list[AuditEntry]:
+    """The first decisions behind a revision, of one experiment or of all."""
+    found: list[AuditEntry] = []
+    while True:
+        read = await store.audit(after, READ_AT_ONCE)
+        found += [
+            entry
+            for entry in decisions_in(read)
+            if wanted is None or entry.target == f"experiments/{wanted}"
+        ]
+        if len(read) < READ_AT_ONCE or len(found) >= limit:
+            return found[:limit]
+        after = read[-1].revision
 
 
 async def _moved(call: Call, doing: Callable[[str, Request], Awaitable[Change]]) -> Response:
