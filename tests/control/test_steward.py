@@ -1,140 +1,21 @@
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import signal
+import sys
 
-import msgspec
 import pytest
 from msgspec.structs import replace
 
 from gateway.adapters.redis import RedisStore
-from gateway.control.experiments import Experiments
-from gateway.control.registry import Registry, Request
-from gateway.control.status import Standing
-from gateway.control.steward import ALARM, POINT_S, Steward, StewardParts
-from gateway.core.audit import AuditEntry, Commit, first_break
-from gateway.core.errors import StoreUnavailable
-from gateway.core.experiments import Experiment, ExperimentRecord, State
-from gateway.core.ledger import decisions_in, replay
+from gateway.control.registry import Request
+from gateway.control.steward import ALARM, POINT_S
+from gateway.core.experiments import ExperimentRecord, State
+from gateway.core.ledger import replay
 from gateway.core.readings import Decision
-from gateway.core.snapshot import ModelRecord, decode
 from gateway.core.tallies import Evidence
 from gateway.ports import Store
-from tests.fakes import CountingEntropy, ManualClock, MemoryStore, manifest_of
-from tests.rollouts import HERE, document_of, evidence_of, judge_by_units
-
-ASKED = Request(actor="ana")
-HELD_OUT = document_of(hold_out=500, hold_out_s=60.0)
-
-
-class Killed(BaseException):
-    """What ends a process at once: nobody's to catch."""
-
-
-class Fragile:
-    """A store whose next commit ends the process, before or after it is written."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self.at: str | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
-
-    async def commit(self, commit: Commit, result: Any = None) -> None:
-        if self.at == "before the commit":
-            raise Killed
-        await self._store.commit(commit, result)
-        if self.at == "after the commit":
-            raise Killed
-        if self.at == "reply lost":
-            self.at = None
-            raise StoreUnavailable("The store stopped answering.")
-
-
-class Scene:
-    """A steward over a store, with evidence as a test wants it."""
-
-    def __init__(self, store: Store) -> None:
-        self.fragile = Fragile(store)
-        self.clock = ManualClock(1_000.0)
-        self.units = 5
-        self.away = False
-        self.asked: list[list[str]] = []
-        self.points: list[tuple[str, Any]] = []
-        self.decide: Callable[[ExperimentRecord, Evidence, float], Decision] = judge_by_units
-        self.entropy = CountingEntropy()
-        self.born()
-
-    def born(self) -> None:
-        """A process that knows nothing but what the store holds."""
-        self.fragile.at = None
-        self.standing = Standing(process="one", leads=True)
-        self.registry = Registry(self.fragile, now=self.clock, entropy=self.entropy)
-        self.experiments = Experiments(self.registry, now=self.clock, entropy=self.entropy)
-        self.steward = Steward(
-            StewardParts(
-                registry=self.registry,
-                experiments=self.experiments,
-                standing=self.standing,
-                evidence_of=self.evidence_of,
-                keep_points=self.keep_points,
-                decide=self.judge,
-                now=self.clock,
-                circumstances=HERE,
-            )
-        )
-
-    def judge(self, record: ExperimentRecord, evidence: Evidence, now: float) -> Decision:
-        return self.decide(record, evidence, now)
-
-    async def evidence_of(self, ids: Sequence[str]) -> Mapping[str, Evidence]:
-        if self.away:
-            raise StoreUnavailable("The store cannot be reached.")
-        self.asked.append(list(ids))
-        records = self.registry.snapshot.experiments.values()
-        return {one.id: evidence_of(one, self.units) for one in records if one.id in ids}
-
-    async def keep_points(self, points: Mapping[str, bytes]) -> None:
-        self.points += [(one, msgspec.json.decode(point)) for one, point in points.items()]
-
-    async def begin(self, document: Experiment | None = None, name: str = "exp") -> "Scene":
-        """Register two versions, and start an experiment on them."""
-        for number in (1, 2):
-            manifest = manifest_of("m", number)
-            await self.fragile.put_manifest(manifest)
-            seed = ModelRecord(versions={}, aliases={"champion": 1})
-            await self.registry.register(manifest, ASKED, seed=seed)
-        await self.experiments.put(name, document or document_of(), ASKED)
-        await self.experiments.start(name, ASKED)
-        return self
-
-    async def follow(self) -> None:
-        """What the watcher does: learn what the store holds."""
-        document = await self.fragile.read()
-        assert document is not None
-        self.registry.learn(decode(document))
-
-    async def settle(self) -> int:
-        """Tick until nothing happens any more; how many steps that took."""
-        total = 0
-        for _ in range(10):
-            await self.follow()
-            steps = await self.steward.tick()
-            total += steps
-            if not steps:
-                return total
-        raise AssertionError("it never settles")
-
-    async def record(self, name: str = "exp") -> ExperimentRecord:
-        await self.follow()
-        return self.registry.snapshot.experiments[name]
-
-    async def ledger(self) -> list[AuditEntry]:
-        """The decisions, from a log that must hold together."""
-        await self.follow()
-        entries = await self.fragile.audit()
-        assert first_break(entries, self.registry.snapshot.audit_head) is None
-        return decisions_in(entries)
+from tests.control.stewarding import ASKED, HELD_OUT, Killed, Scene
+from tests.fakes import MemoryStore, manifest_of
+from tests.rollouts import HERE, document_of, judge_by_units
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -234,6 +115,29 @@ async def test_a_whole_life_survives_a_kill_at_every_step(any_store: Store, at: 
     assert [len(entry.document["phases"]) for entry in await scene.ledger()] == [1, 1, 2, 2, 3, 3]
     assert scene.registry.snapshot.models["m"].aliases == {"champion": 2}
     assert scene.registry.snapshot.models["m"].previous == {"champion": (1,)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["before the commit", "after the commit"])
+async def test_a_process_killed_at_every_transition_takes_each_step_once(
+    redis_store: RedisStore, valkey_url: str, namespace: str, moment: str
+) -> None:
+    """With kill -9, and a new process each time: a step, then the promotion into a hold-out."""
+    scene = await Scene(redis_store).begin(HELD_OUT)
+    for units in (500, 1_000):
+        doomed = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tests.control.stewarding"),
+            *(valkey_url, namespace, moment, str(units)),
+        )
+        assert await doomed.wait() == -signal.SIGKILL
+        scene.born()
+        scene.units = units
+        await scene.follow()
+        await scene.steward.tick()
+    assert [entry.document["state"] for entry in await scene.ledger()][-1] == "holding_out"
+    assert [len(entry.document["phases"]) for entry in await scene.ledger()][-1] == 3
+    assert scene.registry.snapshot.models["m"].previous == {"champion": (1,)}
+    assert len({entry.revision for entry in await scene.ledger()}) == len(await scene.ledger())
 
 
 async def test_two_that_believe_they_lead_take_a_step_once(any_store: Store) -> None:
