@@ -14,7 +14,7 @@ from gateway.control.intake import Intake
 from gateway.control.keyring import Keyring
 from gateway.control.promotions import Promotions
 from gateway.control.registry import Registry
-from gateway.control.reports import Reports
+from gateway.control.reports import ReportParts, Reports
 from gateway.control.repository import ServedRepository
 from gateway.control.shipping import Shipper
 from gateway.control.steward import Steward, StewardParts
@@ -152,11 +152,14 @@ class ControlPlane:
 
     def _reported(self, parts: ControlParts) -> Reports:
         return Reports(
-            self.registry,
-            evidence_of=parts.folds.evidence,
-            points_of=parts.history.points_of,
-            decide=partial(decide, display=True),
-            now=parts.now,
+            ReportParts(
+                registry=self.registry,
+                evidence_of=parts.folds.evidence,
+                results=parts.folds.results,
+                points_of=parts.history.points_of,
+                decide=partial(decide, display=True),
+                now=parts.now,
+            )
         )
 
     def _stewarded(self, parts: ControlParts) -> Steward:

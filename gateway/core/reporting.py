@@ -65,7 +65,8 @@ class SegmentReport(Struct, frozen=True):
 class Report(Struct, frozen=True):
     """Everything that is known of an experiment at a revision.
 
-    `readings` decide; those by phase and segment are for looking at only. `age_s` is how old the
+    `readings` decide; those by phase and segment are for looking at only. `results` is what became
+    of sightings and outcomes, duplicates and late ones among them. `age_s` is how old the
     evidence is, None before there is any. `remarks` are sentences on what a reader should know.
     """
 
@@ -85,6 +86,7 @@ class Report(Struct, frozen=True):
     age_s: float | None
     remarks: tuple[str, ...]
     variants: tuple[VariantCount, ...]
+    results: dict[str, int]
     readings: tuple[Reading, ...]
     funnel: Funnel | None
     shadows: tuple[ShadowReading, ...]
@@ -118,12 +120,16 @@ class PointReading(Struct, frozen=True):
 
 
 class Surroundings(Struct, frozen=True):
-    """Where a report stands: revision and ETag, the moment, what the alias names now."""
+    """Where a report stands: revision and ETag, the moment, what the alias names now.
+
+    `results` is what became of its sightings and outcomes.
+    """
 
     revision: int
     etag: str
     now: float
     champion: int | None
+    results: Mapping[str, int] = {}
 
 
 def report_of(
@@ -152,6 +158,7 @@ def report_of(
         age_s=age_s,
         remarks=tuple(remarks_on(record, around.champion, age_s)),
         variants=_variants(record, evidence),
+        results=dict(sorted(around.results.items())),
         readings=whole.readings,
         funnel=whole.funnel,
         shadows=whole.shadows,

@@ -247,6 +247,9 @@ def _show_report(report: dict[str, Any]) -> None:
     _show_readings("Readings", report["readings"])
     for segment in report["segments"]:
         _show_readings(f"Segment {segment['segment']} (not decided on)", segment["readings"])
+    if report["results"]:
+        told = ", ".join(f"{count:,} {what}" for what, count in report["results"].items())
+        say(f"Outcomes and sightings: {told}.")
     if report["funnel"] is not None:
         _show_funnel(report["funnel"])
     if report["shadows"]:
@@ -256,28 +259,17 @@ def _show_report(report: dict[str, Any]) -> None:
 def _show_readings(title: str, readings: list[dict[str, Any]]) -> None:
     show_table(
         title,
-        (
-            "metric",
-            "role",
-            "variant",
-            "estimate",
-            "interval",
-            "e harm",
-            "e safe",
-            "verdict",
-            "requests left",
-        ),
+        ("metric", "variant", "verdict", "estimate", "interval", "requests left", "harm", "safe"),
         [
             (
-                row["name"],
-                row["role"],
+                f"{row['name']} ({row['role']})",
                 row["variant"],
+                row.get("verdict", "inconclusive"),
                 row.get("estimate"),
                 _interval(row.get("interval")),
-                row.get("harm", {}).get("e", 1.0),
-                row.get("safe", {}).get("e", 1.0),
-                row.get("verdict", "inconclusive"),
-                "" if row.get("left") is None else f"{row['left']:,}",
+                "-" if row.get("left") is None else f"{row['left']:,}",
+                _evidence(row.get("harm", {})),
+                _evidence(row.get("safe", {})),
             )
             for row in readings
         ],
@@ -314,6 +306,11 @@ def _show_shadows(shadows: list[dict[str, Any]]) -> None:
         ],
         empty="",
     )
+
+
+def _evidence(test: dict[str, float]) -> str:
+    """An e-value and the threshold at which it counts."""
+    return f"{test.get('e', 1.0):.3g} of {test.get('threshold', 20.0):.3g}"
 
 
 def _interval(ends: list[float | None] | None) -> str:

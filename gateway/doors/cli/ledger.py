@@ -183,7 +183,7 @@ def _row(entry: dict[str, Any]) -> dict[str, Any]:
     after = entry["document"] or {}
     return {
         "revision": entry["revision"],
-        "at": datetime.fromtimestamp(entry["at"], UTC).isoformat(timespec="seconds"),
+        "at": f"{datetime.fromtimestamp(entry['at'], UTC):%Y-%m-%d %H:%M:%S}",
         "experiment": entry["target"].removeprefix("experiments/"),
         "state": after.get("state"),
         "reason": after.get("reason") or None,

@@ -157,6 +157,7 @@ async def test_a_report_reads_the_evidence() -> None:
     assert [row["assigned"] for row in report["variants"]] == [100, 100]
     assert report["variants"][1]["metrics"]["loss"]["waiting"] == 50
     assert [phase["readings"][0]["name"] for phase in report["phases"]] == ["loss"]
+    assert report["results"] == {"duplicate": 1_500, "late": 2}
     assert report["age_s"] == world.clock() - 90.0
     assert "seconds old" in report["remarks"][0]
 
