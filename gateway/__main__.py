@@ -13,6 +13,10 @@ from pathlib import Path
 from gateway.adapters.disk import StoredTokens
 from gateway.adapters.logs import configure
 from gateway.adapters.segments import StoredRecords
+from gateway.core.deciding import Circumstances
+from gateway.core.experiments import ExperimentRecord
+from gateway.core.readings import Decision
+from gateway.core.tallies import Evidence
 from gateway.doors.cli.app import create_cli
 from gateway.doors.cli.front import FrontStep
 from gateway.processes.birth import become_supervisor
@@ -29,6 +33,8 @@ def main() -> None:
             Path(settings.state_dir), entropy=secrets.token_bytes
         ),
         record_store=lambda settings: StoredRecords(Path(settings.state_dir)),
+        decide=_decide,
+        circumstances=_circumstances,
         environ=os.environ,
     )
     create_cli(front)()
@@ -43,6 +49,18 @@ def _serve(settings: Settings, banner: str = "") -> int:
 
     configure(sys.stderr, time.monotonic)
     return serve(settings, banner)
+
+
+def _decide(record: ExperimentRecord, evidence: Evidence, now: float) -> Decision:
+    from gateway.core.judging import decide  # noqa: PLC0415 - it imports scipy
+
+    return decide(record, evidence, now)
+
+
+def _circumstances() -> Circumstances:
+    from gateway.adapters.circumstances import circumstances  # noqa: PLC0415 - as above
+
+    return circumstances()
 
 
 def _check(settings: Settings) -> tuple[list[str], list[str]]:

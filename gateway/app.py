@@ -53,25 +53,20 @@ class Gateway:
     async def start(self) -> None:
         """Start control. Never waits for a model."""
         await self._control.start()
-        if self._pump is not None:
-            self._tasks.start("pump", self._pump.run)
+        self._tasks.start("pump", self._pump.run)
 
     async def stop(self) -> None:
         """Stop in the order in which things depend on each other."""
-        if self._pump is not None:
-            self._pump.close()
+        self._pump.close()
         await self._tasks.close()
         await self._control.stop(self._stop_s * FLUSH_SHARE)
         await asyncio.to_thread(self._serving.close)
 
-    def _pumped(self, otel: OtelConfig) -> Pump | None:
-        """What carries records to the exporter, if there is one."""
-        recorder, exporter = self._serving.recorder, self._control.exporter
+    def _pumped(self, otel: OtelConfig) -> Pump:
+        """What carries sightings, and records to the exporter if there is one."""
+        recorder, control = self._serving.recorder, self._control
         recorder.with_spans = otel.traces is not None
-        if exporter is None:
-            recorder.enabled = False
-            return None
-        return Pump(recorder, exporter, self._control.resource)
+        return Pump(recorder, control.exporter, control.resource, control.plane.intake.observe)
 
 
 class Application:

@@ -174,3 +174,19 @@ class FoldStore(Protocol):
 
     async def close(self) -> None:
         """Let go of the connections."""
+
+
+class HistoryStore(Protocol):
+    """The side of the shared store that holds points of experiments' histories, for reports.
+
+    Every method raises StoreUnavailable when the store cannot be reached in time.
+    """
+
+    async def keep_points(self, points: Mapping[str, bytes]) -> None:
+        """Add a point to the history of each of these experiments, by id; old ones give way."""
+
+    async def points_of(self, experiment_id: str, limit: int) -> list[bytes]:
+        """The newest points of an experiment's history, oldest first."""
+
+    async def close(self) -> None:
+        """Let go of the connections."""

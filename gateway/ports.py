@@ -132,7 +132,8 @@ class Parcel(Struct, frozen=True, array_like=True):
 
     Every record of a process has a serial, from 1 on without gaps. A parcel settles those from
     `first` to `first + records + dropped - 1`: `records` of them are in it, `dropped` found no
-    room. `logs` holds repeated `log_records` fields of an OTLP `ScopeLogs` (more than `records`
+    room. `sightings` holds `gateway.core.evidence.Sightings`, encoded; empty if there are none.
+    `logs` holds repeated `log_records` fields of an OTLP `ScopeLogs` (more than `records`
     where exposures are told too), `spans` repeated `spans` fields of a `ScopeSpans`.
     """
 
@@ -142,6 +143,7 @@ class Parcel(Struct, frozen=True, array_like=True):
     logs: bytes
     spans: bytes = b""
     span_count: int = 0
+    sightings: bytes = b""
 
 
 class Extent(Struct, frozen=True):
@@ -241,8 +243,8 @@ class Store(Protocol):
             Conflict: the stored document is not the one the commit was made from.
         """
 
-    async def audit(self, after_revision: int = 0) -> list[AuditEntry]:
-        """Audit entries with a greater revision, oldest first."""
+    async def audit(self, after_revision: int = 0, limit: int | None = None) -> list[AuditEntry]:
+        """Audit entries with a greater revision, oldest first; the first `limit`, or all."""
 
     async def put_manifest(self, manifest: Manifest) -> Manifest:
         """Write a manifest once; the one that stands, which may be an earlier one."""

@@ -14,7 +14,8 @@ from typing import Final, Literal, TypeAlias
 from msgspec import Struct
 
 from gateway.core import errors
-from gateway.core.assignment import Reason
+from gateway.core.assignment import HASH_VERSION, Reason
+from gateway.core.experiments import Study
 
 Attributes: TypeAlias = tuple[tuple[str, str | int | bool], ...]
 """Names and values of one series, without duplicates."""
@@ -62,7 +63,8 @@ class Kind(Struct, frozen=True, eq=False, kw_only=True):
     """What many predictions have in common: who was asked, who answered, and why.
 
     Compared by identity, so that whoever counts or encodes keeps what belongs to a kind in a
-    dictionary. `digest` is empty where no version was reached.
+    dictionary. `digest` is empty where no version was reached. `study` is what is noted of the
+    units of this phase of its experiment.
     """
 
     endpoint: str
@@ -76,8 +78,12 @@ class Kind(Struct, frozen=True, eq=False, kw_only=True):
     intended: str | None = None
     propensity: float = 1.0
     salt: str | None = None
+    hash_version: int = HASH_VERSION
     sticky: bool = False
     shadow: bool = False
+    experiment: str | None = None
+    phase: int = 0
+    study: Study | None = None
 
 
 class Record(Struct, gc=False):
@@ -86,7 +92,8 @@ class Record(Struct, gc=False):
     Not tracked by the garbage collector, so that many of them cost it nothing: a record must not
     refer to itself. Times are nanoseconds; `at_ns` is Unix time at arrival. `trace` of a shadow
     is that of the request that it copies. `cached` says that a kept answer was given and nothing
-    ran.
+    ran; `segment` is an index that its experiment knows; `invalid` says that outputs which are
+    looked at hold NaN or an infinity.
     """
 
     kind: Kind
@@ -106,6 +113,8 @@ class Record(Struct, gc=False):
     inputs: str | None = None
     outputs: str | None = None
     cached: bool = False
+    segment: int = 0
+    invalid: bool = False
 
 
 class Delivery(Struct, frozen=True):
@@ -144,6 +153,8 @@ ASSIGNMENT_HASH_VERSION: Final = "tiltyard.assignment.hash_version"
 ASSIGNMENT_PROPENSITY: Final = "tiltyard.assignment.propensity"
 ASSIGNMENT_STICKY: Final = "tiltyard.assignment.sticky"
 ASSIGNMENT_REASON: Final = "tiltyard.assignment.reason"
+EXPERIMENT_NAME: Final = "tiltyard.experiment.name"
+EXPERIMENT_PHASE: Final = "tiltyard.experiment.phase"
 PREDICTION_ID: Final = "tiltyard.prediction.id"
 PRIMARY_PREDICTION_ID: Final = "tiltyard.primary.prediction.id"
 REQUEST_ID: Final = "tiltyard.request.id"
@@ -166,7 +177,7 @@ ATTRIBUTES: Final = frozenset(
         ASSIGNMENT_HASH_VERSION, ASSIGNMENT_PROPENSITY, ASSIGNMENT_STICKY, ASSIGNMENT_REASON,
         PREDICTION_ID,
         PRIMARY_PREDICTION_ID, REQUEST_ID, LATENCY, QUEUE_LATENCY, BATCH_ROWS, ROWS, SHADOW,
-        INPUTS, OUTPUTS, DROP_REASON, RESULT, CACHE_HIT,
+        INPUTS, OUTPUTS, DROP_REASON, RESULT, CACHE_HIT, EXPERIMENT_NAME, EXPERIMENT_PHASE,
     }
 )  # fmt: skip
 """Every attribute name above."""
@@ -281,6 +292,11 @@ ADMISSION_REJECTED: Final = _counter(
     "{request}",
     "Requests that overload or their deadline left without an answer.",
 )
+SIGHTING_DROPPED: Final = _counter(
+    "tiltyard.sighting.dropped",
+    "{sighting}",
+    "Sightings of units of experiments for which there was no room.",
+)
 CACHE_HITS: Final = _counter(
     "tiltyard.cache.hit", "{request}", "Requests that were given a kept answer."
 )
@@ -383,5 +399,6 @@ INSTRUMENTS: Final = (
     RECORD_QUEUE_SIZE, SPAN_DROPPED, OUTCOME_ACCEPTED, OUTCOME_REFUSED, EVIDENCE_SHIPPED,
     EVIDENCE_DROPPED, EVIDENCE_FOLDED, EVIDENCE_QUARANTINED, EVIDENCE_FROZEN, JOURNAL_SIZE,
     JOURNAL_UNSHIPPED, PROCESS_MEMORY, PROCESS_CPU_TIME,
+    SIGHTING_DROPPED,
 )  # fmt: skip
 """Every instrument above."""

@@ -161,9 +161,9 @@ class MemoryStore:
         self.entries.append(commit.entry)
         self._event.set()
 
-    async def audit(self, after_revision: int = 0) -> list[AuditEntry]:
+    async def audit(self, after_revision: int = 0, limit: int | None = None) -> list[AuditEntry]:
         self._reach()
-        return [entry for entry in self.entries if entry.revision > after_revision]
+        return [entry for entry in self.entries if entry.revision > after_revision][:limit]
 
     async def put_manifest(self, manifest: Manifest) -> Manifest:
         self._reach()

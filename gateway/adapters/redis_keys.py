@@ -22,6 +22,7 @@ key                        type     writer         TTL      meaning
 {ns}:folding               hash     the leader     none     `id:result` -> how often it was so
 {ns}:late:<id>             stream   the leader     none     outcomes after their time; some kept
 {ns}:quarantine            stream   the leader     none     what belongs nowhere; some are kept
+{ns}:history:<id>          stream   the leader     none     points for reports; the newest are kept
 {ns}:promotions            stream   CI, operators  none     requests to promote or roll back
 {ns}:promotion-results     stream   the leader     none     one answer a request; about 10,000 kept
 
@@ -46,6 +47,8 @@ ENTRY_FIELD: Final = "e"
 """Of the evidence stream: the entry."""
 MAX_LATE: Final = 1_000
 """Late outcomes kept of an experiment, about."""
+MAX_POINTS: Final = 20_000
+"""Points of history kept of an experiment, about: more than a day at one in five seconds."""
 MAX_QUARANTINED: Final = 1_000
 """Entries kept in quarantine, about."""
 MAX_RESULTS: Final = 10_000

@@ -3,22 +3,27 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from gateway.control.catalog import Catalog
+from gateway.control.experiments import Experiments
 from gateway.control.export import Exporter
 from gateway.control.folder import Folder, FolderParts
 from gateway.control.intake import Intake
 from gateway.control.keyring import Keyring
 from gateway.control.promotions import Promotions
 from gateway.control.registry import Registry
+from gateway.control.reports import ReportParts, Reports
 from gateway.control.repository import ServedRepository
 from gateway.control.shipping import Shipper
+from gateway.control.steward import Steward, StewardParts
 from gateway.control.watcher import Watcher, WatcherParts
-from gateway.core.experiments import ExperimentRecord
+from gateway.core.deciding import Circumstances
+from gateway.core.judging import decide
 from gateway.core.snapshot import Snapshot
 from gateway.core.studies import Studies, studies_of
-from gateway.evidence_ports import EvidenceStore, FoldStore, Journal
+from gateway.evidence_ports import EvidenceStore, FoldStore, HistoryStore, Journal
 from gateway.ports import DataPlane, Disk, ModelStore, Store
 from gateway.serving.cells import Cells
 from gateway.tasks import Tasks
@@ -42,6 +47,8 @@ class ControlParts:
     exporter: Exporter | None
     evidence: EvidenceStore
     folds: FoldStore
+    history: HistoryStore
+    circumstances: Circumstances
     journal: Journal
     journal_bytes: int
     cells: Cells
@@ -92,6 +99,9 @@ class ControlPlane:
                 cells=parts.cells,
             )
         )
+        self.experiments = Experiments(self.registry, now=parts.now, entropy=parts.entropy)
+        self.reports = self._reported(parts)
+        self._steward = self._stewarded(parts)
         self._promotions = Promotions(
             parts.store,
             self.registry,
@@ -109,6 +119,7 @@ class ControlPlane:
         self._tasks.start("intake", self.intake.run)
         self._tasks.start("shipper", self._shipper.run)
         self._tasks.start("folder", self._folder.run)
+        self._tasks.start("steward", self._steward.run)
         self._tasks.start("promotions", lambda: self._promotions.run(PROMOTIONS_S))
         if self._parts.exporter is not None:
             self._tasks.start("export", self._parts.exporter.run)
@@ -136,14 +147,40 @@ class ControlPlane:
         await self.intake.close()
         await self._parts.evidence.close()
         await self._parts.folds.close()
+        await self._parts.history.close()
         await self._parts.store.close()
+
+    def _reported(self, parts: ControlParts) -> Reports:
+        return Reports(
+            ReportParts(
+                registry=self.registry,
+                evidence_of=parts.folds.evidence,
+                results=parts.folds.results,
+                points_of=parts.history.points_of,
+                decide=partial(decide, display=True),
+                now=parts.now,
+            )
+        )
+
+    def _stewarded(self, parts: ControlParts) -> Steward:
+        return Steward(
+            StewardParts(
+                registry=self.registry,
+                experiments=self.experiments,
+                standing=self.watcher.standing,
+                evidence_of=parts.folds.evidence,
+                keep_points=parts.history.keep_points,
+                decide=decide,
+                now=parts.now,
+                circumstances=parts.circumstances,
+            )
+        )
 
     def _studies(self) -> Studies:
         """What folding must know of the experiments of the newest Snapshot known here."""
         snapshot = self.registry.snapshot
         if self._studied is None or self._studied[0] is not snapshot:
-            records: dict[str, ExperimentRecord] = {}
-            self._studied = (snapshot, studies_of(snapshot.revision, records))
+            self._studied = (snapshot, studies_of(snapshot.revision, snapshot.experiments))
         return self._studied[1]
 
     async def status(self) -> dict[str, Any]:

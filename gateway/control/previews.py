@@ -6,7 +6,8 @@ from msgspec import Struct
 
 from gateway.core.assignment import SCALE, Interval
 from gateway.core.endpoints import DEFAULT_VARIANT, Rule
-from gateway.core.plans import Plan, shares
+from gateway.core.experiments import ExperimentRecord
+from gateway.core.plans import Enrols, Plan, shares
 from gateway.core.snapshot import Snapshot, document_digest, endpoint_record, plan_of
 from gateway.core.transitions import moved_share
 
@@ -43,6 +44,16 @@ class ShadowPreview(Struct, frozen=True):
     share: float
 
 
+class ExperimentPreview(Struct, frozen=True):
+    """An experiment behind the rules: its state, the share of units it enrols, and its variants."""
+
+    name: str
+    state: str
+    phase: int
+    exposure: float
+    variants: tuple[VariantPreview, ...]
+
+
 class Preview(Struct, frozen=True):
     """The compiled plan of a document.
 
@@ -59,6 +70,7 @@ class Preview(Struct, frozen=True):
     rules: tuple[RulePreview, ...]
     shadows: tuple[ShadowPreview, ...]
     refusal: str | None
+    experiments: tuple[ExperimentPreview, ...] = ()
 
 
 def preview_of(base: Snapshot, changed: Snapshot, endpoint: str, refusal: str | None) -> Preview:
@@ -79,6 +91,22 @@ def preview_of(base: Snapshot, changed: Snapshot, endpoint: str, refusal: str | 
             for shadow in plan.shadows
         ),
         refusal=refusal,
+        experiments=tuple(
+            _experiment(changed.experiments[one.name], one) for one in plan.experiments
+        ),
+    )
+
+
+def _experiment(record: ExperimentRecord, enrols: Enrols) -> ExperimentPreview:
+    return ExperimentPreview(
+        name=enrols.name,
+        state=record.state,
+        phase=enrols.study.phase,
+        exposure=record.exposure / SCALE,
+        variants=tuple(
+            VariantPreview(name, variant.version, share, record.split.intervals.get(name, ()))
+            for name, (variant, share) in enrols.variants.items()
+        ),
     )
 
 

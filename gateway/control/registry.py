@@ -7,13 +7,14 @@ caller hears of it (Conflict).
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
 
 from gateway.control.previews import Preview, preview_of
 from gateway.core import transitions
 from gateway.core.audit import AuditEntry, Commit, commit_of
+from gateway.core.documents import document_at
 from gateway.core.endpoints import Endpoint, check_endpoint
 from gateway.core.errors import Conflict, InvalidRequest, NotFound, StoreUnavailable, excerpt
 from gateway.core.models import CHAMPION, Key, Manifest, check_compatible
@@ -58,12 +59,13 @@ class Change(Struct, frozen=True):
     entry: AuditEntry | None
 
 
-class _Edit(Struct, frozen=True):
-    """A change to one document: its name for the audit log, and how to make it."""
+class Edit(Struct, frozen=True):
+    """A change to one document: its name for the audit log, how to make it, and what from."""
 
     action: str
     target: str
     make: Callable[[Snapshot], Awaitable[Snapshot]]
+    evidence: Any = None
 
 
 class Registry:
@@ -103,7 +105,7 @@ class Registry:
         self._held = reason
 
     def etag(self, target: str) -> str | None:
-        """The ETag of `models/<name>` or `endpoints/<name>`, None where there is none."""
+        """The ETag of a document, such as `models/<name>`; None where there is none."""
         return _etag(self._snapshot, target)
 
     async def put_endpoint(self, name: str, document: Endpoint, request: Request) -> Change:
@@ -123,7 +125,7 @@ class Registry:
                 await self._check_alike(base, changed, name)
             return changed
 
-        return await self._commit(_Edit("endpoint.put", f"endpoints/{name}", make), request)
+        return await self.commit(Edit("endpoint.put", f"endpoints/{name}", make), request)
 
     async def preview_endpoint(self, name: str, document: Endpoint) -> Preview:
         """Say what putting this document would do, without doing it.
@@ -131,7 +133,7 @@ class Registry:
         Raises:
             InvalidRequest: as `put_endpoint`.
         """
-        base = await self._fresh()
+        base = await self.fresh()
         changed = transitions.put_endpoint(base, name, document, self._salts(name, document))
         refusal: str | None = None
         try:
@@ -151,7 +153,7 @@ class Registry:
         async def make(base: Snapshot) -> Snapshot:
             return transitions.delete_endpoint(base, name)
 
-        return await self._commit(_Edit("endpoint.delete", f"endpoints/{name}", make), request)
+        return await self.commit(Edit("endpoint.delete", f"endpoints/{name}", make), request)
 
     async def promote(
         self, model: str, number: int, request: Request, *, alias: str = CHAMPION
@@ -169,10 +171,10 @@ class Registry:
             aliases = base.models[model].aliases
             serving = aliases.get(alias, aliases.get(CHAMPION))
             if serving is not None and not request.allow_signature_change:
-                await self._check_pair((model, serving), (model, number))
+                await self.check_pair((model, serving), (model, number))
             return changed
 
-        return await self._commit(_Edit("model.promote", f"models/{model}", make), request)
+        return await self.commit(Edit("model.promote", f"models/{model}", make), request)
 
     async def rollback(self, model: str, request: Request, *, alias: str = CHAMPION) -> Change:
         """Move an alias back to the version it named before.
@@ -185,7 +187,7 @@ class Registry:
         async def make(base: Snapshot) -> Snapshot:
             return transitions.rollback(base, model, alias)
 
-        return await self._commit(_Edit("model.rollback", f"models/{model}", make), request)
+        return await self.commit(Edit("model.rollback", f"models/{model}", make), request)
 
     async def load(self, model: str, number: int | None, request: Request) -> Change:
         """Keep a version warm though nothing names it; None takes the highest.
@@ -197,7 +199,7 @@ class Registry:
         async def make(base: Snapshot) -> Snapshot:
             return transitions.load(base, model, number)
 
-        return await self._commit(_Edit("model.load", f"models/{model}", make), request)
+        return await self.commit(Edit("model.load", f"models/{model}", make), request)
 
     async def unload(self, model: str, number: int | None, request: Request) -> Change:
         """Let go of a version kept warm by hand; None lets go of all that nothing uses.
@@ -210,7 +212,7 @@ class Registry:
         async def make(base: Snapshot) -> Snapshot:
             return transitions.unload(base, model, number)
 
-        return await self._commit(_Edit("model.unload", f"models/{model}", make), request)
+        return await self.commit(Edit("model.unload", f"models/{model}", make), request)
 
     async def register(
         self, manifest: Manifest, request: Request, *, seed: ModelRecord | None = None
@@ -227,7 +229,7 @@ class Registry:
             record = seed if model not in base.models else None
             return transitions.register(base, model, number, manifest.digest, record)
 
-        return await self._commit(_Edit("model.register", f"models/{model}", make), request)
+        return await self.commit(Edit("model.register", f"models/{model}", make), request)
 
     async def manifest(self, model: str, number: int) -> Manifest:
         """The manifest of a version, remembered once read.
@@ -244,11 +246,16 @@ class Registry:
             self._manifests[model, number] = known
         return known
 
-    async def _commit(self, edit: _Edit, request: Request) -> Change:
-        """Read, change and write until nothing moved in between."""
+    async def commit(self, edit: Edit, request: Request) -> Change:
+        """Read, change and write until nothing moved in between.
+
+        Raises:
+            Conflict: the request's condition does not hold, or the change is not legal.
+            StoreUnavailable: nothing was changed, or that is not known.
+        """
         _check_request(request)
         for _ in range(MAX_TRIES):
-            base = await self._fresh()
+            base = await self.fresh()
             _check_match(base, edit.target, request.if_match)
             changed = await edit.make(base)
             if changed == base:
@@ -261,6 +268,7 @@ class Registry:
                 action=edit.action,
                 target=edit.target,
                 reason=request.reason,
+                evidence=edit.evidence,
             )
             answer = None if request.answers is None else (request.answers, _accepted(commit))
             try:
@@ -274,7 +282,7 @@ class Registry:
         message = "The store is too busy: other changes came in between each time; try again."
         raise StoreUnavailable(message)
 
-    async def _fresh(self) -> Snapshot:
+    async def fresh(self) -> Snapshot:
         """The newest document, unless the store has lost what this process knows.
 
         Raises:
@@ -303,11 +311,12 @@ class Registry:
         default = (plan.model, plan.default.version)
         before = _default_of(base, endpoint)
         if before is not None and before != default:
-            await self._check_pair(before, default)
+            await self.check_pair(before, default)
         for number in sorted(plan.versions - {plan.default.version}):
-            await self._check_pair(default, (plan.model, number))
+            await self.check_pair(default, (plan.model, number))
 
-    async def _check_pair(self, serving: Key, candidate: Key) -> None:
+    async def check_pair(self, serving: Key, candidate: Key) -> None:
+        """Refuse, with a Conflict, a version whose callers would see other tensors."""
         old = await self.manifest(*serving)
         new = await self.manifest(*candidate)
         try:
@@ -343,9 +352,7 @@ def _default_of(snapshot: Snapshot, endpoint: str) -> Key | None:
 
 
 def _etag(snapshot: Snapshot, target: str) -> str | None:
-    kind, _, name = target.partition("/")
-    documents = snapshot.models if kind == "models" else snapshot.endpoints
-    found = documents.get(name)
+    found = document_at(snapshot, target)
     return None if found is None else document_digest(found)
 
 

@@ -12,15 +12,27 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gateway.core.documents import document_at, moved_targets
 from gateway.core.errors import InvalidRequest
 from gateway.core.snapshot import Snapshot, canonical, document_digest
 
 
-class AuditEntry(Struct, frozen=True, forbid_unknown_fields=True):
+class Moved(Struct, frozen=True, forbid_unknown_fields=True):
+    """A document that a commit changed: its target, its digests and itself, as in `AuditEntry`."""
+
+    target: str
+    before: str
+    after: str
+    document: Any
+
+
+class AuditEntry(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Who did what to which document, and why.
 
     `before` and `after` are the documents' digests (empty where there was none); `document` is
     the whole document after, so that any earlier Revision can be rebuilt. `at` is in UTC seconds.
+    Fields with a default were added later: they are left out where they say nothing, so that the
+    hash of an entry is the same as when it was written.
     """
 
     schema: int
@@ -35,6 +47,10 @@ class AuditEntry(Struct, frozen=True, forbid_unknown_fields=True):
     after: str
     document: Any
     previous: str
+    also: tuple[Moved, ...] = ()
+    """Other documents that the same commit changed."""
+    evidence: Any = None
+    """What a decision was made from; see `gateway.core.ledger`."""
 
 
 class Commit(Struct, frozen=True):
@@ -77,6 +93,7 @@ def commit_of(  # noqa: PLR0913 - one argument for each fact that an audit entry
     action: str,
     target: str,
     reason: str,
+    evidence: Any = None,  # noqa: ANN401 - a JSON document
 ) -> Commit:
     """Give a changed Snapshot its revision and its audit entry.
 
@@ -86,10 +103,12 @@ def commit_of(  # noqa: PLR0913 - one argument for each fact that an audit entry
         at: UTC seconds.
         actor: who asked.
         action: what for, such as `model.promote`.
-        target: the document that changed: `models/<name>` or `endpoints/<name>`.
+        target: the document that was meant, such as `models/<name>`; others that changed with it
+            are found here.
         reason: the caller's words.
+        evidence: what a decision was made from, as JSON would hold it.
     """
-    before, after = _document(base, target), _document(changed, target)
+    moved = _moved(base, changed, target)
     entry = AuditEntry(
         schema=1,
         epoch=base.epoch,
@@ -99,10 +118,16 @@ def commit_of(  # noqa: PLR0913 - one argument for each fact that an audit entry
         action=action,
         target=target,
         reason=reason,
-        before="" if before is None else document_digest(before),
-        after="" if after is None else document_digest(after),
-        document=msgspec.json.decode(canonical(after)),
+        before=moved.before,
+        after=moved.after,
+        document=moved.document,
         previous=base.audit_head,
+        also=tuple(
+            _moved(base, changed, other)
+            for other in moved_targets(base, changed)
+            if other != target
+        ),
+        evidence=evidence,
     )
     snapshot = replace(changed, revision=entry.revision, audit_head=entry_hash(entry))
     return Commit(base=base, snapshot=snapshot, entry=entry)
@@ -126,9 +151,14 @@ def first_break(entries: Sequence[AuditEntry], head: str, origin: str = "") -> i
     return entries[-1].revision + 1 if entries else 1
 
 
-def _document(snapshot: Snapshot, target: str) -> object | None:
-    kind, _, name = target.partition("/")
-    return (snapshot.models if kind == "models" else snapshot.endpoints).get(name)
+def _moved(base: Snapshot, changed: Snapshot, target: str) -> Moved:
+    before, after = document_at(base, target), document_at(changed, target)
+    return Moved(
+        target=target,
+        before="" if before is None else document_digest(before),
+        after="" if after is None else document_digest(after),
+        document=msgspec.json.decode(canonical(after)),
+    )
 
 
 _DECODER: Final = msgspec.json.Decoder(AuditEntry)

@@ -6,13 +6,14 @@ A rule either serves one target or splits traffic over weighted variants.
 """
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import Struct
 
-from gateway.core.assignment import SCALE, SplitState
+from gateway.core.assignment import HASH_VERSION, SCALE, SplitState
 from gateway.core.compare import Tolerance, check_tolerance
 from gateway.core.errors import InvalidRequest, excerpt
+from gateway.core.growthbook import VERSIONS
 from gateway.core.models import CHAMPION, check_name
 from gateway.core.targeting import Condition, check_condition
 
@@ -72,6 +73,14 @@ class Split(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True)
     variants: tuple[Weighted, ...]
     unit: UnitKey = UnitKey(header=DEFAULT_UNIT_HEADER)
     salt: str | None = None
+    hash: Literal["tiltyard", "growthbook-1", "growthbook-2"] = "tiltyard"
+    """How units are drawn; as GrowthBook does, with the salt as its seed, for those who come from
+    there."""
+
+    @property
+    def hash_version(self) -> int:
+        """The same, as the split's state has it."""
+        return VERSIONS.get(self.hash, HASH_VERSION)
 
 
 class Rule(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -174,7 +183,7 @@ def check_endpoint(name: str, endpoint: Endpoint) -> None:
     _at_most(f"Endpoint '{name}'", "token scalars", len(endpoint.token_scalars), MAX_TOKEN_SCALARS)
     _distinct(f"Endpoint '{name}'", "rule", [rule.name for rule in endpoint.rules])
     _distinct(f"Endpoint '{name}'", "shadow", [shadow.name for shadow in endpoint.shadows])
-    _check_target(f"Endpoint '{name}', default", endpoint.default)
+    check_target(f"Endpoint '{name}', default", endpoint.default)
     for rule in endpoint.rules:
         _check_rule(f"Endpoint '{name}', rule '{excerpt(rule.name)}'", rule)
     _check_variant_names(f"Endpoint '{name}'", endpoint)
@@ -218,7 +227,7 @@ def _check_rule(where: str, rule: Rule) -> None:
         message = f"{where}: 'on_error' is 'error' or 'fallback'."
         raise InvalidRequest(message)
     if rule.serve is not None:
-        _check_target(where, rule.serve)
+        check_target(where, rule.serve)
     if rule.split is not None:
         _check_split(where, rule.split)
 
@@ -243,12 +252,12 @@ def _check_split(where: str, split: Split) -> None:
                 f"is not 0 to {SCALE}."
             )
             raise InvalidRequest(message)
-        _check_target(f"{where}, variant '{variant.name}'", variant.target)
+        check_target(f"{where}, variant '{variant.name}'", variant.target)
     total = sum(variant.weight for variant in split.variants)
     if total != SCALE:
         message = f"{where}: the weights add up to {total}; they must add up to {SCALE}."
         raise InvalidRequest(message)
-    _check_unit(where, split.unit)
+    check_unit(where, split.unit)
     if split.salt is not None:
         check_salt(where, split.salt)
 
@@ -277,14 +286,24 @@ def _check_variant_names(where: str, endpoint: Endpoint) -> None:
                 raise InvalidRequest(message)
 
 
-def _check_unit(where: str, unit: UnitKey) -> None:
+def check_unit(where: str, unit: UnitKey) -> None:
+    """Refuse a unit that is not read from exactly one place.
+
+    Raises:
+        InvalidRequest: with a sentence that begins with `where`.
+    """
     given = [key for key in (unit.header, unit.parameter, unit.input) if key is not None]
     if len(given) != 1 or not 0 < len(given[0]) <= MAX_UNIT_KEY:
         message = f"{where}: 'unit' names exactly one of 'header', 'parameter' and 'input'."
         raise InvalidRequest(message)
 
 
-def _check_target(where: str, target: Target) -> None:
+def check_target(where: str, target: Target) -> None:
+    """Refuse a target that is not exactly one of version and alias.
+
+    Raises:
+        InvalidRequest: with a sentence that begins with `where`.
+    """
     if (target.version is None) == (target.alias is None):
         message = f"{where}: give exactly one of 'version' and 'alias'."
         raise InvalidRequest(message)
@@ -294,7 +313,7 @@ def _check_target(where: str, target: Target) -> None:
 
 def _check_shadow(where: str, shadow: Shadow, endpoint: Endpoint) -> None:
     check_name("a shadow", shadow.name)
-    _check_target(where, shadow.target)
+    check_target(where, shadow.target)
     if not 0 <= shadow.share <= SCALE:
         message = f"{where}: share is {excerpt(shadow.share)}; it must be 0 to {SCALE}."
         raise InvalidRequest(message)

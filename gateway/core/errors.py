@@ -16,6 +16,7 @@ GatewayError
   DeadlineExceeded      the caller's time ran out
   Cancelled             the caller left; nobody reads the answer
   EngineFailed          the model raised or returned what it should not
+    InvalidOutput       the latter
   UpstreamFailed        a remote engine failed or answered nonsense
   StoreUnavailable      Redis cannot be reached (control only; serving goes on)
     Unsealed            Redis holds a Snapshot that nobody with the seal key wrote
@@ -121,6 +122,12 @@ class EngineFailed(GatewayError):
     """The model raised, or returned what its signature does not allow."""
 
     kind = "model_error"
+
+
+class InvalidOutput(EngineFailed):
+    """The model returned what its signature does not allow."""
+
+    kind = "invalid_output"
 
 
 class UpstreamFailed(GatewayError):

@@ -57,6 +57,20 @@ class Sightings(Struct, frozen=True, array_like=True, tag="s"):
     compared: tuple[Compared, ...] = ()
 
 
+def encode_sightings(sightings: Sightings) -> bytes:
+    """What a worker saw, as its parcels hold it."""
+    return msgspec.msgpack.encode(sightings)
+
+
+def decode_sightings(data: bytes) -> Sightings:
+    """Read back what a worker saw.
+
+    Raises:
+        msgspec.DecodeError: it is nothing of the kind.
+    """
+    return msgspec.msgpack.decode(data, type=Sightings)
+
+
 class Outcome(Struct, frozen=True, array_like=True, tag="o"):
     """A later fact about a prediction, with what its signed id says.
 

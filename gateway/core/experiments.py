@@ -5,7 +5,7 @@ which risks, is registered before the first unit is seen. What moves (state, pha
 in the record, in the Snapshot, and every move is a commit.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Final, Literal, TypeAlias
 
@@ -168,6 +168,9 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
     when: tuple[Condition, ...] = ()
     shadow: ShadowStage | None = None
     segment: Segment | None = None
+    on_error: Literal["error", "fallback"] = "error"
+    """Whether the default answers for a variant that could not; the unit is counted as intended,
+    with the error."""
     layer: str | None = None
     """Experiments of one layer exclude each other, on whatever endpoints they run."""
     layer_share: int = 10_000
@@ -229,6 +232,8 @@ class HoldReason(StrEnum):
     CONTAMINATION = "contamination"
     APPROVAL = "approval"
     MISSING_OUTCOMES = "missing_outcomes"
+    CONTROL_MOVED = "control_moved"
+    """Someone else moved the alias that a promotion would move."""
 
 
 class Phase(Struct, frozen=True, forbid_unknown_fields=True):
@@ -295,7 +300,33 @@ class HoldOut(Struct, frozen=True, forbid_unknown_fields=True):
     share: int
 
 
+class Study(Struct, frozen=True, eq=False):
+    """What is noted of the units of one phase, wherever they are seen. Compared by identity.
+
+    `variants` gives each variant its index in the document. `is_counted` says that its units need
+    no state of their own, because each is one request and silence means nothing.
+    """
+
+    experiment: str
+    phase: int
+    variants: Mapping[str, int]
+    guards: tuple[Guard, ...]
+    is_counted: bool
+
+
 def names_of(experiment: Experiment) -> Iterator[str]:
     """The names of all its guards and metrics, in the order of the document."""
     yield from (guard.name for guard in experiment.guards)
     yield from (metric.name for metric in experiment.metrics)
+
+
+def study_of(name: str, document: Experiment, phase: Phase) -> Study:
+    """What is noted of the units of a phase."""
+    waits = any(metric.silence == "default" for metric in document.metrics)
+    return Study(
+        experiment=name,
+        phase=phase.number,
+        variants={variant.name: index for index, variant in enumerate(document.variants)},
+        guards=document.guards,
+        is_counted=document.unit is None and not waits,
+    )

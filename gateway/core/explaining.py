@@ -4,25 +4,23 @@ Nothing that served the request is asked. The rules, salt and intervals of any R
 the audit log, so an assignment can be recomputed long after it was made.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
-import msgspec
 import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.core.assignment import Reason, positions
+from gateway.core.assignment import HASH_VERSION, SCALE, Reason, SplitState, positions
 from gateway.core.audit import AuditEntry, entry_hash, first_break
-from gateway.core.endpoints import Endpoint, EndpointRecord, Rule
+from gateway.core.documents import assembled
+from gateway.core.endpoints import Endpoint, EndpointRecord, Rule, Split
 from gateway.core.errors import Conflict, InvalidRequest, NotFound
-from gateway.core.plans import MAX_UNIT_BYTES, Assignment, assign
-from gateway.core.snapshot import EMPTY, ModelRecord, Snapshot, check, endpoint_record, plan_of
+from gateway.core.naming import MAX_UNIT_BYTES
+from gateway.core.plans import Assignment, Enrols, assign, ranges_of_split
+from gateway.core.snapshot import Snapshot, check, endpoint_record, plan_of
 from gateway.core.targeting import Scalar, holds
 from gateway.core.tensors import Tensors
-
-_T = TypeVar("_T", ModelRecord, EndpointRecord)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +44,18 @@ class Position(Struct, frozen=True):
 
 
 class RuleExplanation(Struct, frozen=True):
-    """Whether a rule's conditions hold; `position` is None where the rule does not split."""
+    """Whether a rule's conditions hold; `position` is None where the rule does not split.
+
+    An experiment is a rule behind the endpoint's own: `phase` is the one that runs, and `left_out`
+    says why the unit is not enrolled (`hold_out`, `layer` or `exposure`).
+    """
 
     rule: str
     holds: bool
     decides: bool
     position: Position | None
+    phase: int = 0
+    left_out: str | None = None
 
 
 class Explanation(Struct, frozen=True):
@@ -82,8 +86,10 @@ def explain(snapshot: Snapshot, endpoint: str, situation: Situation) -> Explanat
         message = f"A unit holds 1 to {MAX_UNIT_BYTES} bytes that are not all blank."
         raise InvalidRequest(message)
     record = endpoint_record(snapshot, endpoint)
-    facts = _facts_of(record.document, situation)
-    assignment = assign(plan_of(snapshot, endpoint), facts, unit)
+    plan = plan_of(snapshot, endpoint)
+    studied = {one.name: snapshot.experiments[one.name] for one in plan.experiments}
+    facts = _facts_of(record.document, studied.values(), situation)
+    assignment = assign(plan, facts, unit)
     return Explanation(
         endpoint=endpoint,
         revision=snapshot.revision,
@@ -93,8 +99,12 @@ def explain(snapshot: Snapshot, endpoint: str, situation: Situation) -> Explanat
         reason=assignment.reason,
         rule=assignment.rule,
         propensity=assignment.propensity,
-        rules=tuple(
-            _explain_rule(rule, record, facts, assignment) for rule in record.document.rules
+        rules=(
+            *(_explain_rule(rule, record, facts, assignment) for rule in record.document.rules),
+            *(
+                _explain_experiment(one, studied[one.name], facts, assignment)
+                for one in plan.experiments
+            ),
         ),
     )
 
@@ -118,24 +128,13 @@ def rebuilt(entries: Sequence[AuditEntry], revision: int) -> Snapshot:
     if broken is not None:
         message = f"The audit log was tampered with at revision {broken}; nothing follows from it."
         raise Conflict(message)
-    models: dict[str, ModelRecord] = {}
-    endpoints: dict[str, EndpointRecord] = {}
+    placed = []
     for entry in wanted:
-        kind, _, name = entry.target.partition("/")
-        if kind == "models":
-            _place(models, name, entry, ModelRecord)
-        else:
-            _place(endpoints, name, entry, EndpointRecord)
-    snapshot = replace(EMPTY, revision=revision, models=models, endpoints=endpoints)
+        placed.append((entry.target, entry.document))
+        placed += [(moved.target, moved.document) for moved in entry.also]
+    snapshot = replace(assembled(placed), revision=revision)
     check(snapshot)
     return snapshot
-
-
-def _place(table: dict[str, _T], name: str, entry: AuditEntry, kind: type[_T]) -> None:
-    if entry.document is None:
-        table.pop(name, None)
-    else:
-        table[name] = msgspec.convert(entry.document, kind, str_keys=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,15 +154,17 @@ class _Facts:
         return None if value is None else value.encode("latin-1")
 
 
-def _facts_of(document: Endpoint, situation: Situation) -> _Facts:
+def _facts_of(
+    document: Endpoint, studied: Iterable[ExperimentRecord], situation: Situation
+) -> _Facts:
     """The situation, with the unit where each split looks for it."""
     headers = dict(situation.headers)
     parameters = dict(situation.parameters)
     tensors = {}
-    for rule in document.rules:
-        if rule.split is None:
+    split = (rule.split.unit for rule in document.rules if rule.split is not None)
+    for key in (*split, *(record.document.unit for record in studied)):
+        if key is None:
             continue
-        key = rule.split.unit
         if key.header is not None:
             headers[key.header.lower()] = situation.unit.decode("latin-1")
         elif key.parameter is not None:
@@ -179,18 +180,54 @@ def _explain_rule(
     position = None
     if rule.split is not None:
         state = record.splits[rule.name]
-        drawn = positions(state.salt, facts.unit)
-        position = Position(
-            salt=state.salt,
-            hash_version=state.hash_version,
-            enrolment=drawn.enrolment,
-            variant=drawn.variant,
-            exposure=rule.split.exposure,
-            enrolled=drawn.enrolment < rule.split.exposure,
-        )
+        if state.hash_version == HASH_VERSION:
+            position = _position(state, rule.split.exposure, facts.unit)
+        else:
+            position = _place(rule.split, state, facts.unit)
     return RuleExplanation(
         rule=rule.name,
         holds=all(holds(condition, facts.header, facts.parameters) for condition in rule.when),
         decides=assignment.rule == rule.name,
         position=position,
+    )
+
+
+def _explain_experiment(
+    enrols: Enrols, record: ExperimentRecord, facts: _Facts, assignment: Assignment
+) -> RuleExplanation:
+    return RuleExplanation(
+        rule=enrols.name,
+        holds=all(
+            holds(condition, facts.header, facts.parameters) for condition in record.document.when
+        ),
+        decides=assignment.rule == enrols.name,
+        position=_position(record.split, record.exposure, facts.unit),
+        phase=enrols.study.phase,
+        left_out=enrols.left_out(facts.unit),
+    )
+
+
+def _position(state: SplitState, exposure: int, unit: bytes) -> Position:
+    drawn = positions(state.salt, unit)
+    return Position(
+        salt=state.salt,
+        hash_version=state.hash_version,
+        enrolment=drawn.enrolment,
+        variant=drawn.variant,
+        exposure=exposure,
+        enrolled=drawn.enrolment < exposure,
+    )
+
+
+def _place(split: Split, state: SplitState, unit: bytes) -> Position:
+    """One hash decides both, as in GrowthBook."""
+    ranges = ranges_of_split(split, state.salt)
+    place = round((ranges.place(unit) or 0.0) * SCALE)
+    return Position(
+        salt=state.salt,
+        hash_version=state.hash_version,
+        enrolment=place,
+        variant=place,
+        exposure=split.exposure,
+        enrolled=ranges.draw(unit) is not None,
     )

@@ -4,14 +4,15 @@
 draws for the unit; who is not enrolled, and whom no rule takes, gets the default.
 """
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.core.assignment import SCALE, Drawer, Reason, SplitState
+from gateway.core.assignment import HASH_VERSION, SCALE, Drawer, Reason, SplitState
 from gateway.core.compare import Tolerance
 from gateway.core.endpoints import (
     DEFAULT_VARIANT,
@@ -23,30 +24,13 @@ from gateway.core.endpoints import (
     Split,
     Target,
     UnitKey,
+    weights_of,
 )
 from gateway.core.errors import InvalidRequest, NotFound, excerpt
-from gateway.core.targeting import Condition, Scalar, holds
-from gateway.core.tensors import Tensors
-
-MAX_UNIT_BYTES: Final = 1024
-
-
-class Facts(Protocol):
-    """What a request says of itself, as far as rules may read it."""
-
-    @property
-    def parameters(self) -> Mapping[str, Scalar]:
-        """Request-level parameters."""
-
-    @property
-    def tensors(self) -> Tensors:
-        """Input tensors by name."""
-
-    def header(self, name: str) -> str | None:
-        """The first header of that lower-case name, decoded as Latin-1; None if absent."""
-
-    def raw_header(self, name: bytes) -> bytes | None:
-        """The same, as it came."""
+from gateway.core.experiments import Study
+from gateway.core.growthbook import Ranges
+from gateway.core.naming import MAX_UNIT_BYTES, Facts, checked_unit, unit_of
+from gateway.core.targeting import Condition, holds
 
 
 class Variant(Struct, frozen=True):
@@ -63,6 +47,7 @@ class Assignment(Struct, frozen=True):
     variant. `unit` is what was hashed; `sticky` is False when that was a fresh draw for this
     request because it named no unit. `salt` and `rule` are set where a split drew. `intended` names
     the variant that could not answer, where the default fell in for it: analyse as intended.
+    `segment` is that of the request, where its experiment tells segments apart.
     """
 
     variant: Variant
@@ -74,12 +59,14 @@ class Assignment(Struct, frozen=True):
     sticky: bool = False
     falls_back: bool = False
     intended: str | None = None
+    segment: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class _CompiledSplit:
     salt: str
-    drawer: Drawer
+    hash_version: int
+    drawer: Drawer | Ranges
     unit: UnitKey
     unit_header: bytes | None
     variants: Mapping[str, tuple[Variant, float]]
@@ -94,18 +81,52 @@ class _CompiledRule:
     falls_back: bool
 
 
+class Enrols(Protocol):
+    """An experiment behind the rules; kept by `gateway.core.enrolling`."""
+
+    @property
+    def name(self) -> str:
+        """Of the experiment: what its rule is called."""
+
+    @property
+    def variants(self) -> Mapping[str, tuple[Variant, float]]:
+        """Each variant with its share of the enrolled units."""
+
+    @property
+    def study(self) -> Study:
+        """What is noted of its units."""
+
+    @property
+    def watches_outputs(self) -> bool:
+        """Whether it wants to know of answers that are not finite."""
+
+    def take(self, facts: Facts, draw: bytes) -> Assignment | None:
+        """The variant of a request's unit; None where the request goes on."""
+
+    def left_out(self, unit: bytes) -> str | None:
+        """Why a unit is not enrolled; None if it is."""
+
+
 @dataclass(frozen=True, slots=True)
 class ShadowPlan:
-    """A shadow variant, the share of requests it copies (out of 10,000) and its tolerance."""
+    """A shadow variant, the share of requests it copies (out of 10,000) and its tolerance.
+
+    `study` is set where an experiment wants to know what it finds.
+    """
 
     variant: Variant
     share: int
     tolerance: Tolerance
+    study: Study | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything that decides a request of one endpoint; immutable."""
+    """Everything that decides a request of one endpoint; immutable.
+
+    `experiments` enrol behind the rules. `watches_outputs` says that one of them wants to know of
+    answers that are not finite.
+    """
 
     endpoint: str
     model: str
@@ -117,6 +138,30 @@ class Plan:
     token_scalars: tuple[str, ...]
     variants: Mapping[str, Variant]
     cache: Caching | None = None
+    experiments: tuple["Enrols", ...] = ()
+    watches_outputs: bool = False
+
+    def including(
+        self,
+        experiments: tuple["Enrols", ...],
+        shadows: Iterable[ShadowPlan],
+        variants: Mapping[str, Variant],
+    ) -> "Plan":
+        """The same with these experiments, more shadows, and all variants that may be forced."""
+        return dataclasses.replace(
+            self,
+            experiments=experiments,
+            shadows=(*self.shadows, *shadows),
+            variants=variants,
+            watches_outputs=any(experiment.watches_outputs for experiment in experiments),
+        )
+
+    def hash_version(self, rule: str | None) -> int:
+        """How the split of a rule, or an experiment, draws."""
+        for compiled in self.rules:
+            if compiled.name == rule and isinstance(compiled.takes, _CompiledSplit):
+                return compiled.takes.hash_version
+        return HASH_VERSION
 
     @property
     def versions(self) -> frozenset[int]:
@@ -182,11 +227,15 @@ def assign(plan: Plan, facts: Facts, draw: bytes) -> Assignment:
     Raises:
         InvalidRequest: a unit of more than 1,024 bytes.
     """
-    if not plan.rules:
+    if not plan.rules and not plan.experiments:
         return Assignment(plan.default, Reason.STATIC)
     for rule in plan.rules:
-        if not rule.when or _all_hold(rule.when, facts):
+        if not rule.when or all_hold(rule.when, facts):
             return _take(plan, rule, facts, draw)
+    for experiment in plan.experiments:
+        assignment = experiment.take(facts, draw)
+        if assignment is not None:
+            return assignment
     return Assignment(plan.default, Reason.DEFAULT)
 
 
@@ -224,10 +273,13 @@ def shares(plan: Plan) -> Mapping[str, Mapping[str, float]]:
         else:
             drawn = {name: share for name, (_, share) in rule.takes.variants.items()}
             table[rule.name] = {**drawn, DEFAULT_VARIANT: rule.takes.left_out}
+    for experiment in plan.experiments:
+        table[experiment.name] = {name: part for name, (_, part) in experiment.variants.items()}
     return table
 
 
-def _all_hold(when: tuple[Condition, ...], facts: Facts) -> bool:
+def all_hold(when: tuple[Condition, ...], facts: Facts) -> bool:
+    """Whether a request fits every condition."""
     return all(holds(condition, facts.header, facts.parameters) for condition in when)
 
 
@@ -237,11 +289,11 @@ def _take(plan: Plan, rule: _CompiledRule, facts: Facts, draw: bytes) -> Assignm
         reason = Reason.TARGETING_MATCH
         return Assignment(split, reason, rule=rule.name, falls_back=rule.falls_back)
     if split.unit_header is None:
-        unit = _unit_of(split.unit, facts)
+        unit = unit_of(split.unit, facts)
     else:
         unit = facts.raw_header(split.unit_header)
     if unit is not None and (len(unit) > MAX_UNIT_BYTES or not unit.strip()):
-        unit = _checked(unit)
+        unit = checked_unit(unit)
     hashed = draw if unit is None else unit
     name = split.drawer.draw(hashed)
     if name is None:
@@ -259,35 +311,6 @@ def _take(plan: Plan, rule: _CompiledRule, facts: Facts, draw: bytes) -> Assignm
         unit is not None,  # sticky
         rule.falls_back and name is not None,
     )
-
-
-def _unit_of(key: UnitKey, facts: Facts) -> bytes | None:
-    """A unit that is no header; None when the request names none, or more than one."""
-    if key.parameter is not None:
-        value = facts.parameters.get(key.parameter)
-        return None if value is None else str(value).encode()
-    return _unit_of_input(facts.tensors, key.input or "")
-
-
-def _checked(unit: bytes) -> bytes | None:
-    """A unit as it came, None for a blank one."""
-    if not unit.strip():
-        return None
-    if len(unit) > MAX_UNIT_BYTES:
-        message = f"The unit holds {len(unit)} bytes; at most {MAX_UNIT_BYTES} are allowed."
-        raise InvalidRequest(message)
-    return unit
-
-
-def _unit_of_input(tensors: Tensors, name: str) -> bytes | None:
-    tensor = tensors.get(name)
-    if tensor is None or tensor.size == 0:
-        return None
-    flat = tensor.ravel()
-    if not bool((flat[1:] == flat[:-1]).all()):
-        return None
-    first = flat[0]
-    return first if isinstance(first, bytes) else str(first).encode()
 
 
 def _compile_rule(
@@ -308,20 +331,33 @@ def _compile_split(
     split: Split, state: SplitState, variant: Callable[[str, Target], Variant]
 ) -> _CompiledSplit:
     header = split.unit.header
+    drawer: Drawer | Ranges = Drawer(state, split.exposure)
+    shares_ = {one.name: split.exposure * one.weight / SCALE**2 for one in split.variants}
+    left_out = (SCALE - split.exposure) / SCALE
+    if state.hash_version != HASH_VERSION:
+        drawer = ranges_of_split(split, state.salt)
+        shares_ = {one.name: drawer.share(one.name) for one in split.variants}
+        left_out = 1 - sum(shares_.values())
     return _CompiledSplit(
         salt=state.salt,
-        drawer=Drawer(state, split.exposure),
+        hash_version=state.hash_version,
+        drawer=drawer,
         unit=split.unit,
         unit_header=None if header is None else header.lower().encode("latin-1", "replace"),
         variants={
             weighted.name: (
                 variant(weighted.name, weighted.target),
-                split.exposure * weighted.weight / SCALE**2,
+                shares_[weighted.name],
             )
             for weighted in split.variants
         },
-        left_out=(SCALE - split.exposure) / SCALE,
+        left_out=left_out,
     )
+
+
+def ranges_of_split(split: Split, salt: str) -> Ranges:
+    """A split that is drawn as GrowthBook does."""
+    return Ranges(salt, split.hash_version, weights_of(split), split.exposure)
 
 
 def _resolve(endpoint: str, document: Endpoint, target: Target, aliases: Mapping[str, int]) -> int:

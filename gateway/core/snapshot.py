@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from gateway.core.assignment import HASH_VERSION, SplitState, covers_exactly
+from gateway.core.assignment import SplitState, covers_exactly
 from gateway.core.endpoints import (
     Endpoint,
     EndpointRecord,
@@ -21,7 +21,10 @@ from gateway.core.endpoints import (
     targets_of,
     weights_of,
 )
+from gateway.core.enrolling import with_experiments
 from gateway.core.errors import InvalidRequest, NotFound, TooLarge, excerpt
+from gateway.core.experiment_records import Studied, check_experiments, salts_of, widths_of
+from gateway.core.experiments import TERMINAL, ExperimentRecord, HoldOut, Layer
 from gateway.core.models import CHAMPION, MAX_VERSION, Key, check_name, is_hex256
 from gateway.core.plans import Plan, compile_plan
 
@@ -47,8 +50,11 @@ class ModelRecord(Struct, frozen=True, forbid_unknown_fields=True):
     labels: tuple[str, ...] = ()
 
 
-class Snapshot(Struct, frozen=True, forbid_unknown_fields=True):
-    """All served configuration. `audit_head` is the hash of the audit entry that made it."""
+class Snapshot(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """All served configuration. `audit_head` is the hash of the audit entry that made it.
+
+    Units of `hold_out` are enrolled by no experiment.
+    """
 
     schema: int
     epoch: int
@@ -56,6 +62,9 @@ class Snapshot(Struct, frozen=True, forbid_unknown_fields=True):
     audit_head: str
     models: dict[str, ModelRecord]
     endpoints: dict[str, EndpointRecord]
+    experiments: dict[str, ExperimentRecord] = {}
+    layers: dict[str, Layer] = {}
+    hold_out: HoldOut | None = None
 
 
 EMPTY: Final = Snapshot(schema=SCHEMA, epoch=1, revision=0, audit_head="", models={}, endpoints={})
@@ -132,7 +141,10 @@ def plan_of(snapshot: Snapshot, name: str) -> Plan:
     """
     record = endpoint_record(snapshot, name)
     aliases = snapshot.models[record.document.model].aliases
-    return compile_plan(name, record, aliases, snapshot.revision)
+    plan = compile_plan(name, record, aliases, snapshot.revision)
+    if not snapshot.experiments:
+        return plan
+    return with_experiments(plan, snapshot.experiments, snapshot.layers, snapshot.hold_out)
 
 
 def endpoint_names(snapshot: Snapshot) -> list[str]:
@@ -144,8 +156,8 @@ def endpoint_names(snapshot: Snapshot) -> list[str]:
 def named_versions(snapshot: Snapshot) -> Mapping[str, frozenset[int]]:
     """The versions of each model that every process keeps warm.
 
-    Those that an alias or an endpoint names, the one before for each alias (so that a rollback
-    needs no load), and those loaded by hand.
+    Those that an alias, an endpoint or an experiment names, until it has ended; the one before for
+    each alias (so that a rollback needs no load), and those loaded by hand.
     """
     named: dict[str, set[int]] = {}
     for name, model in snapshot.models.items():
@@ -156,6 +168,13 @@ def named_versions(snapshot: Snapshot) -> Mapping[str, frozenset[int]]:
         for target in targets_of(record.document):
             version = target.version or aliases[target.alias or ""]
             named[record.document.model].add(version)
+    for experiment in snapshot.experiments.values():
+        if experiment.state not in TERMINAL:
+            model_name = endpoint_record(snapshot, experiment.document.endpoint).document.model
+            aliases = snapshot.models[model_name].aliases
+            for variant in experiment.document.variants:
+                now = variant.version or aliases[variant.alias or ""]
+                named[model_name].add(experiment.versions.get(variant.name, now))
     return {name: frozenset(versions) for name, versions in named.items()}
 
 
@@ -188,7 +207,9 @@ def check(snapshot: Snapshot) -> None:
         _check_model(name, model)
     for name, record in snapshot.endpoints.items():
         check_record(snapshot, name, record)
-    _check_salts(snapshot)
+    studied = _studied(snapshot)
+    check_experiments(studied)
+    _check_salts(snapshot, studied)
 
 
 def check_record(snapshot: Snapshot, name: str, record: EndpointRecord) -> None:
@@ -230,16 +251,13 @@ def _check_state(where: str, split: Split, state: SplitState) -> None:
     if split.salt not in (None, state.salt):
         message = f"{where}: the stored salt is not the one that the document names."
         raise InvalidRequest(message)
-    if state.hash_version != HASH_VERSION:
-        message = f"{where}: hash version {excerpt(state.hash_version)} is not known here."
+    if state.hash_version != split.hash_version:
+        message = f"{where}: hash version {excerpt(state.hash_version)} is not the document's."
         raise InvalidRequest(message)
     if not covers_exactly(state):
         message = f"{where}: the stored intervals do not tile the whole range."
         raise InvalidRequest(message)
-    owned = {
-        name: sum(end - start for start, end in pieces) for name, pieces in state.intervals.items()
-    }
-    if owned != weights_of(split):
+    if widths_of(state) != weights_of(split):
         message = f"{where}: the stored intervals do not have the widths of the weights."
         raise InvalidRequest(message)
 
@@ -261,17 +279,32 @@ def _check_model(name: str, model: ModelRecord) -> None:
             raise InvalidRequest(message)
 
 
-def _check_salts(snapshot: Snapshot) -> None:
+def _studied(snapshot: Snapshot) -> Studied:
+    named = {record.document.endpoint for record in snapshot.experiments.values()}
+    known = named & (snapshot.endpoints.keys() | snapshot.models.keys())
+    return Studied(
+        experiments=snapshot.experiments,
+        layers=snapshot.layers,
+        hold_out=snapshot.hold_out,
+        endpoints={name: endpoint_record(snapshot, name).document for name in known},
+        models=snapshot.models,
+    )
+
+
+def _check_salts(snapshot: Snapshot, studied: Studied) -> None:
+    of_rules = (
+        (f"rule '{rule}' of endpoint '{name}'", state.salt)
+        for name, record in snapshot.endpoints.items()
+        for rule, state in record.splits.items()
+    )
     owners: dict[str, str] = {}
-    for name, record in snapshot.endpoints.items():
-        for rule, state in record.splits.items():
-            where = f"rule '{rule}' of endpoint '{name}'"
-            if owners.setdefault(state.salt, where) != where:
-                message = (
-                    f"The {owners[state.salt]} and the {where} share a salt, "
-                    "so their assignments would be correlated; give each its own."
-                )
-                raise InvalidRequest(message)
+    for where, salt in (*of_rules, *salts_of(studied)):
+        if owners.setdefault(salt, where) != where:
+            message = (
+                f"The {owners[salt]} and the {where} share a salt, "
+                "so their assignments would be correlated; give each its own."
+            )
+            raise InvalidRequest(message)
 
 
 def _check_size(document: bytes) -> None:

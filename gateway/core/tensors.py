@@ -4,7 +4,7 @@ A shape's first dimension is the batch when a model is batched; `-1` stands for 
 Source of the datatype names: Open Inference Protocol v2, "Tensor Data Types".
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NoReturn, TypeAlias
 
 import numpy as np
@@ -144,6 +144,16 @@ def has_nonfinite(tensor: Array) -> bool:
         return bool((tensor.view(np.uint16) & _HALF_SIZE).max() >= _HALF_INFINITY)
     # NaN is both the greatest and the least; over many elements this is cheaper than marking each.
     return not (np.isfinite(tensor.max()) and np.isfinite(tensor.min()))
+
+
+def invalid_rows(outputs: Sequence[Array]) -> Collection[int]:
+    """Which rows of a run's outputs, of as many rows each, hold NaN or an infinity."""
+    rows: set[int] = set()
+    for output in outputs:
+        if has_nonfinite(output):
+            marked = ~np.isfinite(output.reshape(len(output), -1)).all(axis=1)
+            rows.update(np.flatnonzero(marked).tolist())
+    return rows or ()
 
 
 def rows_of(signature: Signature, tensors: Tensors) -> int:

@@ -11,8 +11,10 @@ from msgspec.structs import replace
 from gateway.core.assignment import HASH_VERSION, SCALE, SplitState, reweigh
 from gateway.core.endpoints import Endpoint, EndpointRecord, Split, check_endpoint, weights_of
 from gateway.core.errors import Conflict, NotFound, excerpt
+from gateway.core.experiments import LIVE
 from gateway.core.models import CHAMPION, check_name
-from gateway.core.snapshot import ModelRecord, Snapshot, check, named_versions
+from gateway.core.plans import ranges_of_split
+from gateway.core.snapshot import ModelRecord, Snapshot, check, endpoint_record, named_versions
 
 MAX_HISTORY: Final = 20
 """Versions that each alias remembers to go back to."""
@@ -31,8 +33,10 @@ def put_endpoint(
 
     Raises:
         InvalidRequest: the document contradicts itself or names what does not exist.
+        Conflict: it serves another model, and an experiment runs on it.
     """
     check_endpoint(name, document)
+    _check_studied(snapshot, name, document)
     stored = snapshot.endpoints.get(name)
     before = {} if stored is None else stored.splits
     splits = {
@@ -49,12 +53,13 @@ def delete_endpoint(snapshot: Snapshot, name: str) -> Snapshot:
 
     Raises:
         NotFound: no such document.
+        InvalidRequest: an experiment needs it.
     """
     if name not in snapshot.endpoints:
         message = f"Endpoint '{excerpt(name)}' has no document to delete."
         raise NotFound(message)
     rest = {other: record for other, record in snapshot.endpoints.items() if other != name}
-    return replace(snapshot, endpoints=rest)
+    return _checked(replace(snapshot, endpoints=rest))
 
 
 def register(
@@ -155,7 +160,7 @@ def unload(snapshot: Snapshot, model: str, number: int | None) -> Snapshot:
 
     Raises:
         NotFound: no such model or version.
-        Conflict: an alias or an endpoint names the version.
+        Conflict: an alias, an endpoint or an experiment names the version.
     """
     record = model_of(snapshot, model)
     if number is not None:
@@ -169,11 +174,16 @@ def unload(snapshot: Snapshot, model: str, number: int | None) -> Snapshot:
     after = _with_model(snapshot, model, replace(record, loaded=kept, previous=history))
     in_use = sorted(named_versions(after)[model] & gone)
     if number is not None and in_use:
-        message = f"Version {number} of '{model}' is in use by an alias or an endpoint."
+        message = (
+            f"Version {number} of '{model}' is in use by an alias, an endpoint or an experiment."
+        )
         raise Conflict(message)
     if number is None and in_use:
         listed = ", ".join(str(version) for version in in_use)
-        message = f"Model '{model}' is in use: an alias or an endpoint names version {listed}."
+        message = (
+            f"Model '{model}' is in use: an alias, an endpoint or an experiment names "
+            f"version {listed}."
+        )
         raise Conflict(message)
     return after
 
@@ -209,11 +219,27 @@ def model_of(snapshot: Snapshot, model: str) -> ModelRecord:
     return record
 
 
+def _check_studied(snapshot: Snapshot, name: str, document: Endpoint) -> None:
+    """An experiment runs versions of one model; another one's would have the same numbers."""
+    for experiment, record in snapshot.experiments.items():
+        if record.document.endpoint != name or record.state not in LIVE:
+            continue
+        served = endpoint_record(snapshot, name).document.model
+        if served != document.model:
+            message = (
+                f"Endpoint '{name}' serves '{served}' while experiment '{experiment}' runs on it; "
+                "stop that first."
+            )
+            raise Conflict(message)
+
+
 def _state_of(split: Split, before: SplitState | None, fresh_salt: str) -> SplitState:
     salt = split.salt or (before.salt if before is not None else fresh_salt)
-    weights = weights_of(split)
-    if before is None or before.salt != salt:
-        return SplitState.fresh(salt=salt, hash_version=HASH_VERSION, weights=weights)
+    weights, version = weights_of(split), split.hash_version
+    # GrowthBook's ranges lie one after the other, whatever that moves.
+    is_ours = before is not None and before.hash_version == version == HASH_VERSION
+    if before is None or before.salt != salt or not is_ours:
+        return SplitState.fresh(salt=salt, hash_version=version, weights=weights)
     return reweigh(before, weights)
 
 
@@ -227,8 +253,11 @@ def _moved(
 ) -> float:
     if old is None or old_state is None:
         return new.exposure / SCALE
-    if old_state.salt != new_state.salt:
+    if (old_state.salt, old.hash) != (new_state.salt, new.hash):
         return _moved_by_resalting(old, new)
+    if new_state.hash_version != HASH_VERSION:
+        before_, after_ = (ranges_of_split(split, new_state.salt) for split in (old, new))
+        return before_.moved(after_)
     common = min(old.exposure, new.exposure)
     before, after = weights_of(old), weights_of(new)
     changed = sum(

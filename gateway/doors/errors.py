@@ -28,6 +28,7 @@ HTTP_STATUS: Final[Mapping[type[errors.GatewayError], int]] = {
     errors.DeadlineExceeded: 503,
     errors.Cancelled: 499,
     errors.EngineFailed: 500,
+    errors.InvalidOutput: 500,
     errors.UpstreamFailed: 502,
     errors.StoreUnavailable: 503,
     errors.Unsealed: 503,

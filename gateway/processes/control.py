@@ -69,6 +69,7 @@ class _Control:
         otel = read_config(os.environ)
         fleet = Fleet(roster, birth.secret, cells, settings.shadows.samples)
         half = ControlHalf(settings, otel, fleet, cells, fleet.collect)
+        fleet.observe_with(half.plane.intake.observe)
         if half.exporter is not None:
             fleet.record_to(_Sources(half.exporter, otel), with_spans=otel.traces is not None)
         tls = (settings.admin.tls_cert, settings.admin.tls_key)

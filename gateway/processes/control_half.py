@@ -13,13 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from gateway.adapters.circumstances import circumstances
 from gateway.adapters.disk import ADMIN_FILE, StateFolder
 from gateway.adapters.folder import FolderStore
 from gateway.adapters.journal import Journal
 from gateway.adapters.onnx import describe
 from gateway.adapters.otel import OtelConfig, OtlpSender, resource_of
 from gateway.adapters.otel_encode import OtlpEncoder
-from gateway.adapters.redis import RedisEvidence, RedisFolds, RedisStore
+from gateway.adapters.redis import RedisEvidence, RedisFolds, RedisHistory, RedisStore
 from gateway.adapters.segments import Segments
 from gateway.adapters.valkey import EmbeddedValkey
 from gateway.control.export import Exporter
@@ -83,6 +84,8 @@ class ControlHalf:
                 exporter=self.exporter,
                 evidence=self._evidence(),
                 folds=self._folds(),
+                history=self._history(),
+                circumstances=circumstances(),
                 journal=Journal(
                     state, journal_bytes, name=socket.gethostname(), entropy=secrets.token_bytes
                 ),
@@ -106,6 +109,8 @@ class ControlHalf:
         return create_admin(
             AdminParts(
                 registry=self.plane.registry,
+                experiments=self.plane.experiments,
+                reports=self.plane.reports,
                 store=self.plane.store,
                 data_plane=self._data_plane,
                 status=self.plane.status,
@@ -183,6 +188,12 @@ class ControlHalf:
     def _folds(self) -> RedisFolds:
         redis, name = self._settings.redis, process_name(self._settings)
         return RedisFolds(
+            self._url(), namespace=redis.namespace, timeout_s=redis.timeout_s, name=name
+        )
+
+    def _history(self) -> RedisHistory:
+        redis, name = self._settings.redis, process_name(self._settings)
+        return RedisHistory(
             self._url(), namespace=redis.namespace, timeout_s=redis.timeout_s, name=name
         )
 

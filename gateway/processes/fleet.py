@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from gateway.core.errors import GatewayError, NotReady
+from gateway.core.evidence import decode_sightings
 from gateway.core.models import Key
 from gateway.evidence_ports import OutcomeSink
 from gateway.ports import Parcel, Repository, Secrets, Update, WorkerReport
@@ -41,6 +42,7 @@ from gateway.processes.merging import (
 from gateway.processes.orders import Orders
 from gateway.processes.roster import EXIT_CODE, Roster
 from gateway.serving.cells import Cells, merge
+from gateway.serving.sightings import Observe, drop_into
 from gateway.serving.vitals import FIRST_LANE, HANDED_OVER, LANES, RECORDS
 from gateway.telemetry import ERROR_TYPE, MODEL_NAME, MODEL_VERSION, PREDICTION_LOST, Series
 
@@ -107,6 +109,7 @@ class Fleet:
         self._cells = cells
         self._shadow_samples = shadow_samples
         self._records: Records | None = None
+        self._observe = drop_into(cells)
         self._with_spans = False
         self._members: dict[int, _Member] = {}
         self._links: dict[Link, _Member | None] = {}
@@ -133,6 +136,10 @@ class Fleet:
         """Ask workers for their records, and for the spans of sampled requests if wanted."""
         self._records = records
         self._with_spans = with_spans
+
+    def observe_with(self, observe: Observe) -> None:
+        """Hand what workers see of the units of experiments to this; without it, it is dropped."""
+        self._observe = observe
 
     def serve(self, repository: Repository, sink: OutcomeSink) -> None:
         """Answer what the doors of the workers ask, and take the outcomes that they hand over."""
@@ -235,6 +242,8 @@ class Fleet:
             case Pulse():
                 self._count(member, message)
             case Handed(parcel):
+                if parcel.sightings:
+                    self._observe(decode_sightings(parcel.sightings))
                 if self._records is not None:
                     self._records.receive(member.source, parcel)
             case Ask() | Offer():

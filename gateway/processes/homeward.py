@@ -160,6 +160,7 @@ class Homeward:
     def _hung_up(self, link: Link) -> None:
         if self._link is link:
             self._link = None
+            self._recorder.watchman.forget()  # the last parcels may be lost with it
 
     def _send(self, message: Message) -> None:
         if self._link is not None:

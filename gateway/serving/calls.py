@@ -30,7 +30,7 @@ class Call(Struct):
 
     `version` is set by a versioned path, `force` by a caller who may. `headers` are raw, names in
     lower case, the first of each name. `deadline_ns` is monotonic, 0 for none. Implements
-    `gateway.core.plans.Facts`.
+    `gateway.core.naming.Facts`.
     """
 
     request: InferRequest

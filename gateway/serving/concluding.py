@@ -4,7 +4,7 @@ The prediction id is signed, the record kept, the copy offered to the shadows. N
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from gateway.core.assignment import SCALE, Reason
@@ -17,7 +17,7 @@ from gateway.core.predictions import (
     scalars_of,
     stub,
 )
-from gateway.core.tensors import Array, Tensors
+from gateway.core.tensors import Array, Tensors, has_nonfinite
 from gateway.serving.caching import HIT
 from gateway.serving.calls import Answer, Clock, Ran
 from gateway.serving.findings import Copy
@@ -73,11 +73,18 @@ class Concluder:
             answer.cache = flight.job.cache
         return answer
 
-    def conclude_together(self, flights: list[Flight], ran: Ran) -> list[Answer]:
-        """Make the answers of plain requests of one row each that one run answered."""
+    def conclude_together(
+        self, flights: list[Flight], ran: Ran, invalid: Collection[int] = ()
+    ) -> list[Answer]:
+        """Make the answers of plain requests of one row each that one run answered.
+
+        `invalid` names those of them that are not finite, as far as they were looked at.
+        """
         now_ns, unix_ns = self.clock.monotonic_ns(), self.clock.unix_ns()
         signer, record_of = self._signer(), self._record
         records = [record_of(flight, signer, now_ns, unix_ns) for flight in flights]
+        for row in invalid:
+            records[row].invalid = True
         loaded = flights[0].loaded
         try:
             if loaded is not None:
@@ -127,9 +134,9 @@ class Concluder:
         latency_ns = now_ns - call.arrived_ns
         at_ns = unix_ns - latency_ns
         salt, unit = assignment.salt, assignment.unit
-        unit_hash, is_first = None, False
+        unit_hash, is_first, segment = None, False, 0
         if salt is not None and unit is not None:
-            unit_hash = signer.unit_hash(salt, unit)
+            unit_hash, segment = signer.unit_hash(salt, unit), assignment.segment
             if assignment.sticky and is_answered and assignment.reason is Reason.SPLIT:
                 is_first = self.recorder.exposed(salt, unit_hash)
         prediction_id = signer.issue(
@@ -151,6 +158,8 @@ class Concluder:
             None,
             is_first,
         )
+        if segment:
+            record.segment = segment
         if job is not None:
             record.queue_ns = job.queue_ns
             record.run_ns = job.run_ns
@@ -169,6 +178,8 @@ class Concluder:
         )
         if error is not None:
             record.error_type = error.kind
+        if plan.watches_outputs:
+            record.invalid = any(map(has_nonfinite, outputs.values()))
         if plan.recording.inputs:
             record.inputs = _text(flight, flight.call.tensors)
         if plan.recording.outputs and outputs:
@@ -235,6 +246,8 @@ def _kind_of(flight: Flight) -> tuple[Kind, bytes]:
 
 def _new_kind(flight: Flight) -> tuple[Kind, bytes]:
     plan, assignment = flight.served.plan, flight.assignment
+    studies = (one.study for one in plan.experiments if one.name == assignment.rule)
+    study = next(studies, None)
     kind = Kind(
         endpoint=plan.endpoint,
         model=plan.model,
@@ -247,7 +260,11 @@ def _new_kind(flight: Flight) -> tuple[Kind, bytes]:
         intended=assignment.intended,
         propensity=assignment.propensity,
         salt=assignment.salt,
+        hash_version=plan.hash_version(assignment.rule),
         sticky=assignment.sticky,
+        experiment=None if study is None else study.experiment,
+        phase=0 if study is None else study.phase,
+        study=study,
     )
     facts = PredictionFacts(
         at_ms=0,
@@ -261,6 +278,7 @@ def _new_kind(flight: Flight) -> tuple[Kind, bytes]:
         version=assignment.variant.version,
         reason=assignment.reason,
         propensity=assignment.propensity,
+        phase=kind.phase,
     )
     return kind, stub(facts)
 

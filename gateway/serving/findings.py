@@ -84,7 +84,7 @@ def tally_finding(finding: Finding) -> ComparisonTally:
 
 def record_of(finding: Finding) -> Record:
     """What a shadow did, as a record that points to the primary one."""
-    work, origin = finding.work, finding.work.copy.origin
+    work, origin, study = finding.work, finding.work.copy.origin, finding.work.plan.study
     kind = Kind(
         endpoint=origin.kind.endpoint,
         model=work.loaded.key[0],
@@ -95,6 +95,8 @@ def record_of(finding: Finding) -> Record:
         propensity=work.plan.share / SCALE,
         revision=origin.kind.revision,
         shadow=True,
+        experiment=None if study is None else study.experiment,
+        phase=0 if study is None else study.phase,
     )
     return Record(
         kind=kind,

@@ -11,7 +11,6 @@ from struct import Struct
 from typing import Final
 
 from gateway import telemetry as names
-from gateway.core.assignment import HASH_VERSION
 from gateway.core.otlp.wire import (
     BYTES,
     TextAttribute,
@@ -181,10 +180,12 @@ def _static(kind: Kind, error_type: str | None) -> bytes:
         (names.ASSIGNMENT_RULE, kind.rule),
         (names.ASSIGNMENT_INTENDED, kind.intended),
         (names.ASSIGNMENT_SALT, kind.salt),
-        (names.ASSIGNMENT_HASH_VERSION, HASH_VERSION if drawn else None),
+        (names.ASSIGNMENT_HASH_VERSION, kind.hash_version if drawn else None),
         (names.ASSIGNMENT_PROPENSITY, float(kind.propensity)),
         (names.ASSIGNMENT_STICKY, kind.sticky),
         (names.ASSIGNMENT_REASON, str(kind.reason)),
+        (names.EXPERIMENT_NAME, kind.experiment),
+        (names.EXPERIMENT_PHASE, kind.phase or None),
         (names.MODEL_NAME, kind.model),
         (names.MODEL_VERSION, kind.version),
         (names.MODEL_DIGEST, kind.digest or None),

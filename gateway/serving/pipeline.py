@@ -6,6 +6,7 @@ no task, no future, no await. Doors wrap `submit` as they like.
 """
 
 import logging
+from collections.abc import Collection
 from typing import Final
 
 from gateway.core.assignment import Reason
@@ -20,7 +21,7 @@ from gateway.core.errors import (
 )
 from gateway.core.oip.render import check_outputs
 from gateway.core.plans import Assignment, Variant, assign, fall_back, force
-from gateway.core.tensors import Array
+from gateway.core.tensors import Array, invalid_rows
 from gateway.serving.calls import Answer, Call, Ran, Reply
 from gateway.serving.concluding import NONCE_BYTES, Concluder
 from gateway.serving.flights import Flight
@@ -52,6 +53,7 @@ class Pipeline:
         self._now_ns = concluder.clock.monotonic_ns
         self._land_one = self._land  # one bound method for all flights
         self._land_all = self._land_together
+        self._land_looked_at = self._land_and_look
 
     def find(self, endpoint: str, version: int | None = None) -> Served:
         """The one read of what is live; pass the result to `submit`.
@@ -116,7 +118,9 @@ class Pipeline:
         if rows > self.max_request_rows:
             message = f"The request holds {rows} rows; at most {self.max_request_rows} are allowed."
             raise TooLarge(message)
-        together = self._land_all if served.is_plain and not request.outputs else None
+        together = None
+        if served.is_plain and not request.outputs:
+            together = self._land_looked_at if served.plan.watches_outputs else self._land_all
         job = flight.job = Job(
             request.tensors, rows, flight, self._now_ns(), call.deadline_ns, together
         )
@@ -143,13 +147,18 @@ class Pipeline:
         if reply is not None:
             reply(answer)
 
-    def _land_together(self, flights: list[Flight], outputs: list[Array]) -> None:
-        """One run answered plain requests of one row each: conclude and reply to all of them."""
+    def _land_together(
+        self, flights: list[Flight], outputs: list[Array], invalid: Collection[int] = ()
+    ) -> None:
+        """One run answered plain requests of one row each: conclude and reply to all of them.
+
+        `invalid` names rows that are not finite, as far as they were looked at.
+        """
         loaded = flights[0].loaded
         if loaded is None:
             return
         ran = Ran(loaded.output_names, outputs)
-        answers = self._answers_of(flights, ran)
+        answers = self._answers_of(flights, ran, invalid)
         if not answers:
             for index, flight in enumerate(flights):
                 self._land(flight, list(ran.row(index).values()))
@@ -166,13 +175,19 @@ class Pipeline:
             except Exception:
                 log.exception("a caller could not take its answer")
 
-    def _answers_of(self, flights: list[Flight], ran: Ran) -> list[Answer]:
+    def _land_and_look(self, flights: list[Flight], outputs: list[Array]) -> None:
+        """The same, where an experiment wants to know of answers that are not finite."""
+        self._land_together(flights, outputs, invalid_rows(outputs))
+
+    def _answers_of(
+        self, flights: list[Flight], ran: Ran, invalid: Collection[int]
+    ) -> list[Answer]:
         """The answers of a run, none where each must be concluded by itself."""
         size = sum([output.nbytes for output in ran.outputs])
         if size > len(flights) * SMALL_ROW_BYTES:
             return []
         try:
-            return self.concluder.conclude_together(flights, ran)
+            return self.concluder.conclude_together(flights, ran, invalid)
         except Exception:
             log.exception("answers that belong together are given one by one")
             return []

@@ -16,6 +16,7 @@ from gateway.ports import Parcel
 from gateway.serving.cells import Cells, Counter, Histogram
 from gateway.serving.otlp_records import RecordEncoder
 from gateway.serving.otlp_spans import encode_spans
+from gateway.serving.sightings import Watchman
 from gateway.serving.vitals import HANDED_OVER, RECORDS, vitals
 from gateway.settings import RecordingSettings
 from gateway.telemetry import (
@@ -154,6 +155,7 @@ class Recorder:
         self._handed_over = 0
         self._encoded: deque[_Encoded] = deque()
         self._encoder = RecordEncoder()
+        self.watchman = Watchman(cells, settings.max_units)
         # Change with the configuration.
         self._measures: dict[tuple[Kind, str | None], _Measures] = {}
         # Change with every new unit.
@@ -201,7 +203,8 @@ class Recorder:
         if not batch:
             return 0
         del fresh[:limit]
-        self._measure(batch)
+        if self._measure(batch):
+            self.watchman.note(batch)
         if self._enabled:
             self._encode(batch)
         return len(fresh)
@@ -217,12 +220,13 @@ class Recorder:
         return left if left >= WORTHWHILE else 0
 
     def take(self, limit_bytes: int = PARCEL_BYTES) -> Parcel | None:
-        """Hand over what is encoded, oldest first, and what was dropped; None for neither.
+        """Hand over what is encoded, the oldest first, what was dropped, and sightings.
 
-        A parcel is larger than `limit_bytes` only if what one call encoded is.
+        None if there is nothing. Its records are larger than `limit_bytes` only if what one call
+        encoded is.
         """
         untold = self.dropped - self._told_dropped
-        if not self._encoded and not untold:
+        if not self._encoded and not untold and not self.watchman.has_news:
             return None
         taken: list[_Encoded] = []
         size = 0
@@ -238,6 +242,7 @@ class Recorder:
             logs=b"".join([one.logs for one in taken]),
             spans=b"".join([one.spans for one in taken]),
             span_count=sum(one.span_count for one in taken),
+            sightings=self.watchman.take(),
         )
         self.encoded_bytes -= len(parcel.logs) + len(parcel.spans)
         self._encoded_records -= parcel.records
@@ -268,8 +273,13 @@ class Recorder:
         while self.encode_pending(_MAX_FRESH):
             pass
 
-    def _measure(self, batch: list[Record]) -> None:
-        """Add to the cells, the predictions of one kind and one run together."""
+    def _measure(self, batch: list[Record]) -> bool:
+        """Add to the cells, the predictions of one kind and one run together.
+
+        Returns:
+            Whether some belong to an experiment.
+        """
+        is_studied = False
         runs: dict[tuple[Kind, str | None, int, int], tuple[list[int], list[int]]] = {}
         for record in batch:
             key = (record.kind, record.error_type, record.run_ns, record.batch_rows)
@@ -283,6 +293,9 @@ class Recorder:
             if measures is None:
                 measures = self._measures_of(kind, error_type)
             measures.add(latencies, queued, run_ns, batch_rows)
+            if kind.study is not None:
+                is_studied = True
+        return is_studied
 
     def _measures_of(self, kind: Kind, error_type: str | None) -> _Measures:
         if len(self._measures) >= _MAX_CACHED:

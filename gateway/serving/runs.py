@@ -6,7 +6,7 @@ from math import prod
 
 import numpy as np
 
-from gateway.core.errors import EngineFailed, GatewayError
+from gateway.core.errors import EngineFailed, GatewayError, InvalidOutput
 from gateway.core.tensors import BYTES, DTYPES, Array, Tensors, TensorSpec
 from gateway.ports import Engine, Stop
 from gateway.serving.jobs import Job, Result
@@ -87,12 +87,12 @@ class Shared:
     def _checked(self, results: list[Array], rows: int) -> Result:
         """What a run gave, or why it cannot be that."""
         if len(results) != len(self._outputs):
-            return EngineFailed("The model returned another number of outputs than it has.")
+            return InvalidOutput("The model returned another number of outputs than it has.")
         if self._checks_rows:
             for result in results:
                 if result.shape[:1] != (rows,):
                     message = "The model returned another number of rows than it was given."
-                    return EngineFailed(message)
+                    return InvalidOutput(message)
         return results
 
 

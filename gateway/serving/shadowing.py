@@ -218,6 +218,7 @@ class Shadows:
         """Keep what came back from a thread; of a run that was given up only that it was."""
         for finding in findings:
             if is_late:
+                self._tell(finding.work.plan, None)
                 self.drop(finding.work, "late")
                 continue
             finding.work.loaded.release()
@@ -250,6 +251,7 @@ class Shadows:
         plan, copy = finding.work.plan, finding.work.copy
         watch = self._watch(copy.origin.kind.endpoint, plan)
         watch.tally += tally_finding(finding)
+        self._tell(plan, None if finding.comparison is None else finding.comparison.agrees)
         if finding.comparison is None:
             return
         labels = _labels(copy.origin.kind.endpoint, plan)
@@ -257,6 +259,11 @@ class Shadows:
         if not finding.comparison.agrees:
             self._cells.counter(SHADOW_DISAGREED, labels).add()
             self._keep(watch, finding, finding.comparison)
+
+    def _tell(self, plan: ShadowPlan, agrees: bool | None) -> None:  # noqa: FBT001 - a finding
+        """Note for the experiment that asked for this shadow what it found; None: it failed."""
+        if plan.study is not None:
+            self._recorder.watchman.compared(plan.study, plan.variant.name, agrees=agrees)
 
     def _keep(self, watch: _Watch, finding: Finding, comparison: Comparison) -> None:
         """Keep the sample if it is among the worst."""

@@ -334,3 +334,15 @@ async def test_document_and_seal_are_of_one_commit(
     await committing
     assert await sealed.read() == encode(base)
     await other.close()
+
+
+async def test_the_audit_log_is_read_in_parts(store: Store) -> None:
+    """At most so many entries at once, from wherever the reader stands."""
+    base = EMPTY
+    for number in range(1, 6):
+        commit = registering(base, number)
+        await store.commit(commit)
+        base = commit.snapshot
+    assert [entry.revision for entry in await store.audit(1, 2)] == [2, 3]
+    assert [entry.revision for entry in await store.audit(4, 9)] == [5]
+    assert await store.audit(5, 1) == []

@@ -16,6 +16,7 @@ from gateway.control.export_parts import Clock, ExportParts, ExportSettings, Wir
 from gateway.control.pump import Pump
 from gateway.serving.cells import Cells
 from gateway.serving.recording import Recorder
+from gateway.serving.sightings import drop_into
 from gateway.settings import RecordingSettings
 from gateway.telemetry import ASSIGNMENT_COUNT, Record, Trace
 from tests.otlp_receiver import Answer, Receiver, plain
@@ -90,7 +91,7 @@ async def exporting(
     )
     clock = Clock(monotonic, lambda: AT, lambda: 0.5)
     exporter = Exporter(ExportParts(cells, wire, clock), settings)
-    pump = Pump(recorder, exporter, RESOURCE)
+    pump = Pump(recorder, exporter, RESOURCE, drop_into(cells))
     task = asyncio.create_task(exporter.run())
     try:
         yield Stage(recorder, exporter, pump)

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from gateway.core.audit import (
     AuditEntry,
+    Moved,
     commit_of,
     decode_entry,
     encode_entry,
@@ -121,6 +122,8 @@ def test_a_changed_field_breaks_the_chain(place: int) -> None:
         replace(entry, after="0" * 64),
         replace(entry, document={}),
         replace(entry, previous="0" * 64),
+        replace(entry, also=(Moved(target="models/m", before="", after="", document=None),)),
+        replace(entry, evidence={}),
     ]
     assert len(changes) == len(entry.__struct_fields__)
     for changed in changes:
@@ -195,3 +198,42 @@ def test_what_is_no_entry_is_refused(raw: bytes) -> None:
     """Bytes of any other kind are refused with one error."""
     with pytest.raises(InvalidRequest, match=r"^The audit entry cannot be read\.$"):
         decode_entry(raw)
+
+
+def test_an_entry_written_before_fields_were_added_keeps_its_hash() -> None:
+    """What says nothing is not written, so that old chains verify under newer code."""
+    written = encode_entry(ENTRIES[0])
+    assert b"evidence" not in written
+    assert b"also" not in written
+    assert decode_entry(written) == ENTRIES[0]
+
+
+def test_documents_that_move_along_are_named_with_what_they_became() -> None:
+    """A commit of two documents is told whole, whichever of them it was meant for."""
+    before = put_endpoint(NOW, "e", DOCUMENT, {"r": "salt"})
+    after = put_endpoint(promote(before, "m", 1), "e", Endpoint(schema=1, model="m"), {})
+    entry = commit_of(
+        before, after, at=1.0, actor="a", action="x", target="endpoints/e", reason=""
+    ).entry
+    assert [moved.target for moved in entry.also] == ["models/m"]
+    assert entry.also[0].document["aliases"] == {"champion": 1}
+    assert entry.also[0].before != entry.also[0].after
+    assert decode_entry(encode_entry(entry)) == entry
+
+
+def test_evidence_is_kept_and_hashed() -> None:
+    """What a decision was made from is as tamper-proof as what it did."""
+    changed = promote(NOW, "m", 1)
+    facts = {"at": 1.25, "rows": [1, 2]}
+    entry = commit_of(
+        NOW,
+        changed,
+        at=1.0,
+        actor="a",
+        action="x",
+        target="models/m",
+        reason="",
+        evidence=facts,
+    ).entry
+    assert decode_entry(encode_entry(entry)).evidence == facts
+    assert entry_hash(replace(entry, evidence={**facts, "at": 1.5})) != entry_hash(entry)

@@ -5,14 +5,16 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from gateway.core.assignment import Reason
+from gateway.core.assignment import Reason, positions
 from gateway.core.audit import AuditEntry, commit_of
-from gateway.core.endpoints import Endpoint
+from gateway.core.endpoints import Endpoint, Rule, Split, UnitKey, Weighted
 from gateway.core.errors import Conflict, InvalidRequest, NotFound
+from gateway.core.experiments import HoldOut, Layer, State
 from gateway.core.explaining import Situation, explain, rebuilt
 from gateway.core.models import CHAMPION
 from gateway.core.snapshot import EMPTY, ModelRecord, Snapshot
 from gateway.core.transitions import delete_endpoint, promote, put_endpoint, register
+from tests.experiments import experiment_of, record_of, with_study
 
 GOLD = {
     "name": "gold",
@@ -139,6 +141,18 @@ def test_an_earlier_revision_is_rebuilt_from_the_audit_log() -> None:
     assert fifth.endpoints == {}
 
 
+def test_documents_that_moved_along_are_rebuilt_too() -> None:
+    """A commit that moved two documents leaves both as they were."""
+
+    def both(snapshot: Snapshot) -> Snapshot:
+        return delete_endpoint(promote(snapshot, "m", 2), "e")
+
+    snapshot, entries = history(*BEGUN, ("endpoints/e", both))
+    again = rebuilt(entries, 4)
+    assert (again.models, again.endpoints) == (snapshot.models, snapshot.endpoints)
+    assert again.models["m"].aliases == {CHAMPION: 2}
+
+
 def without(position: int) -> Callable[[list[AuditEntry]], list[AuditEntry]]:
     """Leave an entry out."""
     return lambda entries: [entry for at, entry in enumerate(entries) if at != position]
@@ -164,3 +178,67 @@ def test_nothing_is_rebuilt_from_a_damaged_log(damage: Any, kind: type[Exception
     _, entries = history(*BEGUN)
     with pytest.raises(kind):
         rebuilt(damage(entries), 3)
+
+
+def test_an_experiment_is_explained_as_a_rule_behind_the_others() -> None:
+    """With its phase, where the unit stands, and why it is left out if it is."""
+    out = HoldOut(salt="out", share=3_000)
+    snapshot = with_study(record_of(exposure=5_000), hold_out=out)
+    reasons = set()
+    for number in range(60):
+        unit = f"u{number}".encode()
+        explained = explain(snapshot, "m", Situation(unit=unit))
+        (rule,) = explained.rules
+        at = positions("study", unit)
+        assert rule.position is not None
+        assert (rule.rule, rule.phase, rule.holds) == ("x0", 7, True)
+        assert (rule.position.enrolment, rule.position.variant) == (at.enrolment, at.variant)
+        assert rule.decides == (rule.left_out is None) == (explained.rule == "x0")
+        reasons.add(rule.left_out)
+    assert reasons == {None, "hold_out", "exposure"}
+
+
+def test_a_unit_is_put_where_the_experiment_looks_for_it() -> None:
+    """As for splits."""
+    snapshot = with_study(record_of(experiment_of(unit=UnitKey(parameter="user"))))
+    assert explain(snapshot, "m", Situation(unit=b"u")).rule == "x0"
+
+
+def test_a_split_that_draws_as_growthbook_is_explained_by_its_one_place() -> None:
+    """The place decides both whether and what."""
+    split = Split(5_000, (Weighted("a", 10_000, version=1),), salt="seed", hash="growthbook-2")
+    document = Endpoint(schema=1, model="m", rules=(Rule("ab", split=split),))
+    snapshot = put_endpoint(with_study(), "e", document, {})
+    for unit, place, enrolled in (("a", 505, True), ("b", 2_696, True), ("c", None, None)):
+        explained = explain(snapshot, "e", Situation(unit=unit.encode()))
+        position = explained.rules[0].position
+        assert position is not None
+        assert position.hash_version == 102
+        if place is not None:
+            assert (position.variant, position.enrolled) == (place, enrolled)
+        assert (explained.variant == "a") is position.enrolled
+
+
+def test_experiments_layers_and_the_hold_out_are_rebuilt_from_the_audit_log() -> None:
+    """Each from the entry that changed it last."""
+    layers = {"l": Layer(salt="layer")}
+    study = record_of(state=State.DRAFT)
+    snapshot, entries = history(
+        *BEGUN,
+        ("layers", lambda before: replace(before, layers=layers)),
+        ("holdout", lambda before: replace(before, hold_out=HoldOut(salt="out", share=5))),
+        ("experiments/x", lambda before: replace(before, experiments={"x": study})),
+        (
+            "experiments/x",
+            lambda before: replace(before, experiments={"x": replace(study, reason="b")}),
+        ),
+        ("holdout", lambda before: replace(before, hold_out=None)),
+    )
+    assert rebuilt(entries, 6).experiments == {"x": study}
+    assert rebuilt(entries, 5).hold_out == HoldOut(salt="out", share=5)
+    last = rebuilt(entries, 8)
+    assert (last.experiments, last.layers, last.hold_out) == (
+        snapshot.experiments,
+        layers,
+        None,
+    )

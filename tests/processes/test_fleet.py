@@ -8,7 +8,8 @@ from typing import Any, cast
 import pytest
 
 from gateway.core.errors import NotFound, NotReady, Overloaded
-from gateway.core.evidence import Sightings, encode_events
+from gateway.core.evidence import SIGHTING, Sightings, encode_events, encode_sightings
+from gateway.core.experiments import Phase, study_of
 from gateway.core.models import Key
 from gateway.ports import Artifact, EndpointReport, Parcel, Update, VersionReport, WorkerReport
 from gateway.processes.birth import Birth
@@ -32,9 +33,11 @@ from gateway.processes.roster import Roster, size_of
 from gateway.serving.cells import Cells
 from gateway.serving.vitals import FIRST_LANE, HANDED_OVER, RECORDS
 from gateway.settings import Settings
-from gateway.telemetry import ASSIGNMENT_COUNT, PREDICTION_LOST
+from gateway.telemetry import ASSIGNMENT_COUNT, PREDICTION_LOST, SIGHTING_DROPPED
+from tests.experiments import EVEN, experiment_of
 from tests.fakes import FakeEngine, FakeRepository, FakeSink, manifest_of
 from tests.planes import SECRETS, Plane, model_of, snapshot_of, until
+from tests.records import make_record
 
 SECRET = "a secret"
 ONE: Key = ("m", 1)
@@ -230,6 +233,22 @@ async def test_what_a_dead_worker_counted_is_kept(house: House) -> None:
     await house.fleet.refresh()
 
     assert assigned(house.fleet) == 17
+
+
+async def test_what_workers_see_of_units_is_handed_on(house: House) -> None:
+    """To whoever keeps evidence; until somebody does it is dropped and counted."""
+    worker = await house.worker(1)
+    seen = Sightings(units=bytes(2 * SIGHTING.size))
+    parcel = Parcel(1, 0, 0, b"", sightings=encode_sightings(seen))
+    worker.link.send(Handed(parcel))
+    await until(lambda: bool(house.cells.counter(SIGHTING_DROPPED).value))
+    assert house.cells.counter(SIGHTING_DROPPED).value == 2
+
+    kept: list[Sightings] = []
+    house.fleet.observe_with(kept.append)
+    worker.link.send(Handed(parcel))
+    await until(lambda: bool(kept))
+    assert kept == [seen]
 
 
 async def test_what_died_with_a_worker_is_counted(house: House) -> None:
@@ -506,3 +525,27 @@ async def test_a_worker_without_a_plan_first_serves_what_was_whole(house: House)
     last = again.heard[-1]
     assert isinstance(last, Apply)
     assert (last.update.snapshot.revision, list(last.update.missing)) == (4, [two])
+
+
+async def test_units_are_told_again_after_a_link_was_lost(house: House) -> None:
+    """What was on its way may be lost with it; told twice, a unit is one all the same."""
+    kept: list[Sightings] = []
+    house.fleet.observe_with(kept.append)
+    study = study_of("x", experiment_of(), Phase(7, 0.0, 10_000, EVEN))
+    seen = make_record(variant="control", study=study, unit_hash=bytes(16))
+    with Plane({ONE: FakeEngine()}) as plane:
+        homeward = homeward_of(house, plane)
+        running = asyncio.create_task(homeward.run())
+        await until(lambda: house.fleet.connected == 1)
+        plane.recorder.record(seen)
+        await until(lambda: len(kept) == 1)
+        for link in list(house.fleet._links):
+            link.cut()
+        await until(lambda: house.fleet.connected == 0)
+        await until(lambda: house.fleet.connected == 1)
+        plane.recorder.record(seen)
+        await until(lambda: len(kept) == 2)
+        assert kept[0].units == kept[1].units
+        running.cancel()
+        await homeward.flush()
+    await until(lambda: house.fleet.connected == 0)

@@ -5,6 +5,7 @@ Every error of the library ends here as StoreUnavailable or Conflict, without th
 
 from gateway.adapters.redis.evidence import RedisEvidence
 from gateway.adapters.redis.folds import RedisFolds
+from gateway.adapters.redis.history import RedisHistory
 from gateway.adapters.redis.store import RedisStore
 
-__all__ = ["RedisEvidence", "RedisFolds", "RedisStore"]
+__all__ = ["RedisEvidence", "RedisFolds", "RedisHistory", "RedisStore"]

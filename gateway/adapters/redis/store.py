@@ -27,7 +27,8 @@ from gateway.core.predictions import SigningKeys
 from gateway.core.snapshot import MAX_SNAPSHOT_BYTES
 from gateway.ports import PromotionRequest
 
-AUDIT_PAGE: Final = 500
+AUDIT_PAGE: Final = 100
+"""Entries read at once; a decision's may hold tens of kilobytes."""
 MAX_REQUESTS: Final = 16
 """Promotion requests read at once."""
 FLOOD: Final = 64
@@ -98,8 +99,8 @@ class RedisStore:
             written = Written(self._keys, commit, result, self._timeout_s, self._seal_key)
             await write(client, written)
 
-    async def audit(self, after_revision: int = 0) -> list[AuditEntry]:
-        """Audit entries with a greater revision, oldest first.
+    async def audit(self, after_revision: int = 0, limit: int | None = None) -> list[AuditEntry]:
+        """Audit entries with a greater revision, oldest first; the first `limit`, or all.
 
         Raises:
             InvalidRequest: an entry that cannot be read.
@@ -111,8 +112,8 @@ class RedisStore:
                 reply = await client.xrange(self._keys.audit, min=start, count=AUDIT_PAGE)
             page = entries_of(reply)
             entries += [_entry(fields) for _, fields in page]
-            if len(page) < AUDIT_PAGE:
-                return [entry for entry in entries if entry.revision > after_revision]
+            if len(page) < AUDIT_PAGE or (limit is not None and len(entries) >= limit):
+                return [entry for entry in entries if entry.revision > after_revision][:limit]
             start = f"({page[-1][0].decode()}"
 
     async def put_manifest(self, manifest: Manifest) -> Manifest:

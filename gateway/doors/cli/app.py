@@ -3,7 +3,7 @@
 import typer
 
 from gateway import __version__
-from gateway.doors.cli import endpoints, models, records, tokens
+from gateway.doors.cli import endpoints, experiments, ledger, models, records, tokens
 from gateway.doors.cli.demo import demo
 from gateway.doors.cli.front import Commands, FrontStep
 from gateway.doors.cli.serving import check, serve
@@ -36,6 +36,8 @@ def create_cli(front: FrontStep) -> typer.Typer:
         cli.command()(command)
     cli.add_typer(models.app, name="models")
     cli.add_typer(endpoints.app, name="endpoints")
+    cli.add_typer(experiments.app, name="experiment")
+    cli.add_typer(ledger.app, name="ledger")
     cli.add_typer(tokens.app, name="token")
     cli.add_typer(records.app, name="records")
     return cli

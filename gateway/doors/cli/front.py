@@ -13,6 +13,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from gateway.core.access import Token
+from gateway.core.deciding import Circumstances, Decide
 from gateway.core.errors import (
     Conflict,
     Forbidden,
@@ -93,6 +94,7 @@ class RecordStore(Protocol):
 class FrontStep:
     """What commands may use of the rooms above, and of the process.
 
+    `decide` judges an experiment as the steward does, `circumstances` say on what it does here.
     `check` says which versions of the model store load, and what is wrong, a sentence each.
     `transport` carries requests to the admin API; None is the network.
     """
@@ -101,6 +103,8 @@ class FrontStep:
     check: Callable[[Settings], tuple[list[str], list[str]]]
     token_folder: Callable[[Settings], TokenFolder]
     record_store: Callable[[Settings], RecordStore]
+    decide: Decide
+    circumstances: Callable[[], Circumstances]
     environ: Mapping[str, str]
     transport: httpx.BaseTransport | None = None
     sleep: Callable[[float], None] = time.sleep

@@ -7,8 +7,10 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from gateway.control.experiments import Experiments
 from gateway.control.registry import ANY_DOCUMENT, NO_DOCUMENT, Change, Registry
 from gateway.control.registry import Request as Asked
+from gateway.control.reports import Reports
 from gateway.core.access import Principal, Token
 from gateway.core.errors import Conflict, InvalidRequest, excerpt
 from gateway.doors.http.admin_documents import Changed
@@ -37,6 +39,8 @@ class AdminParts:
     """
 
     registry: Registry
+    experiments: Experiments
+    reports: Reports
     store: Store
     data_plane: DataPlane
     status: Callable[[], Awaitable[Mapping[str, Any]]]

@@ -126,7 +126,7 @@ async def read_audit(call: Call) -> Response:
     """A page of the audit log."""
     after = call.integer("after", 0, MAX_REVISION) or 0
     limit = call.integer("limit", 1, MAX_AUDIT_PAGE) or AUDIT_PAGE
-    entries = await call.parts.store.audit(after)
+    entries = await call.parts.store.audit(after, limit + 1)
     page = entries[:limit]
     items = tuple(AuditItem(entry_hash(entry), entry) for entry in page)
     return answer(AuditPage(items, page[-1].revision if len(entries) > limit else None))

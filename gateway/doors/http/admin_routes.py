@@ -28,6 +28,7 @@ from gateway.doors.http.admin_documents import (
     ShadowReport,
     Statistics,
 )
+from gateway.doors.http.admin_experiment_routes import EXPERIMENT_OPERATIONS
 from gateway.doors.http.admin_guard import METRICS
 from gateway.doors.http.openapi import describe_openapi
 
@@ -248,4 +249,5 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         ),
         answer=Statistics,
     ),
+    *EXPERIMENT_OPERATIONS,
 )

@@ -14,12 +14,17 @@ import uvicorn
 from typer.testing import CliRunner, Result
 
 from gateway.core.access import Token
+from gateway.core.deciding import Decide
+from gateway.core.experiments import ExperimentRecord
+from gateway.core.readings import Decision
+from gateway.core.tallies import Evidence
 from gateway.doors.cli.app import create_cli
 from gateway.doors.cli.front import FrontStep
 from gateway.ports import SegmentInfo
 from gateway.settings import Settings
 from tests.doors.http.admin_world import WRITER, Waiting, World
 from tests.fakes import ManualClock
+from tests.rollouts import HERE, judge_by_units
 
 
 class Tokens:
@@ -66,6 +71,7 @@ class Desk:
         self.served: list[Settings] = []
         self.problems: list[str] = []
         self.clock = ManualClock()
+        self.decide: Decide = judge_by_units
         self.on_sleep: Callable[[], None] = lambda: None
         self.environ = {"TILTYARD_TOKEN": WRITER}
         self.transport: httpx.BaseTransport | None = Waiting(self.world.app)
@@ -76,6 +82,8 @@ class Desk:
             check=lambda _: (["flights/1"], list(self.problems)),
             token_folder=lambda _: self.tokens,
             record_store=lambda _: self.records,
+            decide=self.judge,
+            circumstances=lambda: HERE,
             environ=self.environ,
             transport=self.transport,
             sleep=self.sleep,
@@ -84,6 +92,9 @@ class Desk:
         )
         env = {"COLUMNS": "200", "TILTYARD_ADMIN_URL": None, "NO_COLOR": "1"}
         return CliRunner().invoke(create_cli(front), arguments, env=env)
+
+    def judge(self, record: ExperimentRecord, evidence: Evidence, now: float) -> Decision:
+        return self.decide(record, evidence, now)
 
     def json(self, *arguments: str) -> Any:
         result = self.run(*arguments, "--json")

@@ -1,7 +1,7 @@
 """An admin door over a real Registry, with fakes at its ports; shared by the tests of the doors."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
@@ -9,10 +9,13 @@ import httpx
 import msgspec
 from starlette.types import ASGIApp
 
+from gateway.control.experiments import Experiments
 from gateway.control.registry import Registry, Request
+from gateway.control.reports import ReportParts, Reports
 from gateway.control.status import Acknowledgement, Standing, status_of
 from gateway.core.access import Token, digest_of
 from gateway.core.snapshot import ModelRecord
+from gateway.core.tallies import Evidence
 from gateway.doors.http.admin import create_admin
 from gateway.doors.http.admin_calls import AdminParts
 from gateway.doors.http.inference_head import Headers
@@ -20,6 +23,7 @@ from gateway.doors.http.messages import Message
 from gateway.ports import EndpointReport, Store, VersionReport, WorkerReport
 from gateway.settings import AdminSettings
 from tests.fakes import CountingEntropy, FakeDataPlane, ManualClock, MemoryStore, manifest_of
+from tests.rollouts import judge_by_units
 
 READER, WRITER, FORCER = "tilt_r_reads", "tilt_w_writes", "tilt_f_forces"
 TOKENS = (
@@ -82,9 +86,23 @@ class World:
         self.alarms: dict[str, str] = {}
         self.behind = 0
         self.refused: list[dict[str, Any]] = []
+        self.evidence: dict[str, Evidence] = {}
+        self.points: list[bytes] = []
         self.registry = Registry(self.store, now=self.clock, entropy=CountingEntropy())
+        self.experiments = Experiments(self.registry, now=self.clock, entropy=CountingEntropy())
         self.parts = AdminParts(
             registry=self.registry,
+            experiments=self.experiments,
+            reports=Reports(
+                ReportParts(
+                    registry=self.registry,
+                    evidence_of=self.evidence_of,
+                    results=self.results_of,
+                    points_of=self.points_of,
+                    decide=judge_by_units,
+                    now=self.clock,
+                )
+            ),
             store=self.store,
             data_plane=Plane(),
             status=self.status,
@@ -103,6 +121,19 @@ class World:
             first = ModelRecord(versions={}, aliases={"champion": number})
             await self.registry.register(manifest, Request(actor="seed"), seed=first)
         return self
+
+    async def evidence_of(self, ids: Sequence[str]) -> Mapping[str, Evidence]:
+        """What was folded, by experiment."""
+        await self.store.read()
+        return {one: self.evidence[one] for one in ids if one in self.evidence}
+
+    async def results_of(self) -> Mapping[str, Mapping[str, int]]:
+        """What became of outcomes, the same for every experiment."""
+        return {one: {"late": 2, "duplicate": 1_500} for one in self.evidence}
+
+    async def points_of(self, experiment: str, limit: int) -> Sequence[bytes]:
+        """The history of whichever experiment is asked for."""
+        return self.points[-limit:]
 
     async def status(self) -> Mapping[str, Any]:
         """What control would say if this process were all there is."""

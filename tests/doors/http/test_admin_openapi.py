@@ -69,7 +69,7 @@ def test_a_body_is_required_where_a_field_of_it_is() -> None:
         for _, _, described in operations()
         if described.get("requestBody", {}).get("required")
     }
-    assert required == {"putEndpoint", "promote"}
+    assert required == {"putEndpoint", "promote", "putExperiment", "putHoldOut"}
 
 
 def test_every_reference_leads_somewhere() -> None:

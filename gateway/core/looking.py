@@ -1,0 +1,285 @@
+"""Looking: everything that the evidence of one experiment says at one moment.
+
+`judging` decides on a Look; reports show it. The order of reading is fixed. First the funnel: did
+each variant get the units that its weights say (assigned), did as many get an answer (served) and
+an outcome (received)? All three are compared with the weights of the units' first phase: while
+every variant serves and is told of alike, whose unit comes next at any stage is a draw with them.
+If assigned is off, nothing can be said (`invalid`), and guards are read from rates alone. If only
+received is off, those of whom outcomes are known are not alike, so metrics are invalid and guards
+are not. If served is off that is no fault of the split: it is what the guards are there to see.
+
+Risks. `alpha` is shared in equal parts by all guards without an own one and by all metrics that
+gate, and each part by the treatments: with a look at every tick the chance of any false harm is at
+most alpha (plus what guards ask for themselves). The claims `better` and `worse` share another
+alpha among the metrics that gate and the treatments; metrics that are only watched share one of
+their own. A certificate needs every guard and metric, so beta is not shared among them, but it is
+among the treatments, because any of them may be promoted.
+"""
+
+from collections.abc import Sequence
+from typing import Final, Literal, TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gateway.core import guarding, measuring
+from gateway.core.arms import Pair, Stratum, overlap_of, pairs_of, strata
+from gateway.core.experiments import Experiment, ExperimentRecord, HoldReason, State
+from gateway.core.guarding import Asked, from_log
+from gateway.core.measuring import Levels
+from gateway.core.ranking import read_quantile
+from gateway.core.readings import Funnel, Reading, Stage, Verdict
+from gateway.core.stats import ceilings, multinomial
+from gateway.core.stats.means import Sample
+from gateway.core.tallies import Evidence
+
+MIN_UNITS: Final = 100
+"""Units from which on a share of contaminated ones is a share."""
+StageName: TypeAlias = Literal["assigned", "served", "received"]
+_STAGES: Final[tuple[StageName, ...]] = ("assigned", "served", "received")
+
+
+class Risks(Struct, frozen=True):
+    """How the risks of an experiment are shared out, per treatment."""
+
+    guards: tuple[float, ...]
+    metrics: tuple[Levels, ...]
+    safe: float
+
+
+class Look(Struct, frozen=True):
+    """What was seen.
+
+    Attributes:
+        readings: Of the treatments that ever had a weight, guards and metrics, in document order.
+        alive: The treatments that units are assigned to.
+        funnel: The three stages.
+        contaminated: Whether too many units were seen under two variants.
+        units: Units of each variant by name, since the start.
+        recent: Units whose first phase is the running one.
+        events: Units with a guarded event, added up over guards and variants.
+        strata: The evidence by weights.
+        broken: Whether the split is not what it should be, so that all is invalid.
+        risks: How the risks are shared out.
+    """
+
+    readings: tuple[Reading, ...]
+    alive: tuple[str, ...]
+    funnel: Funnel
+    contaminated: bool
+    units: dict[str, int]
+    recent: int
+    events: int
+    strata: tuple[Stratum, ...]
+    broken: bool
+    risks: Risks
+
+    def of(self, variant: str) -> list[Reading]:
+        """What was read of one treatment."""
+        return [reading for reading in self.readings if reading.variant == variant]
+
+    @property
+    def gates(self) -> list[Reading]:
+        """What a promotion of the living treatments depends on."""
+        return [r for r in self.readings if r.gates and r.variant in self.alive]
+
+
+def risks_of(document: Experiment) -> Risks:
+    """Share out the risks of a document; see the page."""
+    treatments = len(document.variants) - 1
+    gates = sum(metric.role != "watch" for metric in document.metrics)
+    watched = len(document.metrics) - gates
+    parts = gates + sum(guard.alpha is None for guard in document.guards)
+    harm = document.alpha / max(parts, 1)
+    safe = document.beta / treatments
+    levels = [
+        Levels(
+            harm=harm / treatments,
+            safe=safe,
+            claim=document.alpha / (watched if metric.role == "watch" else gates) / treatments,
+        )
+        for metric in document.metrics
+    ]
+    guards = tuple((guard.alpha or harm) / treatments for guard in document.guards)
+    return Risks(guards, tuple(levels), safe)
+
+
+def living(record: ExperimentRecord) -> list[str]:
+    """The treatments that units are assigned to in the phase that runs, or ran last."""
+    phase, document = record.phase, record.document
+    return [
+        variant.name
+        for variant in document.variants[1:]
+        if phase is not None and phase.weights.get(variant.name, 0)
+    ]
+
+
+def look(record: ExperimentRecord, evidence: Evidence, *, display: bool = False) -> Look:
+    """Read everything.
+
+    Args:
+        record: as it stands.
+        evidence: its tallies.
+        display: whether to tell all: shares, intervals and evidence that falls short exactly, and
+            what nothing is decided on. It takes some twenty times as long.
+    """
+    document, seen = record.document, strata(record, evidence)
+    funnel, risks = _funnel(record, seen, exact=display), risks_of(record.document)
+    broken = funnel.assigned.is_off or _is_lifted_by_people(record)
+    alive = living(record)
+    share, units = _contamination(record, seen, alive)
+    contaminated = units >= MIN_UNITS and share > document.max_contaminated
+    comparable = not (broken or contaminated or funnel.received.is_off)
+    readings: list[Reading] = []
+    for index in range(1, len(document.variants)):
+        if not any(stratum.weights[index] for stratum in seen):
+            continue
+        guarded = _guard_pairs(record, evidence, seen, index)
+        guards = _guards(document, risks, index, guarded, display=display and not broken)
+        if broken:
+            both = zip(guards, document.guards, risks.guards, strict=True)
+            guards = [guarding.apart(reading, guard, level) for reading, guard, level in both]
+        metrics = _metrics(document, risks, index, pairs_of(seen, index), display=display)
+        if not comparable:
+            metrics = [replace(reading, verdict=Verdict.INVALID) for reading in metrics]
+        readings += [*guards, *metrics]
+    counted = [stratum.counted("assigned") for stratum in seen]
+    now = record.phase.number if record.phase else 0
+    return Look(
+        readings=tuple(readings),
+        alive=tuple(alive),
+        funnel=replace(funnel, contaminated=share),
+        contaminated=contaminated,
+        units={v.name: sum(row[i] for row in counted) for i, v in enumerate(document.variants)},
+        recent=sum(cell.assigned for cell in evidence.cells if cell.phase == now),
+        events=sum(sum(c.events) for s in seen for cells in s.cells for c in cells),
+        strata=seen,
+        broken=broken,
+        risks=risks,
+    )
+
+
+def goal_arms(record: ExperimentRecord, seen: Sequence[Stratum]) -> list[Sample]:
+    """The first goal of each living variant over strata, for a bandit; one that is out is empty."""
+    goal = next((metric for metric in record.document.metrics if metric.role == "goal"), None)
+    if goal is None:
+        return []
+    alive = [0, *(i for i, v in enumerate(record.document.variants) if v.name in living(record))]
+    rows = []
+    for stratum in seen:
+        weights = [stratum.weights[i] for i in alive]
+        if all(weights):
+            arms = [measuring.moments_of(goal, stratum.cells[i]) for i in alive]
+            rows.append((overlap_of(weights, sum(arm.n for arm in arms)), arms))
+    samples = measuring.arm_samples(rows)
+    if not samples:
+        return []
+    found = dict(zip(alive, samples, strict=True))
+    return [found.get(i, Sample(0, 0.0, 0.0)) for i in range(len(record.document.variants))]
+
+
+def _is_lifted_by_people(record: ExperimentRecord) -> bool:
+    """Whether it is held for a broken split; that evidence was enough once is enough."""
+    return record.state is State.HELD and record.reason == HoldReason.SRM
+
+
+def _guard_pairs(
+    record: ExperimentRecord, evidence: Evidence, seen: Sequence[Stratum], index: int
+) -> tuple[Pair, ...]:
+    """The units in which events of one treatment are compared.
+
+    During a reverse hold-out of units that stay, only those that came since: most of the control's
+    earlier ones were moved, so their later events are missing, which would look like harm. For
+    this the risk is spent anew.
+    """
+    if record.state is State.HOLDING_OUT and record.document.unit is not None and record.phase:
+        return pairs_of(strata(record, evidence, first=record.phase.number), index)
+    return pairs_of(seen, index)
+
+
+def _guards(
+    document: Experiment, risks: Risks, index: int, pairs: Sequence[Pair], *, display: bool
+) -> list[Reading]:
+    name = document.variants[index].name
+    asked = Asked(risks.guards, risks.safe, exact=display)
+    readings = guarding.read_guards(document.guards, name, pairs, asked)
+    if not display:
+        return readings
+    return [
+        guarding.with_display(reading, guard, pairs, place, risks.safe)
+        for place, (reading, guard) in enumerate(zip(readings, document.guards, strict=True))
+    ]
+
+
+def _metrics(
+    document: Experiment, risks: Risks, index: int, pairs: Sequence[Pair], *, display: bool
+) -> list[Reading]:
+    name = document.variants[index].name
+    readings = []
+    for metric, levels in zip(document.metrics, risks.metrics, strict=True):
+        if metric.kind == "quantile":
+            reading = read_quantile(metric, name, pairs, levels)
+        else:
+            effect = measuring.effect_of(metric, pairs, display=display)
+            reading = measuring.read_effect(metric, name, effect, levels, display=display)
+        readings.append(reading)
+    return readings
+
+
+def _funnel(record: ExperimentRecord, seen: Sequence[Stratum], *, exact: bool) -> Funnel:
+    """Every stage against the weights of the units' first phases."""
+    weights = [stratum.weights for stratum in seen]
+    stages = [_stage(record, name, seen, weights, exact=exact) for name in _STAGES]
+    assigned, served, received = stages
+    return Funnel(assigned, served, received)
+
+
+def _stage(
+    record: ExperimentRecord,
+    name: StageName,
+    seen: Sequence[Stratum],
+    weights: Sequence[tuple[int, ...]],
+    *,
+    exact: bool,
+) -> Stage:
+    """One stage; shares are told if they are off or if all is to be told."""
+    rows, level = [stratum.counted(name) for stratum in seen], record.document.srm_alpha
+    units = sum(map(sum, rows))
+    most = from_log(ceilings.shares(rows, weights), level)
+    if not exact and not most.holds:
+        return Stage(name, units, test=most)
+    log_e = multinomial.log_e_over_phases(list(zip(rows, weights, strict=True)))
+    test = from_log(log_e, level)
+    names = [variant.name for variant in record.document.variants]
+    due = _shares(names, _due(rows, weights), units)
+    return Stage(name, units, _shares(names, rows, units), due, test)
+
+
+def _due(rows: Sequence[Sequence[int]], weights: Sequence[Sequence[int]]) -> list[list[float]]:
+    """Units that each variant should have had of those that were seen, by stratum."""
+    return [
+        [sum(row) * weight / sum(drawn) for weight in drawn]
+        for row, drawn in zip(rows, weights, strict=True)
+    ]
+
+
+def _shares(names: Sequence[str], rows: Sequence[Sequence[float]], total: int) -> dict[str, float]:
+    if not total:
+        return {}
+    return {name: sum(row[i] for row in rows) / total for i, name in enumerate(names)}
+
+
+def _contamination(
+    record: ExperimentRecord, seen: Sequence[Stratum], alive: Sequence[str]
+) -> tuple[float, int]:
+    """Share of units that were seen under two variants, and of how many it is one.
+
+    Only of variants that are still assigned: the units of one that was taken out had to move.
+    """
+    keep = [i for i, v in enumerate(record.document.variants) if i == 0 or v.name in alive]
+    units = moved = 0
+    for stratum in seen:
+        assigned, contaminated = stratum.counted("assigned"), stratum.counted("contaminated")
+        units += sum(assigned[i] for i in keep)
+        moved += sum(contaminated[i] for i in keep)
+    return (moved / units if units else 0.0), units
