@@ -7,6 +7,7 @@ from gateway.doors.cli import endpoints, experiments, ledger, models, records, t
 from gateway.doors.cli.demo import demo
 from gateway.doors.cli.front import Commands, FrontStep
 from gateway.doors.cli.serving import check, serve
+from gateway.doors.cli.simulate import simulate
 from gateway.doors.cli.status import status
 
 
@@ -32,7 +33,7 @@ def create_cli(front: FrontStep) -> typer.Typer:
             typer.echo(__version__)
             raise typer.Exit
 
-    for command in (serve, check, status, models.promote, models.rollback, demo):
+    for command in (serve, check, status, models.promote, models.rollback, demo, simulate):
         cli.command()(command)
     cli.add_typer(models.app, name="models")
     cli.add_typer(endpoints.app, name="endpoints")
