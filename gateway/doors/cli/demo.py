@@ -30,7 +30,8 @@ from gateway.doors.cli.front import (
     nearby_url_of,
 )
 from gateway.doors.cli.output import say, show_json
-from gateway.doors.cli.story import TRAFFIC, DemoOptions, document_of, run_demo, show
+from gateway.doors.cli.story import TRAFFIC, DemoOptions, run_demo
+from gateway.doors.cli.telling import document_of, show
 from gateway.settings import PREFIX, Settings
 
 START_S: Final = 60.0
@@ -45,15 +46,15 @@ def demo(  # noqa: PLR0913 - an argument for each option
     url: Annotated[str | None, typer.Option("--url", help="Where inference is.")] = None,
     token_file: TokenFile = None,
     requests: Annotated[
-        int, typer.Option(help="Flights to send, 39,985 at most.", min=100)
-    ] = 10_000,
+        int, typer.Option(help="Flights to send, 39,985 at most.", min=1_000)
+    ] = 39_000,
     model_store: ModelStore = None,
     as_json: AsJson = False,
 ) -> None:
-    """Replay real flights through a split, a shadow, a promotion and a rollback.
+    """Replay real flights and their arrivals through three experiments that decide themselves.
 
     Uses the gateway that runs here; without one, it starts one of its own and stops it again.
-    What it changes there is its own: an endpoint, deleted at the end, and an alias.
+    What it changes there is its own: endpoints and experiments, deleted at the end, and an alias.
     """
     front = front_of(ctx)
     settings = front.settings(model_store=model_store)
@@ -79,8 +80,8 @@ def _tell(front: FrontStep, options: DemoOptions, *, as_json: bool) -> None:
     show(story, console)
     if as_json:
         show_json(document_of(story))
-    if story.errors:
-        complain("Some requests failed.")
+    if not story.is_right:
+        complain("Not everything ended as it should.")
         raise typer.Exit(FAILED)
 
 

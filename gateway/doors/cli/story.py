@@ -1,64 +1,44 @@
-"""The demo's story: real flights through a gateway while its rules and an alias change.
+"""The demo's story: months of real flights through three experiments that decide for themselves.
 
-Chapters: a 90:10 split by aircraft with a shadow; version 2 is promoted; it is rolled back. All of
-it happens on an endpoint and an alias of the demo's own, so that nobody's rules, units or champion
-move. The endpoint is deleted at the end; the alias stays, at version 1, where nothing follows it.
+Aircraft are the units and their arrivals the outcomes, as late as they were. Version 2 ramps
+against version 1; then a version runs against itself, of which nothing may be claimed; then a
+version that is broken on purpose is rolled back.
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
-from math import log
 from pathlib import Path
-from statistics import quantiles
 from typing import Any, Final
 
 import httpx
 from msgspec import Struct
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from gateway.core.errors import Conflict, UpstreamFailed
+from gateway.doors.cli.chapters import (
+    ALIAS,
+    CHAPTERS,
+    DRILL,
+    DRILL_ENDPOINT,
+    ENDPOINT,
+    MODEL,
+    Chapter,
+    endpoint_document,
+)
 from gateway.doors.cli.front import FrontStep, is_here
-from gateway.doors.cli.traffic import Flight, infer_body, read_flights
+from gateway.doors.cli.replay import Replay
+from gateway.doors.cli.traffic import Flight, read_flights
 
-MODEL: Final = "flight-delay"
-ENDPOINT: Final = "flight-delay-demo"
-ALIAS: Final = "demo-champion"
 TRAFFIC: Final = f"{MODEL}/traffic.csv.gz"
 """Where the flights are, below the model store."""
-IN_FLIGHT: Final = 4
-PROMOTE_AT: Final = 0.4
-ROLL_BACK_AT: Final = 0.7
+ENDPOINTS: Final = {ENDPOINT: MODEL, DRILL_ENDPOINT: DRILL}
+TERMINAL: Final = frozenset({"promoted", "rolled_back", "stopped", "expired"})
 SETTLE_S: Final = 30.0
-LOOK_S: Final = 0.05
-CHAPTERS: Final = ("90:10", "promoted", "rolled back")
-_OK: Final = 200
-_ENDPOINT_PATH: Final = f"/admin/v1/endpoints/{ENDPOINT}"
-_MODEL_PATH: Final = f"/admin/v1/models/{MODEL}"
-
-RULES: Final[dict[str, Any]] = {
-    "schema": 1,
-    "model": MODEL,
-    "rules": [
-        {
-            "name": "demo",
-            "split": {
-                "exposure": 10_000,
-                "unit": {"header": "X-Unit-Id"},
-                "variants": [
-                    {"name": "control", "alias": ALIAS, "weight": 9_000},
-                    {"name": "treatment", "version": 2, "weight": 1_000},
-                ],
-            },
-        }
-    ],
-    "default": {"alias": ALIAS},
-    "shadows": [{"name": "shadow-2", "version": 2, "share": 5_000}],
-}
+LOOK_S: Final = 0.25
+_NOT_FOUND: Final = 404
 
 
 class DemoOptions(Struct, frozen=True):
@@ -71,215 +51,245 @@ class DemoOptions(Struct, frozen=True):
     requests: int
 
 
+class Move(Struct, frozen=True):
+    """A decision: seconds since the chapter began, and what the experiment was from then on."""
+
+    at: float
+    state: str
+    reason: str
+    exposure: int
+    verdicts: dict[str, str]
+
+
 @dataclass(slots=True)
-class Seen:
-    """What clients saw of one variant in one chapter."""
+class Told:
+    """What became of a chapter."""
 
-    latencies_ms: list[float] = field(default_factory=list)
-    units: set[str] = field(default_factory=set)
-    right: int = 0
-    log_loss: float = 0.0
-    labelled: int = 0
+    chapter: Chapter
+    report: dict[str, Any]
+    history: list[dict[str, Any]]
+    moves: list[Move]
+    seconds: float
+    answers: Counter[str]
 
-    def add(self, flight: Flight, latency_ms: float, late_probability: float) -> None:
-        """Count one answer, and hold it against what the flight did."""
-        self.latencies_ms.append(latency_ms)
-        self.units.add(flight.tail_number)
-        if flight.late is None:
-            return
-        self.labelled += 1
-        self.right += (late_probability >= 0.5) == flight.late  # noqa: PLR2004 - even odds
-        chance = late_probability if flight.late else 1 - late_probability
-        self.log_loss -= log(max(chance, 1e-12))
+    @property
+    def is_right(self) -> bool:
+        """Whether it ended as it should, and claimed no more than it may."""
+        claimed = {verdict for move in self.moves for verdict in move.verdicts.values()}
+        silent = self.chapter.claims or not claimed & {"better", "worse"}
+        return silent and self.report["state"] in self.chapter.good
+
+    @property
+    def took(self) -> int:
+        """Requests that the variant under study answered."""
+        return self.answers[self.chapter.document["variants"][1]["name"]]
 
 
 @dataclass(slots=True)
 class Story:
     """Everything that happened."""
 
-    seen: dict[tuple[str, str, str], Seen] = field(default_factory=dict)
+    chapters: list[Told] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
-    chapter: str = CHAPTERS[0]
+    outcomes: int = 0
     seconds: float = 0.0
-    shadows: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def answered(self) -> int:
         """How many requests were answered."""
-        return sum(len(seen.latencies_ms) for seen in self.seen.values())
+        return sum(told.answers.total() for told in self.chapters)
+
+    @property
+    def is_right(self) -> bool:
+        """Whether every chapter ended as it should, without an error."""
+        return not self.errors and all(told.is_right for told in self.chapters)
 
 
 def run_demo(options: DemoOptions, front: FrontStep, console: Console) -> Story:
     """Tell the story against a running gateway, with a progress bar on the way."""
-    flights = list(read_flights(options.traffic, options.requests))
+    flights = read_flights(options.traffic, options.requests)
     return asyncio.run(_tell(options, front, flights, console))
 
 
-def show(story: Story, console: Console) -> None:
-    """Print what clients saw per variant, and what the shadow found; 80 columns suffice."""
-    seen = _table(
-        "What clients saw",
-        ("chapter", "variant"),
-        ("answers", "aircraft", "p50 ms", "p99 ms", "acc", "logloss"),
-    )
-    for (chapter, variant, version), what in story.seen.items():
-        numbers = _numbers(what)
-        times = (f"{numbers['p50_ms']:.2f}", f"{numbers['p99_ms']:.2f}")
-        rates = (f"{numbers['accuracy']:.3f}", f"{numbers['log_loss']:.3f}")
-        counts = (str(numbers["answers"]), str(numbers["aircraft"]))
-        seen.add_row(chapter, f"{variant} v{version}", *counts, *times, *rates)
-    console.print(seen)
-    shadows = _table(
-        "What the shadow found",
-        ("shadow",),
-        ("compared", "same label", "in tolerance", "mean |Δ|", "max |Δ|"),
-    )
-    for shadow in story.shadows:
-        shadows.add_row(*_agreement(shadow))
-    console.print()
-    console.print(shadows)
-    rate = story.answered / story.seconds if story.seconds else 0.0
-    console.print(f"\n{story.answered} answers in {story.seconds:.1f} s ({rate:.0f}/s), ", end="")
-    console.print("errors:", dict(story.errors) or "none")
-
-
-def document_of(story: Story) -> dict[str, Any]:
-    """The story for scripts."""
-    rows = [
-        {"chapter": chapter, "variant": variant, "version": version, **_numbers(seen)}
-        for (chapter, variant, version), seen in story.seen.items()
-    ]
-    return {
-        "rows": rows,
-        "shadows": story.shadows,
-        "answers": story.answered,
-        "seconds": story.seconds,
-        "errors": dict(story.errors),
-    }
-
-
 async def _tell(
-    options: DemoOptions, front: FrontStep, flights: list[Flight], console: Console
+    options: DemoOptions, front: FrontStep, flights: Iterator[Flight], console: Console
 ) -> Story:
     story = Story()
     async with (
-        _client(front, options.admin_url) as admin,
-        _client(front, options.inference_url) as client,
+        _client(front, options.admin_url) as client,
+        _client(front, options.inference_url) as inference,
     ):
-        admin.headers["Authorization"] = f"Bearer {options.token}"
-        await _point_at_first(admin)
-        await _ask(admin, "PUT", _ENDPOINT_PATH, RULES)
+        client.headers["Authorization"] = f"Bearer {options.token}"
+        admin = _Admin(client)
+        await _set_the_stage(admin)
         try:
-            await _settle(admin)
-            start = front.now()
             with _progress(console) as progress:
-                await _replay(_Stage(admin, client, story, progress, front.now), flights)
-            story.seconds = front.now() - start
-            found = await _ask(admin, "GET", f"{_ENDPOINT_PATH}/shadows")
-            story.shadows = found["shadows"]
+                bar = progress.add_task("", total=options.requests)
+                replay = Replay(inference, flights, lambda: progress.advance(bar), options.token)
+                stage = _Stage(admin, replay, front.now, console)
+                start = front.now()
+                for chapter in CHAPTERS:
+                    progress.update(bar, description=chapter.name)
+                    limit = int(options.requests * chapter.share)
+                    story.chapters.append(await _play(stage, chapter, limit))
+                story.seconds = front.now() - start
+            story.errors, story.outcomes = replay.errors, replay.outcomes
         finally:
-            await _ask(admin, "DELETE", _ENDPOINT_PATH)
+            await _clear_the_stage(admin)
     return story
+
+
+class _Admin:
+    """The admin API of the gateway that the story is told to."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+
+    async def ask(self, method: str, path: str, document: object = None) -> dict[str, Any]:
+        """An answer; UpstreamFailed with the gateway's own sentence if it refuses."""
+        response = await self._client.request(method, f"/admin/v1/{path}", json=document)
+        if response.is_error:
+            sentence = response.json().get("error", f"status {response.status_code}")
+            raise UpstreamFailed(sentence)
+        answer: dict[str, Any] = response.json() if response.content else {}
+        return answer
+
+    async def state_of(self, name: str) -> str | None:
+        """The state of an experiment, None where there is none."""
+        response = await self._client.get(f"/admin/v1/experiments/{name}")
+        if response.status_code == _NOT_FOUND:
+            return None
+        state: str = response.json()["record"]["state"]
+        return state
+
+    async def settle(self) -> None:
+        """Wait until every process serves the newest revision."""
+        try:
+            async with asyncio.timeout(SETTLE_S):
+                while not (await self.ask("GET", "status"))["complete"]:  # noqa: ASYNC110
+                    await asyncio.sleep(LOOK_S / 5)
+        except TimeoutError as error:
+            message = "The gateway did not settle on the new revision; `tiltyard status` says why."
+            raise Conflict(message) from error
+
+
+@dataclass(slots=True)
+class _Stage:
+    admin: _Admin
+    replay: Replay
+    now: Callable[[], float]
+    console: Console
+
+
+async def _set_the_stage(admin: _Admin) -> None:
+    """The demo's alias at version 1, its own endpoints, and no experiment of an earlier demo."""
+    await _remove_experiments(admin)
+    for endpoint, model in ENDPOINTS.items():
+        aliases = (await admin.ask("GET", f"models/{model}"))["aliases"]
+        if aliases.get(ALIAS) != 1:
+            document = {"version": 1, "alias": ALIAS, "reason": "demo"}
+            await admin.ask("POST", f"models/{model}/promote", document)
+        rules = endpoint_document(model, with_scalars=model == MODEL)
+        await admin.ask("PUT", f"endpoints/{endpoint}", rules)
+    await admin.settle()
+
+
+async def _clear_the_stage(admin: _Admin) -> None:
+    await _remove_experiments(admin)
+    for endpoint in ENDPOINTS:
+        await admin.ask("DELETE", f"endpoints/{endpoint}")
+
+
+async def _remove_experiments(admin: _Admin) -> None:
+    for chapter in CHAPTERS:
+        state = await admin.state_of(chapter.name)
+        if state is None:
+            continue
+        if state not in {*TERMINAL, "draft"}:
+            await admin.ask("POST", f"experiments/{chapter.name}/stop", {"reason": "demo"})
+        await admin.ask("DELETE", f"experiments/{chapter.name}")
+
+
+async def _play(stage: _Stage, chapter: Chapter, limit: int) -> Told:
+    """Start the experiment, send flights until it has ended or they are used up, then look."""
+    stage.console.print(f"\n[bold]{chapter.title}[/bold]")
+    admin, replay = stage.admin, stage.replay
+    place = f"experiments/{chapter.name}"
+    await admin.ask("PUT", place, chapter.document)
+    await admin.ask("POST", f"{place}/start", {"reason": "demo"})
+    await admin.settle()
+    replay.answers.clear()
+    start = stage.now()
+    moves: list[Move] = []
+    watching = asyncio.create_task(_watch(stage, chapter, moves))
+    try:
+        await replay.run(chapter.endpoint, limit)
+        seconds = stage.now() - start
+        if not watching.done():
+            await asyncio.wait([watching], timeout=_patience(chapter))
+    finally:
+        watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+    report = await admin.ask("GET", f"{place}/report")
+    history = (await admin.ask("GET", f"{place}/history"))["points"]
+    if report["state"] not in TERMINAL:
+        await admin.ask("POST", f"{place}/stop", {"reason": "the demo's flights are over"})
+    return Told(chapter, report, history, moves, seconds, Counter(replay.answers))
+
+
+async def _watch(stage: _Stage, chapter: Chapter, moves: list[Move]) -> None:
+    """Note each decision as it is made, until the last one; then no more flights are sent."""
+    start = stage.now()
+    while True:
+        document = await stage.admin.ask("GET", f"experiments/{chapter.name}")
+        record = document["record"]
+        move = Move(
+            at=stage.now() - start,
+            state=record["state"],
+            reason=record.get("reason", ""),
+            exposure=record.get("exposure", 0),
+            verdicts=dict(record.get("verdicts", {})),
+        )
+        if not moves or _differs(moves[-1], move):
+            moves.append(move)
+            stage.console.print(_words(move), highlight=False)
+        if move.state in TERMINAL:
+            stage.replay.stop()
+            return
+        await asyncio.sleep(LOOK_S)
+
+
+def _differs(before: Move, after: Move) -> bool:
+    return (before.state, before.reason, before.exposure, before.verdicts) != (
+        after.state,
+        after.reason,
+        after.exposure,
+        after.verdicts,
+    )
+
+
+def _words(move: Move) -> str:
+    why = f" ({move.reason})" if move.reason else ""
+    told = ", ".join(
+        f"{key.split('/', maxsplit=1)[0]} {verdict}"
+        for key, verdict in move.verdicts.items()
+        if verdict != "inconclusive"
+    )
+    share = f", {move.exposure / 100:g} % enrolled" if move.exposure else ""
+    return f"  {move.at:5.1f} s  {move.state}{why}{share}{': ' if told else ''}{told}"
+
+
+def _patience(chapter: Chapter) -> float:
+    """How long units still ripen after the last flight."""
+    metrics: list[Mapping[str, float]] = chapter.document.get("metrics", [])
+    ripe = max((one["window_s"] + one["maturity_s"] for one in metrics), default=0.0)
+    return ripe + 5.0
 
 
 def _client(front: FrontStep, url: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(
         base_url=url, timeout=30, verify=front.trusted(), trust_env=not is_here(url)
     )
-
-
-@dataclass(slots=True)
-class _Stage:
-    admin: httpx.AsyncClient
-    client: httpx.AsyncClient
-    story: Story
-    progress: Progress
-    now: Callable[[], float]
-
-
-async def _replay(stage: _Stage, flights: list[Flight]) -> None:
-    """Send the chapters one after the other; within each the requests overlap."""
-    total = len(flights)
-    cuts = [0, int(total * PROMOTE_AT), int(total * ROLL_BACK_AT), total]
-    bar = stage.progress.add_task(CHAPTERS[0], total=total)
-    for chapter, (begin, end) in zip(CHAPTERS, pairwise(cuts), strict=True):
-        change = _change_before(chapter)
-        stage.progress.update(bar, description=chapter)
-        queue = iter(flights[begin:end])
-        changing = asyncio.create_task(_make(stage, change, chapter))
-        senders = [
-            asyncio.create_task(_send_all(stage, queue, lambda: stage.progress.advance(bar)))
-            for _ in range(IN_FLIGHT)
-        ]
-        await asyncio.gather(changing, *senders)
-
-
-def _change_before(chapter: str) -> tuple[str, dict[str, Any]] | None:
-    document = {"alias": ALIAS, "reason": "demo"}
-    if chapter == "promoted":
-        return f"{_MODEL_PATH}/promote", {"version": 2, **document}
-    if chapter == "rolled back":
-        return f"{_MODEL_PATH}/rollback", document
-    return None
-
-
-async def _make(stage: _Stage, change: tuple[str, dict[str, Any]] | None, chapter: str) -> None:
-    """Make a change while requests are under way: that is the point of it."""
-    if change is not None:
-        path, document = change
-        await _ask(stage.admin, "POST", path, document)
-        await _settle(stage.admin)
-    stage.story.chapter = chapter
-
-
-async def _send_all(stage: _Stage, queue: Iterable[Flight], advance: Callable[[], None]) -> None:
-    path = f"/v2/models/{ENDPOINT}/infer"
-    for flight in queue:
-        headers = {"X-Unit-Id": flight.tail_number, "Content-Type": "application/json"}
-        start = stage.now()
-        response = await stage.client.post(path, content=infer_body(flight), headers=headers)
-        latency_ms = (stage.now() - start) * 1000
-        advance()
-        if response.status_code != _OK:
-            stage.story.errors[str(response.status_code)] += 1
-            continue
-        late = response.json()["outputs"][1]["data"][1]
-        key = (
-            stage.story.chapter,
-            response.headers["X-Variant"],
-            response.headers["X-Model-Version"],
-        )
-        stage.story.seen.setdefault(key, Seen()).add(flight, latency_ms, late)
-
-
-async def _point_at_first(admin: httpx.AsyncClient) -> None:
-    """Let the demo's own alias name version 1, wherever an earlier demo left it."""
-    model = await _ask(admin, "GET", _MODEL_PATH)
-    if model["aliases"].get(ALIAS) != 1:
-        document = {"version": 1, "alias": ALIAS, "reason": "demo"}
-        await _ask(admin, "POST", f"{_MODEL_PATH}/promote", document)
-
-
-async def _settle(admin: httpx.AsyncClient) -> None:
-    """Wait until every process serves the newest revision."""
-    try:
-        async with asyncio.timeout(SETTLE_S):
-            while not (await _ask(admin, "GET", "/admin/v1/status"))["complete"]:  # noqa: ASYNC110
-                await asyncio.sleep(LOOK_S)
-    except TimeoutError as error:
-        message = "The gateway did not settle on the new revision; `tiltyard status` says why."
-        raise Conflict(message) from error
-
-
-async def _ask(
-    admin: httpx.AsyncClient, method: str, path: str, document: object = None
-) -> dict[str, Any]:
-    response = await admin.request(method, path, json=document)
-    if response.is_error:
-        sentence = response.json().get("error", f"status {response.status_code}")
-        raise UpstreamFailed(sentence)
-    answer: dict[str, Any] = response.json() if response.content else {}
-    return answer
 
 
 def _progress(console: Console) -> Progress:
@@ -289,42 +299,4 @@ def _progress(console: Console) -> Progress:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         console=console,
-    )
-
-
-def _table(title: str, words: tuple[str, ...], numbers: tuple[str, ...]) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for column in words:
-        table.add_column(column)
-    for column in numbers:
-        table.add_column(column, justify="right")
-    return table
-
-
-def _numbers(seen: Seen) -> dict[str, float]:
-    latencies = seen.latencies_ms
-    cuts = quantiles(latencies, n=100) if len(latencies) > 1 else [latencies[0]] * 99
-    labelled = seen.labelled or 1
-    return {
-        "answers": len(latencies),
-        "aircraft": len(seen.units),
-        "p50_ms": cuts[49],
-        "p99_ms": cuts[98],
-        "accuracy": seen.right / labelled,
-        "log_loss": seen.log_loss / labelled,
-    }
-
-
-def _agreement(shadow: dict[str, Any]) -> tuple[str, ...]:
-    tally = shadow["tally"]
-    compared = tally["compared"] or 1
-    labels = tally["label_agreed"] / (tally["label_rows"] or 1)
-    mean = tally["sum_absolute"] / (tally["measured"] or 1)
-    return (
-        f"{shadow['shadow']} v{shadow['version']}",
-        str(tally["compared"]),
-        f"{labels:.1%}",
-        f"{tally['agreed'] / compared:.1%}",
-        f"{mean:.4f}",
-        f"{tally['max_absolute']:.4f}",
     )

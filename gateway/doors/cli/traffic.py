@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 from collections.abc import Iterator
+from datetime import datetime
 from math import nan
 from pathlib import Path
 from typing import Any, Final
@@ -33,7 +34,8 @@ LATE_MINUTES: Final = 15
 class Flight(Struct, frozen=True):
     """One scheduled flight, and what became of it.
 
-    `late` is None for a flight that was cancelled or diverted: it has no outcome.
+    `departs` is when it should leave, and `arrived` when its outcome was known, in Unix seconds.
+    `late` and `arrived` are None for a flight that was cancelled or diverted: it has no outcome.
     """
 
     id: str
@@ -43,6 +45,8 @@ class Flight(Struct, frozen=True):
     dest: str
     features: tuple[float, ...]
     late: bool | None
+    departs: float = 0.0
+    arrived: float | None = None
 
 
 def read_flights(path: Path, limit: int | None = None) -> Iterator[Flight]:
@@ -64,7 +68,13 @@ def read_flights(path: Path, limit: int | None = None) -> Iterator[Flight]:
                 dest=row["dest"],
                 features=tuple(float(row[name]) if row[name] else nan for name in FEATURES),
                 late=float(delay) >= LATE_MINUTES if delay else None,
+                departs=_seconds(row["time"]),
+                arrived=_seconds(row["arrived_at"]) if delay else None,
             )
+
+
+def _seconds(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
 
 
 def infer_body(flight: Flight) -> bytes:
