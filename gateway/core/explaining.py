@@ -16,6 +16,7 @@ from gateway.core.audit import AuditEntry, entry_hash, first_break
 from gateway.core.documents import assembled
 from gateway.core.endpoints import Endpoint, EndpointRecord, Rule, Split
 from gateway.core.errors import Conflict, InvalidRequest, NotFound
+from gateway.core.experiments import ExperimentRecord
 from gateway.core.naming import MAX_UNIT_BYTES
 from gateway.core.plans import Assignment, Enrols, assign, ranges_of_split
 from gateway.core.snapshot import Snapshot, check, endpoint_record, plan_of

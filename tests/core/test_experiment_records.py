@@ -4,6 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.core.assignment import SplitState
+from gateway.core.documents import document_at
 from gateway.core.endpoints import Endpoint, EndpointRecord, Rule, Split, Target, UnitKey, Weighted
 from gateway.core.errors import InvalidRequest
 from gateway.core.experiments import (
@@ -15,7 +16,7 @@ from gateway.core.experiments import (
     Phase,
     State,
 )
-from gateway.core.snapshot import Snapshot, check, decode, document_at, encode, named_versions
+from gateway.core.snapshot import Snapshot, check, decode, encode, named_versions
 from gateway.core.targeting import Condition
 from gateway.core.transitions import delete_endpoint, unload
 from tests.experiments import EVEN, experiment_of, record_of, with_study
@@ -204,8 +205,9 @@ def test_documents_are_found_by_their_target() -> None:
     out = HoldOut(salt="out", share=1)
     snapshot = with_study(record_of(), layers=LAYERS, hold_out=out)
     assert document_at(snapshot, "experiments/x0") == snapshot.experiments["x0"]
-    assert document_at(snapshot, "layers") == LAYERS
+    for name, layer in LAYERS.items():
+        assert document_at(snapshot, f"layers/{name}") == layer
     assert document_at(snapshot, "holdout") == out
     assert document_at(snapshot, "models/m") == snapshot.models["m"]
     assert document_at(snapshot, "experiments/none") is None
-    assert document_at(with_study(), "layers") is None
+    assert document_at(with_study(), "holdout") is None
