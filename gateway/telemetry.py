@@ -202,19 +202,11 @@ STANDARD_REASONS: Final[Mapping[Reason, str]] = {
 CALLER_ERRORS: Final = frozenset(
     error.kind
     for error in (
-        errors.InvalidRequest,
-        errors.TooLarge,
-        errors.UnsupportedMedia,
-        errors.Unauthenticated,
-        errors.Forbidden,
-        errors.NotFound,
-        errors.Conflict,
-        errors.Unsupported,
-        errors.Throttled,
-        errors.ShareExceeded,
-        errors.Cancelled,
+        errors.InvalidRequest, errors.TooLarge, errors.UnsupportedMedia, errors.Unauthenticated,
+        errors.Forbidden, errors.NotFound, errors.Conflict, errors.Unsupported, errors.Throttled,
+        errors.ShareExceeded, errors.Cancelled,
     )
-)
+)  # fmt: skip
 """Values of `error.type` for what the caller did wrong; all others are ours or the model's."""
 
 # Events and spans.
@@ -293,9 +285,7 @@ ADMISSION_REJECTED: Final = _counter(
     "Requests that overload or their deadline left without an answer.",
 )
 SIGHTING_DROPPED: Final = _counter(
-    "tiltyard.sighting.dropped",
-    "{sighting}",
-    "Sightings of units of experiments for which there was no room.",
+    "tiltyard.sighting.dropped", "{sighting}", "Sightings of units that found no room."
 )
 CACHE_HITS: Final = _counter(
     "tiltyard.cache.hit", "{request}", "Requests that were given a kept answer."
@@ -398,7 +388,6 @@ INSTRUMENTS: Final = (
     MODEL_LOAD_DURATION, MODEL_SWAP_COUNT, RECORD_EMITTED, RECORD_DELIVERED, RECORD_DROPPED,
     RECORD_QUEUE_SIZE, SPAN_DROPPED, OUTCOME_ACCEPTED, OUTCOME_REFUSED, EVIDENCE_SHIPPED,
     EVIDENCE_DROPPED, EVIDENCE_FOLDED, EVIDENCE_QUARANTINED, EVIDENCE_FROZEN, JOURNAL_SIZE,
-    JOURNAL_UNSHIPPED, PROCESS_MEMORY, PROCESS_CPU_TIME,
-    SIGHTING_DROPPED,
+    JOURNAL_UNSHIPPED, PROCESS_MEMORY, PROCESS_CPU_TIME, SIGHTING_DROPPED,
 )  # fmt: skip
 """Every instrument above."""

@@ -78,6 +78,7 @@ def report(**changes: Any) -> Report:
         shadows=(),
         phases=(PhaseReport(16, 1_760_000_000.0, 10_000, dict.fromkeys(SHARES, 5000), (READING,)),),
         segments=(SegmentReport("UA", (READING,)), SegmentReport("other", (GUARD,))),
+        results={"accepted": 742, "duplicate": 3},
     )  # fmt: skip
     return replace(whole, **changes)
 
