@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from gateway.control.registry import Change, Edit, Registry, Request
 from gateway.core import experimenting
-from gateway.core.assignment import Interval
+from gateway.core.assignment import SCALE, Interval
 from gateway.core.documents import HOLD_OUT
 from gateway.core.errors import GatewayError
 from gateway.core.experiments import Experiment, HoldOut
@@ -234,9 +234,8 @@ class Experiments:
         async def make(base: Snapshot) -> Snapshot:
             return step(base, judged.name, judged.decision, at=judged.at, champion=judged.champion)
 
-        request = Request(
-            actor=STEWARD, reason=judged.decision.detail[:MAX_REASON], if_match=judged.etag
-        )
+        words = judged.decision.detail or _words(judged.decision)
+        request = Request(actor=STEWARD, reason=words[:MAX_REASON], if_match=judged.etag)
         return await self._commit("step", judged.name, make, request, judged.basis)
 
     async def put_layer(self, name: str, salt: str | None, request: Request) -> Change:
@@ -325,3 +324,10 @@ class Experiments:
         """A name for people, cut to length, and a random part that keeps salts apart."""
         random = self._entropy(SALT_BYTES).hex()
         return f"{name[: MAX_SALT - 1 - len(random)]}.{random}"
+
+
+def _words(decision: Decision) -> str:
+    """What a decision does that has no sentence of its own: it moves traffic on."""
+    share = decision.exposure / SCALE
+    weights = ", ".join(f"{name} {weight / SCALE:.2%}" for name, weight in decision.weights.items())
+    return f"Step {decision.step}: {share:.2%} of all units are enrolled, of them {weights}."

@@ -158,8 +158,10 @@ class Steward:
         except GatewayError as error:
             self._faults[name] = f"A step of experiment '{name}' is refused. {error}"
             return 0
-        log.info("Experiment '%s' is %s: %s", name, after.state, decision.detail or after.reason)
-        return int(change.entry is not None)
+        if change.entry is None:
+            return 0
+        log.info("Experiment '%s' is %s: %s", name, after.state, change.entry.reason)
+        return 1
 
     def _note(self, points: dict[str, bytes], record: ExperimentRecord, point: Point) -> None:
         """Keep a point if numbers moved since the last one, and not too often."""

@@ -86,12 +86,12 @@ class Report(Struct, frozen=True):
     age_s: float | None
     remarks: tuple[str, ...]
     variants: tuple[VariantCount, ...]
-    results: dict[str, int]
     readings: tuple[Reading, ...]
     funnel: Funnel | None
     shadows: tuple[ShadowReading, ...]
     phases: tuple[PhaseReport, ...]
     segments: tuple[SegmentReport, ...]
+    results: dict[str, int] = {}
 
 
 class Point(Struct, frozen=True):

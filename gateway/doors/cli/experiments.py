@@ -217,7 +217,7 @@ def _show_preview(preview: dict[str, Any]) -> None:
 
 def _show_report(report: dict[str, Any]) -> None:
     why = f" ({report['reason']})" if report["reason"] else ""
-    enrolled = share(report["exposure"] / SCALE)
+    enrolled = share(sum(row["share"] for row in report["variants"]))
     say(
         f"{report['name']} on {report['endpoint']} is {report['state']}{why}: "
         f"{report['strategy']}, step {report['step']}, {enrolled} of all units enrolled."
