@@ -169,6 +169,9 @@ class FoldStore(Protocol):
     async def evidence(self, ids: Sequence[str]) -> dict[str, Evidence]:
         """The tallies of experiments, all of one moment."""
 
+    async def units(self, experiment_id: str, limit: int) -> dict[bytes, bytes]:
+        """The states of an experiment's units and cohorts, at most about so many, in no order."""
+
     async def results(self) -> dict[str, dict[str, int]]:
         """What became of events, by experiment id; that of none under the empty string."""
 

@@ -19,6 +19,7 @@ from gateway.control.repository import ServedRepository
 from gateway.control.shipping import Shipper
 from gateway.control.steward import Steward, StewardParts
 from gateway.control.watcher import Watcher, WatcherParts
+from gateway.control.whatif import WhatIfs
 from gateway.core.deciding import Circumstances
 from gateway.core.judging import decide
 from gateway.core.snapshot import Snapshot
@@ -101,6 +102,7 @@ class ControlPlane:
         )
         self.experiments = Experiments(self.registry, now=parts.now, entropy=parts.entropy)
         self.reports = self._reported(parts)
+        self.whatifs = WhatIfs(self.registry, parts.folds.units)
         self._steward = self._stewarded(parts)
         self._promotions = Promotions(
             parts.store,

@@ -111,6 +111,7 @@ class ControlHalf:
                 registry=self.plane.registry,
                 experiments=self.plane.experiments,
                 reports=self.plane.reports,
+                whatifs=self.plane.whatifs,
                 store=self.plane.store,
                 data_plane=self._data_plane,
                 status=self.plane.status,

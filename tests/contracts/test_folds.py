@@ -109,6 +109,18 @@ async def test_a_batch_is_written_whole_and_read_back(folds: FoldStore) -> None:
     assert await folds.results() == {"x1": {"accepted": 3}, "": {"unreadable": 1}}
 
 
+async def test_units_are_read_in_parts_up_to_a_limit(folds: FoldStore) -> None:
+    """All of them where there are few; no more than about so many where there are many."""
+    assert await folds.units("x1", 10) == {}
+    many = {bytes((n >> 8, n & 255, *[0] * 14)): b"state" for n in range(3_000)}
+    whole = StudyChange("x1", many, {}, [], [], [], [], [], {})
+    await folds.write(FoldBatch(expected=b"", mark=b"one", changes=(whole,)))
+    assert await folds.units("x1", 5_000) == many
+    some = await folds.units("x1", 1_000)
+    assert 1_000 <= len(some) < 3_000
+    assert some.items() <= many.items()
+
+
 async def test_a_batch_on_an_older_mark_is_not_written(folds: FoldStore) -> None:
     """Somebody folded in between."""
     assert await folds.write(FoldBatch(expected=b"", mark=b"one", changes=(change(),)))

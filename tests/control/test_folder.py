@@ -380,6 +380,9 @@ class Breaking:
     async def evidence(self, ids: Sequence[str]) -> dict[str, Evidence]:
         return await self._do(self.store.evidence(ids))
 
+    async def units(self, experiment_id: str, limit: int) -> dict[bytes, bytes]:
+        return await self._do(self.store.units(experiment_id, limit))
+
     async def results(self) -> dict[str, dict[str, int]]:
         return await self._do(self.store.results())
 

@@ -3,7 +3,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from tests.studies import ERRORS, EVEN, SALES, cell, experiment, hits, running, seen
 
 from gateway.core.experiments import (
     Bandit,
@@ -19,6 +18,7 @@ from gateway.core.judging import decide
 from gateway.core.readings import Cause, Decision, Verdict
 from gateway.core.simulation import after
 from gateway.core.tallies import Evidence, ShadowCell
+from tests.studies import ERRORS, EVEN, SALES, cell, experiment, hits, running, seen
 
 RAMP = Ramp((500, 1_000, 5_000), dwell_s=60, min_units=100)
 QUIET = seen(cell(0, 2_000), cell(1, 2_000))

@@ -1,7 +1,6 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.studies import SALES, experiment, running
 
 from gateway.core.assignment import SplitState, reweigh
 from gateway.core.experiments import Bandit, Fixed, Phase, Ramp
@@ -19,6 +18,7 @@ from gateway.core.strategies import (
     ramp_share,
     without,
 )
+from tests.studies import SALES, experiment, running
 
 RAMP = Ramp((500, 1_000, 5_000), dwell_s=60, min_units=100)
 READY = Standing({"a": 200, "b": 200}, recent=400, certified=True)

@@ -35,6 +35,8 @@ from gateway.evidence_ports import FoldBatch, Stored, Waiting
 
 TIMEOUTS: Final = 5
 """A batch may take so many timeouts of one reply to read or to write."""
+SCANNED: Final = 1_000
+"""Units read at a time."""
 CURSOR: Final = b"cursor"
 MARK: Final = b"mark"
 THROUGH: Final = b"through_ms"
@@ -143,6 +145,18 @@ class RedisFolds:
             study_id: _evidence(tally, through_ms)
             for study_id, tally in zip(ids, tallies, strict=True)
         }
+
+    async def units(self, experiment_id: str, limit: int) -> dict[bytes, bytes]:
+        """The states of an experiment's units and cohorts, at most about so many, in no order."""
+        key, cursor = self._keys.study(experiment_id).units, 0
+        found: dict[bytes, bytes] = {}
+        while True:
+            async with self._speaking() as client:
+                reply: Any = await client.hscan(key, cursor, count=SCANNED)
+            cursor, page = reply
+            found.update(page)
+            if cursor == 0 or len(found) >= limit:
+                return found
 
     async def results(self) -> dict[str, dict[str, int]]:
         """What became of events, by experiment id; that of none under the empty string."""

@@ -6,6 +6,7 @@ from gateway import __version__
 from gateway.doors.cli import endpoints, experiments, ledger, models, records, tokens
 from gateway.doors.cli.demo import demo
 from gateway.doors.cli.front import Commands, FrontStep
+from gateway.doors.cli.readouts import whatif
 from gateway.doors.cli.serving import check, serve
 from gateway.doors.cli.simulate import simulate
 from gateway.doors.cli.status import status
@@ -33,7 +34,7 @@ def create_cli(front: FrontStep) -> typer.Typer:
             typer.echo(__version__)
             raise typer.Exit
 
-    for command in (serve, check, status, models.promote, models.rollback, demo, simulate):
+    for command in (serve, check, status, models.promote, models.rollback, demo, simulate, whatif):
         cli.command()(command)
     cli.add_typer(models.app, name="models")
     cli.add_typer(endpoints.app, name="endpoints")

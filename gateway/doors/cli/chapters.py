@@ -17,6 +17,9 @@ OUTCOME: Final = "late"
 LATE: Final = "probabilities:1"
 """The scalar that answers carry in their ids: the chance of being late."""
 SLOW_MS: Final = 15.0
+FLIGHTS_A_SECOND: Final = 1_000
+LEAST_WINDOW_S: Final = 2.0
+MOST_WINDOW_S: Final = 20.0
 UNIT: Final = {"header": "X-Unit-Id"}
 
 
@@ -64,8 +67,17 @@ _GUARDS: Final = [
     {"name": "latency", "event": "slow", "over_ms": 250.0, "negligible": 0.05, "allowed": 2.0},
 ]
 
-CHAPTERS: Final = (
-    Chapter(
+NAMES: Final = ("demo-ramp", "demo-aa", "demo-drill")
+
+
+def chapters(requests: int) -> tuple[Chapter, ...]:
+    """The story for so many flights: the fewer there are, the shorter are the windows."""
+    window_s = min(max(requests / FLIGHTS_A_SECOND, LEAST_WINDOW_S), MOST_WINDOW_S)
+    return (_ramp(window_s), _same(window_s / 2), _drill())
+
+
+def _ramp(window_s: float) -> Chapter:
+    return Chapter(
         name="demo-ramp",
         title="Version 2 ramps against version 1",
         endpoint=ENDPOINT,
@@ -84,13 +96,16 @@ CHAPTERS: Final = (
                 "risk_budget": 200.0,
             },
             "shadow": {"share": 10_000, "min_compared": 100, "max_disagreed": 1.0, "dwell_s": 1.0},
-            "metrics": _metrics(20.0),
+            "metrics": _metrics(window_s),
             "guards": _GUARDS,
             "unit": UNIT,
             "alias": ALIAS,
         },
-    ),
-    Chapter(
+    )
+
+
+def _same(window_s: float) -> Chapter:
+    return Chapter(
         name="demo-aa",
         title="The same version against itself",
         endpoint=ENDPOINT,
@@ -103,14 +118,17 @@ CHAPTERS: Final = (
             "endpoint": ENDPOINT,
             "variants": [{"name": "a", "version": 2}, {"name": "the-same", "version": 2}],
             "strategy": {"kind": "fixed", "weights": {"a": 5_000, "the-same": 5_000}},
-            "metrics": _metrics(10.0),
+            "metrics": _metrics(window_s),
             "guards": _GUARDS,
             "unit": UNIT,
             "alias": ALIAS,
             "promote": "never",
         },
-    ),
-    Chapter(
+    )
+
+
+def _drill() -> Chapter:
+    return Chapter(
         name="demo-drill",
         title="A version that is broken on purpose",
         endpoint=DRILL_ENDPOINT,
@@ -129,5 +147,4 @@ CHAPTERS: Final = (
             "unit": None,
             "alias": ALIAS,
         },
-    ),
-)
+    )

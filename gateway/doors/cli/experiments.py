@@ -9,6 +9,7 @@ from gateway.doors.cli.client import AdminClient
 from gateway.doors.cli.endpoints import read_file
 from gateway.doors.cli.front import AdminUrl, AsJson, IfMatch, Reason, TokenFile
 from gateway.doors.cli.output import say, share, show_json, show_table
+from gateway.doors.cli.readouts import report
 
 app = typer.Typer(no_args_is_help=True, help="Splits under study: drafts, what runs, what ended.")
 
@@ -173,6 +174,7 @@ def _action(verb: str, done: str, summary: str) -> None:
     app.command(verb, help=summary)(act)
 
 
+app.command()(report)
 _action("pause", "is paused", "Leave traffic as it is and take no step; harm still rolls back.")
 _action("resume", "takes steps again", "Take steps again.")
 _action("approve", "may promote", "Let it promote once its evidence says so.")

@@ -20,12 +20,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from gateway.core.errors import Conflict, UpstreamFailed
 from gateway.doors.cli.chapters import (
     ALIAS,
-    CHAPTERS,
     DRILL,
     DRILL_ENDPOINT,
     ENDPOINT,
     MODEL,
+    NAMES,
     Chapter,
+    chapters,
     endpoint_document,
 )
 from gateway.doors.cli.front import FrontStep, is_here
@@ -128,7 +129,7 @@ async def _tell(
                 replay = Replay(inference, flights, lambda: progress.advance(bar), options.token)
                 stage = _Stage(admin, replay, front.now, console)
                 start = front.now()
-                for chapter in CHAPTERS:
+                for chapter in chapters(options.requests):
                     progress.update(bar, description=chapter.name)
                     limit = int(options.requests * chapter.share)
                     story.chapters.append(await _play(stage, chapter, limit))
@@ -201,13 +202,13 @@ async def _clear_the_stage(admin: _Admin) -> None:
 
 
 async def _remove_experiments(admin: _Admin) -> None:
-    for chapter in CHAPTERS:
-        state = await admin.state_of(chapter.name)
+    for name in NAMES:
+        state = await admin.state_of(name)
         if state is None:
             continue
         if state not in {*TERMINAL, "draft"}:
-            await admin.ask("POST", f"experiments/{chapter.name}/stop", {"reason": "demo"})
-        await admin.ask("DELETE", f"experiments/{chapter.name}")
+            await admin.ask("POST", f"experiments/{name}/stop", {"reason": "demo"})
+        await admin.ask("DELETE", f"experiments/{name}")
 
 
 async def _play(stage: _Stage, chapter: Chapter, limit: int) -> Told:
@@ -251,8 +252,10 @@ async def _watch(stage: _Stage, chapter: Chapter, moves: list[Move]) -> None:
             verdicts=dict(record.get("verdicts", {})),
         )
         if not moves or _differs(moves[-1], move):
+            told = _words(moves[-1]) if moves else ""
             moves.append(move)
-            stage.console.print(_words(move), highlight=False)
+            if _words(move) != told:
+                stage.console.print(f"  {move.at:5.1f} s  {_words(move)}", highlight=False)
         if move.state in TERMINAL:
             stage.replay.stop()
             return
@@ -276,7 +279,7 @@ def _words(move: Move) -> str:
         if verdict != "inconclusive"
     )
     share = f", {move.exposure / 100:g} % enrolled" if move.exposure else ""
-    return f"  {move.at:5.1f} s  {move.state}{why}{share}{': ' if told else ''}{told}"
+    return f"{move.state}{why}{share}{': ' if told else ''}{told}"
 
 
 def _patience(chapter: Chapter) -> float:

@@ -11,6 +11,7 @@ from gateway.control.experiments import Experiments
 from gateway.control.registry import ANY_DOCUMENT, NO_DOCUMENT, Change, Registry
 from gateway.control.registry import Request as Asked
 from gateway.control.reports import Reports
+from gateway.control.whatif import WhatIfs
 from gateway.core.access import Principal, Token
 from gateway.core.errors import Conflict, InvalidRequest, excerpt
 from gateway.doors.http.admin_documents import Changed
@@ -41,6 +42,7 @@ class AdminParts:
     registry: Registry
     experiments: Experiments
     reports: Reports
+    whatifs: WhatIfs
     store: Store
     data_plane: DataPlane
     status: Callable[[], Awaitable[Mapping[str, Any]]]

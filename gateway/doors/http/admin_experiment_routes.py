@@ -7,6 +7,7 @@ from gateway.control.experiments import ExperimentPreview
 from gateway.core.access import READ, WRITE
 from gateway.core.experiments import Experiment
 from gateway.core.reporting import Report
+from gateway.core.whatif import WhatIf
 from gateway.doors.http import admin_experiments as experiments
 from gateway.doors.http.admin_calls import Call, Operation, Query
 from gateway.doors.http.admin_documents import Changed
@@ -113,6 +114,27 @@ EXPERIMENT_OPERATIONS: Final[tuple[Operation, ...]] = (
         summary="What the evidence says now: readings, funnel, phases and segments.",
         handle=experiments.show_report,
         answer=Report,
+    ),
+    Operation(
+        method="GET",
+        path=f"{EXPERIMENT}/report.html",
+        scope=READ,
+        name="getReportPage",
+        summary="The report as a page for people, with its history drawn.",
+        handle=experiments.show_report_page,
+    ),
+    Operation(
+        method="GET",
+        path=f"{EXPERIMENT}/whatif",
+        scope=READ,
+        name="askWhatIf",
+        summary="What another policy would have earned, from units with known propensities.",
+        handle=experiments.answer_whatif,
+        query=(
+            Query("metric", "by which it is judged", required=True),
+            Query("policy", "a policy document in JSON", required=True),
+        ),
+        answer=WhatIf,
     ),
     Operation(
         method="GET",

@@ -3,16 +3,19 @@
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+import msgspec
+
 from gateway.control.registry import Change, Request
 from gateway.core.assignment import SCALE
 from gateway.core.audit import AuditEntry, entry_hash
 from gateway.core.documents import HOLD_OUT
-from gateway.core.errors import NotFound, excerpt
+from gateway.core.errors import InvalidRequest, NotFound, excerpt
 from gateway.core.experimenting import experiment_of, free_slots
 from gateway.core.experiments import LIVE, Experiment
 from gateway.core.ledger import decisions_in
 from gateway.core.reporting import kind_of
-from gateway.core.snapshot import MAX_REVISION, Snapshot, document_digest
+from gateway.core.snapshot import MAX_FAULT, MAX_REVISION, Snapshot, document_digest
+from gateway.core.whatif import Policy
 from gateway.doors.http.admin_calls import Call, answer, changed
 from gateway.doors.http.admin_documents import AuditItem
 from gateway.doors.http.admin_experiment_documents import (
@@ -30,9 +33,16 @@ from gateway.doors.http.admin_experiment_documents import (
     PutHoldOut,
     PutLayer,
 )
+from gateway.doors.http.inference_head import Headers
 from gateway.doors.http.messages import Response
+from gateway.doors.report_page import report_page
 from gateway.ports import Store
 
+PAGE_HEADERS: Final[Headers] = [
+    (b"content-type", b"text/html; charset=utf-8"),
+    (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'"),
+    (b"x-content-type-options", b"nosniff"),
+]
 POINTS: Final = 500
 MAX_POINTS: Final = 10_000
 LEDGER_PAGE: Final = 100
@@ -137,6 +147,26 @@ async def show_report(call: Call) -> Response:
     """What its evidence says now."""
     report = await call.parts.reports.report(call.path["name"])
     return answer(report, revision=report.revision, etag=report.etag)
+
+
+async def show_report_page(call: Call) -> Response:
+    """The same as a page for people, with its history drawn."""
+    name, reports = call.path["name"], call.parts.reports
+    report = await reports.report(name)
+    document = experiment_of(call.parts.registry.snapshot, name).document
+    page = report_page(report, document, await reports.history(name, MAX_POINTS))
+    return Response(200, page.encode(), list(PAGE_HEADERS))
+
+
+async def answer_whatif(call: Call) -> Response:
+    """What another policy would have earned."""
+    try:
+        policy = msgspec.json.decode(call.text("policy") or "", type=Policy)
+    except msgspec.DecodeError as error:
+        message = f"The policy cannot be read: {excerpt(str(error), MAX_FAULT)}."
+        raise InvalidRequest(message) from error
+    metric = call.text("metric") or ""
+    return answer(await call.parts.whatifs.answer(call.path["name"], metric, policy))
 
 
 async def show_history(call: Call) -> Response:

@@ -2,6 +2,7 @@
 
 import io
 import shlex
+from collections import Counter
 from pathlib import Path
 
 import msgspec
@@ -10,7 +11,9 @@ from rich.console import Console
 
 import gateway.__main__ as front_door
 from gateway.core.errors import Conflict
-from gateway.doors.cli.story import Seen, Story, show
+from gateway.doors.cli.chapters import chapters
+from gateway.doors.cli.story import Move, Story, Told
+from gateway.doors.cli.telling import show
 from tests.doors.cli.desk import Desk, refused
 from tests.doors.http.admin_world import MODEL, SPLIT
 
@@ -25,18 +28,39 @@ def test_the_demo_needs_nothing_but_the_sample_models(desk: Desk, tmp_path: Path
 
 def test_the_story_fits_80_columns() -> None:
     """The demo's tables are whole in 80 columns, also with large numbers in them."""
-    seen = Seen(latencies_ms=[1234.567] * 20_000, units={str(n) for n in range(4_000)}, labelled=1)
-    tally = {"compared": 20_000, "label_agreed": 9, "label_rows": 9, "agreed": 20_000}
-    tally |= {"sum_absolute": 9, "measured": 1, "max_absolute": 1}
-    story = Story(seconds=30.0, shadows=[{"shadow": "shadow-2", "version": 2, "tally": tally}])
-    story.seen["rolled back", "treatment", "2"] = seen
+    reading = {
+        "name": "log_loss",
+        "variant": "v2",
+        "role": "goal",
+        "verdict": "inconclusive",
+        "control": 123456.789,
+        "treatment": 123456.789,
+        "estimate": -0.0123456,
+        "interval": [-0.0123456, 0.0123456],
+        "harm": {"e": 1.23456e280, "threshold": 20.0},
+        "safe": {"e": 1.23456e-280, "threshold": 20.0},
+    }
+    report = {
+        "state": "running",
+        "reason": "",
+        "readings": [reading],
+        "variants": [{"assigned": 400_000}, {"assigned": 400_000}],
+    }
+    ramp, same, _ = chapters(39_000)
+    claim = Move(1.0, "running", "", 10_000, {"log_loss/v2": "better"})
+    told = [
+        Told(ramp, report, [], [claim], 30.0, Counter(v1=20_000, v2=20_000)),
+        Told(same, report, [], [claim], 30.0, Counter({"a": 20_000, "the-same": 20_000})),
+    ]
+    story = Story(chapters=told, outcomes=39_000, seconds=30.0)
     paper = io.StringIO()
     show(story, Console(file=paper, width=80))
     printed = paper.getvalue()
-    for words in ("treatment v2", "20000", "1234.57", "0.000", "shadow-2 v2", "100.0%"):
+    for words in ("log_loss", "1.23e+280", "800000 units", "80000 answers and 39000 outcomes"):
         assert words in printed
     assert "…" not in printed
     assert max(len(line) for line in printed.splitlines()) <= 80
+    assert [one.is_right for one in told] == [True, False]  # nothing may be claimed of the same
 
 
 def test_settings_are_shown_without_secrets(desk: Desk) -> None:

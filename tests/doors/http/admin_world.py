@@ -13,6 +13,7 @@ from gateway.control.experiments import Experiments
 from gateway.control.registry import Registry, Request
 from gateway.control.reports import ReportParts, Reports
 from gateway.control.status import Acknowledgement, Standing, status_of
+from gateway.control.whatif import WhatIfs
 from gateway.core.access import Token, digest_of
 from gateway.core.snapshot import ModelRecord
 from gateway.core.tallies import Evidence
@@ -88,6 +89,7 @@ class World:
         self.refused: list[dict[str, Any]] = []
         self.evidence: dict[str, Evidence] = {}
         self.points: list[bytes] = []
+        self.units: dict[bytes, bytes] = {}
         self.registry = Registry(self.store, now=self.clock, entropy=CountingEntropy())
         self.experiments = Experiments(self.registry, now=self.clock, entropy=CountingEntropy())
         self.parts = AdminParts(
@@ -103,6 +105,7 @@ class World:
                     now=self.clock,
                 )
             ),
+            whatifs=WhatIfs(self.registry, self.units_of),
             store=self.store,
             data_plane=Plane(),
             status=self.status,
@@ -126,6 +129,11 @@ class World:
         """What was folded, by experiment."""
         await self.store.read()
         return {one: self.evidence[one] for one in ids if one in self.evidence}
+
+    async def units_of(self, experiment_id: str, limit: int) -> Mapping[bytes, bytes]:
+        """The states of an experiment's units."""
+        await self.store.read()
+        return self.units
 
     async def results_of(self) -> Mapping[str, Mapping[str, int]]:
         """What became of outcomes, the same for every experiment."""

@@ -1,6 +1,8 @@
 """Operations on experiments, layers, the hold-out and the ledger."""
 
+import json
 from typing import Any
+from urllib.parse import urlencode
 
 import msgspec
 import pytest
@@ -9,6 +11,7 @@ from gateway.control.experiments import Judgement
 from gateway.core.ledger import SCHEMA, Basis, basis_document
 from gateway.core.reporting import point_of
 from gateway.core.snapshot import document_digest
+from tests.control.test_whatif import unit
 from tests.doors.http.admin_world import MODEL, READER, World
 from tests.rollouts import HERE, document_of, evidence_of, judge_by_units
 
@@ -251,3 +254,53 @@ async def test_what_runs_is_not_deleted() -> None:
     await world.ask("POST", f"{PATH}/stop", {})
     assert (await world.ask("DELETE", PATH)).status_code == 200
     assert (await world.ask("GET", PATH)).status_code == 404
+
+
+async def test_the_report_is_a_page_too() -> None:
+    """A browser may show it: HTML that may load nothing."""
+    world = await started()
+    await judged(world, 150)
+    answer = await world.ask("GET", f"{PATH}/report.html", token=READER)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+    assert "<h1>exp" in answer.text
+
+
+async def test_another_policy_is_judged_by_the_units_of_an_experiment() -> None:
+    """The answer names estimates, support and warnings."""
+    world = await started()
+    record = world.registry.snapshot.experiments["exp"]
+    world.units = {
+        bytes((number, *[0] * 15)): unit(record.phases[0].number, number % 2, number)
+        for number in range(40)
+    }
+    policy = {"weights": {"control": 0.2, "candidate": 0.8}}
+    query = {"metric": "loss", "policy": json.dumps(policy)}
+    told = await world.ask("GET", f"{PATH}/whatif?{urlencode(query)}", token=READER)
+    assert told.status_code == 200, told.text
+    assert [one["name"] for one in told.json()["values"]] == [
+        "ips", "snips", "direct", "doubly_robust",
+    ]  # fmt: skip
+    assert told.json()["units"] == 40
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "told"),
+    [
+        ({"metric": "loss", "policy": "{"}, 400, "The policy cannot be read"),
+        ({"metric": "loss", "policy": '{"weights": {"x": 1}}'}, 400, "names variant 'x'"),
+        ({"metric": "gain", "policy": '{"weights": {}}'}, 404, "has no metric 'gain'"),
+        ({"policy": '{"weights": {}}'}, 400, "metric"),
+    ],
+)
+async def test_what_is_no_question_is_refused(
+    query: dict[str, str], status: int, told: str
+) -> None:
+    """With a sentence that says what is wrong."""
+    world = await started()
+    record = world.registry.snapshot.experiments["exp"]
+    world.units = {bytes(16): unit(record.phases[0].number, 0, 1)}
+    answer = await world.ask("GET", f"{PATH}/whatif?{urlencode(query)}", token=READER)
+    assert answer.status_code == status
+    assert told in answer.json()["error"]
