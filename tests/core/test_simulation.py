@@ -5,7 +5,7 @@ from msgspec.structs import replace
 from gateway.core.drawing import Scenario, Truth, Value
 from gateway.core.experiments import Experiment, Fixed, Guard, Metric, Ramp, State
 from gateway.core.simulation import Rollout, Summary, rate, rollout, rollouts, summary
-from tests.studies import ERRORS, EVEN, SALES, experiment
+from tests.studies import EVEN, SALES, experiment
 
 RAMP = Ramp((500, 1_000, 2_500, 5_000), dwell_s=300, min_units=200)
 MANY = 10_000
@@ -66,7 +66,7 @@ def test_every_kind_of_metric_can_be_simulated() -> None:
         "delay": Value(50.0, 5.0),
     }
     same = Truth(metrics=values, outcomes=0.9)
-    scenario = Scenario({"a": same, "b": same}, units=2_000, ticks=8, delay=2)
+    scenario = Scenario({"a": same, "b": same}, units=4_000, ticks=12, delay=2)
 
     ended = rollout(experiment(metrics=metrics), scenario, np.random.default_rng(3))
 
@@ -119,7 +119,7 @@ def test_without_an_effect_false_alarms_stay_within_alpha_where_a_naive_test_doe
     """A/A, a look at every tick: no false rollback nor claim beyond 5 per cent of rollouts."""
     document = experiment(EVEN, metrics=(SALES,), promote="never")
 
-    told = simulated(document, world(ticks=20), MANY)
+    told = simulated(document, world(units=2_000, ticks=12), MANY)
 
     assert told.rolled_back.rate <= 0.05
     assert told.claimed.rate <= 0.05
@@ -132,7 +132,7 @@ def test_at_the_margin_of_a_goal_false_promotion_stays_within_beta() -> None:
     """The candidate sells exactly as much less as is not allowed."""
     document = experiment(EVEN, guards=(), metrics=(SALES,))
 
-    told = simulated(document, world(truth(sales=0.27), ticks=12), MANY)
+    told = simulated(document, world(truth(sales=0.27), units=2_000, ticks=8), MANY)
 
     assert told.promoted.rate <= 0.05
     assert told.rolled_back.rate <= 0.05
@@ -143,7 +143,7 @@ def test_at_the_margin_of_a_goal_false_promotion_stays_within_beta() -> None:
 def test_at_the_margin_of_a_guard_false_promotion_stays_within_beta() -> None:
     """A rate that is `allowed` times the control's is not certified, nor is it harm."""
     guard = Guard("errors", "error", tolerance=1.25, allowed=1.25)
-    scenario = world(truth(errors=0.025), truth(errors=0.02), ticks=12)
+    scenario = world(truth(errors=0.025), truth(errors=0.02), units=2_000, ticks=8)
 
     told = simulated(experiment(EVEN, guards=(guard,)), scenario, MANY)
 
@@ -156,9 +156,9 @@ def test_at_the_margin_of_a_guard_false_promotion_stays_within_beta() -> None:
 def test_at_the_negligible_rate_false_promotion_stays_within_beta() -> None:
     """A rate that just matters is not certified as negligible."""
     guard = Guard("errors", "error", tolerance=100.0, allowed=1.01, negligible=0.01)
-    scenario = world(truth(errors=0.01), truth(errors=0.001), ticks=12)
+    scenario = world(truth(errors=0.01), truth(errors=0.001), units=2_000, ticks=8)
 
-    told = simulated(experiment(EVEN, guards=(guard,)), scenario, 5_000)
+    told = simulated(experiment(EVEN, guards=(guard,)), scenario, 2_000)
 
     assert told.promoted.rate <= 0.05
 
@@ -170,9 +170,7 @@ def test_five_times_the_errors_are_rolled_back_soon(control: str, units: int) ->
     """One per cent of errors, a canary of 5 per cent, a risk of 5 per cent, a look at each unit."""
     ramp = Ramp((500, 5_000), control=control, dwell_s=1e6)  # type: ignore[arg-type]
     document = experiment(ramp, guards=(Guard("errors", "error", alpha=0.05),))
-    scenario = world(
-        truth(errors=0.05), truth(errors=0.01), units=40, ticks=1_200, tick_s=1
-    )
+    scenario = world(truth(errors=0.05), truth(errors=0.01), units=40, ticks=1_200, tick_s=1)
 
     told = simulated(document, scenario, 60)
 
@@ -188,7 +186,7 @@ def test_the_check_of_the_split_keeps_its_size_while_weights_change() -> None:
     ramp = replace(RAMP, control="remaining", dwell_s=60)
     document = experiment(ramp, srm_alpha=0.05, promote="never")
 
-    told = simulated(document, world(ticks=10), 4_000)
+    told = simulated(document, world(ticks=10), 2_000)
 
     assert told.held["srm"].rate <= 0.05
 
@@ -199,7 +197,7 @@ def test_a_ramp_without_an_effect_is_promoted_in_reasonable_time() -> None:
     """Errors that happen to nobody do not block: they are negligible."""
     document = experiment(RAMP, metrics=(SALES,))
 
-    told = simulated(document, world(truth(errors=0.0), truth(errors=0.0), ticks=60), 300)
+    told = simulated(document, world(truth(errors=0.0), truth(errors=0.0), ticks=60), 100)
 
     assert told.promoted.rate > 0.9
     assert told.rolled_back.rate <= 0.05
@@ -214,12 +212,10 @@ def test_of_three_variants_without_an_effect_false_alarms_stay_within_alpha() ->
     goal = Metric("basket", "basket", margin=0.2)
     split = Fixed({"a": 4_000, "b": 3_000, "c": 3_000})
     document = experiment(split, metrics=(SALES, goal), names="abc", promote="never")
-    same = Truth(
-        events={"errors": 0.01}, metrics={"sales": Value(0.3), "basket": Value(5.0, 2.0)}
-    )
-    scenario = Scenario(dict.fromkeys("abc", same), units=1_000, ticks=12)
+    same = Truth(events={"errors": 0.01}, metrics={"sales": Value(0.3), "basket": Value(5.0, 2.0)})
+    scenario = Scenario(dict.fromkeys("abc", same), units=2_000, ticks=8)
 
-    told = simulated(document, scenario, 2_000)
+    told = simulated(document, scenario, 1_000)
 
     assert told.rolled_back.rate <= 0.05
     assert told.claimed.rate <= 0.05
