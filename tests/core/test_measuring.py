@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from gateway.core.arms import Pair, overlap, overlap_of, pairs_of, strata
 from gateway.core.experiments import Metric, Phase
@@ -15,7 +16,11 @@ LOSS = Metric("loss", "label", direction="decrease", margin=0.1)
 
 def pair(old: MetricTally, new: MetricTally, name: str = "sales", share: float = 0.5) -> Pair:
     """Control and variant of one stratum."""
-    return Pair(share, (cell(0, 10, **{name: old}),), (cell(1, 10, **{name: new}),))
+    control, treatment = (
+        replace(cell(variant, 10), metrics={name: tally})
+        for variant, tally in enumerate((old, new))
+    )
+    return Pair(share, (control,), (treatment,))
 
 
 def read(metric: Metric, *pairs: Pair, display: bool = True) -> Reading:
