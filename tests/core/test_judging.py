@@ -16,7 +16,7 @@ from gateway.core.experiments import (
 )
 from gateway.core.judging import decide
 from gateway.core.readings import Cause, Decision, Verdict
-from gateway.core.simulation import after
+from gateway.core.stepping import next_record
 from gateway.core.tallies import Evidence, ShadowCell
 from tests.studies import ERRORS, EVEN, SALES, cell, experiment, hits, running, seen
 
@@ -27,6 +27,12 @@ BROKEN = seen(cell(0, 1_000, events=[5]), cell(1, 1_000, events=[60]))
 ALIKE = seen(cell(0, 20_000, sales=hits(20_000, 6_000)), cell(1, 20_000, sales=hits(20_000, 6_010)))
 FEW = seen(cell(0, 300, sales=hits(300, 90)), cell(1, 300, sales=hits(300, 91)))
 SKEWED = seen(cell(0, 5_000), cell(1, 6_000))
+
+
+def after(record: ExperimentRecord, evidence: Evidence, now: float) -> ExperimentRecord:
+    """The record after a look."""
+    decision, number = decide(record, evidence, now), len(record.phases) + 1
+    return next_record(record, decision, at=now, number=number, champion=None)
 
 
 def test_evidence_of_harm_by_a_guard_rolls_back() -> None:
@@ -260,7 +266,7 @@ def test_a_ramp_climbs_to_its_end_and_is_promoted() -> None:
     states = []
     for number in range(1, 5):
         cells = [cell(v, 2_000, phase=p) for p in range(1, number + 1) for v in (0, 1)]
-        record = after(record, decide(record, seen(*cells), 60.0 * number), 60.0 * number)
+        record = after(record, seen(*cells), 60.0 * number)
         states.append((record.state, record.exposure))
 
     assert states == [
@@ -565,7 +571,7 @@ def test_a_decision_that_changes_nothing_is_nothing_to_commit() -> None:
     first = decide(record, FEW, 10.0)
 
     assert first.differs(record)
-    assert not decide(after(record, first, 10.0), FEW, 11.0).differs(after(record, first, 10.0))
+    assert not decide(after(record, FEW, 10.0), FEW, 11.0).differs(after(record, FEW, 10.0))
 
 
 COUNTS = st.tuples(
