@@ -132,8 +132,8 @@ def look(record: ExperimentRecord, evidence: Evidence, *, display: bool = False)
     Args:
         record: as it stands.
         evidence: its tallies.
-        display: whether to tell all: shares, intervals and evidence that falls short exactly, and
-            what nothing is decided on. It takes some twenty times as long.
+        display: whether to tell all: shares of the funnel, evidence that falls short exactly, and
+            what nothing is decided on. It takes some ten times as long.
     """
     document, seen = record.document, strata(record, evidence)
     funnel, risks = _funnel(record, seen, exact=display), risks_of(record.document)
