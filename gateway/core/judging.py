@@ -59,7 +59,7 @@ def decide(
         now: UTC seconds.
         display: whether the readings tell everything, for reports and the ledger; the decision is
             the same. Without, evidence that cannot suffice is told as its ceiling, which is some
-            twenty times as fast.
+            ten times as fast.
     """
     if record.state is State.SHADOW:
         return _shadowed(record, evidence, now)

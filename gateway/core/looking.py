@@ -17,6 +17,7 @@ among the treatments, because any of them may be promoted.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, Literal, TypeAlias
 
 from msgspec import Struct
@@ -86,22 +87,33 @@ class Look(Struct, frozen=True):
 
 def risks_of(document: Experiment) -> Risks:
     """Share out the risks of a document; see the page."""
-    treatments = len(document.variants) - 1
-    gates = sum(metric.role != "watch" for metric in document.metrics)
-    watched = len(document.metrics) - gates
-    parts = gates + sum(guard.alpha is None for guard in document.guards)
-    harm = document.alpha / max(parts, 1)
-    safe = document.beta / treatments
+    return _shared(
+        document.alpha,
+        document.beta,
+        len(document.variants) - 1,
+        tuple([guard.alpha for guard in document.guards]),
+        tuple([metric.role for metric in document.metrics]),
+    )
+
+
+@lru_cache(maxsize=1_024)
+def _shared(
+    alpha: float,
+    beta: float,
+    treatments: int,
+    guards: tuple[float | None, ...],
+    roles: tuple[str, ...],
+) -> Risks:
+    watched = roles.count("watch")
+    gates = len(roles) - watched
+    harm = alpha / max(gates + guards.count(None), 1) / treatments
+    safe = beta / treatments
     levels = [
-        Levels(
-            harm=harm / treatments,
-            safe=safe,
-            claim=document.alpha / (watched if metric.role == "watch" else gates) / treatments,
-        )
-        for metric in document.metrics
+        Levels(harm, safe, alpha / (watched if role == "watch" else gates) / treatments)
+        for role in roles
     ]
-    guards = tuple((guard.alpha or harm) / treatments for guard in document.guards)
-    return Risks(guards, tuple(levels), safe)
+    own = tuple(harm if mine is None else mine / treatments for mine in guards)
+    return Risks(own, tuple(levels), safe)
 
 
 def living(record: ExperimentRecord) -> list[str]:
@@ -120,8 +132,8 @@ def look(record: ExperimentRecord, evidence: Evidence, *, display: bool = False)
     Args:
         record: as it stands.
         evidence: its tallies.
-        display: whether to tell all: shares, intervals and evidence that falls short exactly, and
-            what nothing is decided on. It takes some twenty times as long.
+        display: whether to tell all: shares of the funnel, evidence that falls short exactly, and
+            what nothing is decided on. It takes some ten times as long.
     """
     document, seen = record.document, strata(record, evidence)
     funnel, risks = _funnel(record, seen, exact=display), risks_of(record.document)
@@ -276,6 +288,8 @@ def _contamination(
 
     Only of variants that are still assigned: the units of one that was taken out had to move.
     """
+    if not any(cell.contaminated for stratum in seen for cells in stratum.cells for cell in cells):
+        return 0.0, 0
     keep = [i for i, v in enumerate(record.document.variants) if i == 0 or v.name in alive]
     units = moved = 0
     for stratum in seen:

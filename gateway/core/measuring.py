@@ -11,7 +11,7 @@ loss within it, for certain. Claims are two-sided: `better` and `worse` leave no
 """
 
 from collections.abc import Sequence
-from math import exp, log, sqrt
+from math import exp
 from typing import Final
 
 from msgspec import Struct
@@ -84,8 +84,6 @@ def read_effect(
         harm=_one_sided(-z, n, levels.harm, planned, exact=display),
         safe=_one_sided(z, n, levels.safe, planned, exact=display),
     )
-    if not display and _is_open(metric, known, levels.claim):
-        return told
     band = sequences.band(known, levels.claim, planned)
     told = replace(
         told,
@@ -102,12 +100,6 @@ def _one_sided(z: float, n: int, level: float, planned: float, *, exact: bool) -
     if not exact and not most.holds:
         return most
     return evidential(float(sequences.one_sided_e(z, n, level, planned)), level)
-
-
-def _is_open(metric: Metric, known: Estimate, level: float) -> bool:
-    """Whether no band can say anything: each is wider than sqrt(2 ln(1 / level)) errors."""
-    least = sqrt(-2.0 * log(level)) * known.se
-    return abs(known.effect) < least and metric.margin < abs(known.effect) + least
 
 
 def is_settled(metric: Metric, effect: Effect) -> bool:

@@ -12,7 +12,6 @@ from typing import Final
 
 import numpy as np
 from msgspec import Struct
-from msgspec.structs import replace
 from scipy import special
 
 from gateway.core.assignment import HASH_VERSION, SplitState
@@ -25,7 +24,8 @@ from gateway.core.experiments import (
     State,
 )
 from gateway.core.judging import decide
-from gateway.core.readings import Decision, Reading, Verdict
+from gateway.core.readings import Reading, Verdict
+from gateway.core.stepping import next_record
 from gateway.core.strategies import Step, opening
 from gateway.core.tallies import Cell, Evidence
 
@@ -135,11 +135,12 @@ def rollout(document: Experiment, scenario: Scenario, generator: np.random.Gener
         naive |= dict.fromkeys(r.key for r in decision.readings if _would_claim(r))
         if decision.state is State.HELD:
             held[decision.reason] = None
-        moves, record = decision.moves(record), after(record, decision, now)
+        number, phases = len(blocks) + 1, len(record.phases)
+        record = next_record(record, decision, at=now, number=number, champion=None)
         if record.state in _DONE:
             winner = decision.winner
             break
-        if moves:
+        if len(record.phases) > phases:
             blocks[-1].stop(tick)
             blocks.append(begin(record, scenario, tick, generator))
     return Rollout(
@@ -162,32 +163,12 @@ def started(document: Experiment, step: Step | None = None) -> ExperimentRecord:
     return ExperimentRecord(
         document=document,
         id="simulated",
-        split=SplitState(salt="simulated", hash_version=HASH_VERSION, intervals={}),
+        split=SplitState.fresh(salt="simulated", hash_version=HASH_VERSION, weights=first.weights),
         state=State.RUNNING,
         exposure=first.exposure,
         phases=(Phase(1, 0.0, first.exposure, first.weights),),
         versions={name: index + 1 for index, name in enumerate(names)},
         approved=True,
-    )
-
-
-def after(record: ExperimentRecord, decision: Decision, now: float) -> ExperimentRecord:
-    """The record after a decision, as one commit would make it."""
-    if not decision.differs(record):
-        return record
-    phases = record.phases
-    if decision.moves(record):
-        number = phases[-1].number + 1
-        phases = (*phases, Phase(number, now, decision.exposure, decision.weights))
-    return replace(
-        record,
-        state=decision.state,
-        reason=decision.reason,
-        since=record.since if decision.state is record.state else now,
-        step=decision.step,
-        exposure=phases[-1].exposure,
-        phases=phases,
-        verdicts=decision.verdicts,
     )
 
 

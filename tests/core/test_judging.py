@@ -16,7 +16,7 @@ from gateway.core.experiments import (
 )
 from gateway.core.judging import decide
 from gateway.core.readings import Cause, Decision, Verdict
-from gateway.core.simulation import after
+from gateway.core.stepping import next_record
 from gateway.core.tallies import Evidence, ShadowCell
 from tests.studies import ERRORS, EVEN, SALES, cell, experiment, hits, running, seen
 
@@ -29,7 +29,14 @@ FEW = seen(cell(0, 300, sales=hits(300, 90)), cell(1, 300, sales=hits(300, 91)))
 SKEWED = seen(cell(0, 5_000), cell(1, 6_000))
 
 
+def after(record: ExperimentRecord, evidence: Evidence, now: float) -> ExperimentRecord:
+    """The record after a look."""
+    decision, number = decide(record, evidence, now), len(record.phases) + 1
+    return next_record(record, decision, at=now, number=number, champion=None)
+
+
 def test_evidence_of_harm_by_a_guard_rolls_back() -> None:
+    """Twelve times the errors need no goal to be judged by."""
     decision = decide(running(experiment(RAMP)), BROKEN, 10.0)
 
     assert (decision.state, decision.reason) == (State.ROLLED_BACK, Cause.HARM)
@@ -39,6 +46,7 @@ def test_evidence_of_harm_by_a_guard_rolls_back() -> None:
 
 @pytest.mark.parametrize("role", ["goal", "guardrail"])
 def test_evidence_of_a_loss_beyond_the_margin_rolls_back(role: str) -> None:
+    """Goals are protected as guardrails are."""
     metric = msgspec.convert({**msgspec.to_builtins(SALES), "role": role}, Metric)
     record = running(experiment(guards=(), metrics=(metric,)))
     lost = seen(cell(0, 5_000, sales=hits(5_000, 1_500)), cell(1, 5_000, sales=hits(5_000, 1_000)))
@@ -49,6 +57,7 @@ def test_evidence_of_a_loss_beyond_the_margin_rolls_back(role: str) -> None:
 
 
 def test_a_metric_that_is_only_watched_neither_rolls_back_nor_blocks() -> None:
+    """It has a verdict, and nothing follows from it."""
     watched = replace(SALES, role="watch")
     record = running(experiment(metrics=(watched,)))
     lost = seen(cell(0, 5_000, sales=hits(5_000, 1_500)), cell(1, 5_000, sales=hits(5_000, 1_000)))
@@ -60,6 +69,7 @@ def test_a_metric_that_is_only_watched_neither_rolls_back_nor_blocks() -> None:
 
 
 def test_a_loss_within_the_margin_is_no_harm() -> None:
+    """The margin is what may be lost: sure to be a loss, and sure to be within it."""
     record = running(experiment(guards=(), metrics=(SALES,)))
     slight = seen(
         cell(0, 90_000, sales=hits(90_000, 27_000)), cell(1, 90_000, sales=hits(90_000, 25_650))
@@ -72,6 +82,7 @@ def test_a_loss_within_the_margin_is_no_harm() -> None:
 
 
 def test_certificates_for_guard_and_goal_promote() -> None:
+    """Everything that gates is certified, so the one treatment wins."""
     record = running(experiment(metrics=(SALES,)))
 
     decision = decide(record, ALIKE, 10.0)
@@ -89,6 +100,7 @@ def test_certificates_for_guard_and_goal_promote() -> None:
     ids=["the guard", "the goal"],
 )
 def test_nothing_is_promoted_without_the_certificate_of(missing: object) -> None:
+    """One thing that is still open is enough to go on."""
     control = cell(0, 20_000, events=[200], sales=hits(20_000, 6_000))
     evidence = msgspec.convert(msgspec.to_builtins(seen(control)), Evidence)
     record = running(experiment(metrics=(SALES,)))
@@ -100,12 +112,14 @@ def test_nothing_is_promoted_without_the_certificate_of(missing: object) -> None
 
 
 def test_an_experiment_that_measures_nothing_is_never_promoted() -> None:
+    """No requirement is not a requirement that was met."""
     record = running(experiment(guards=()))
 
     assert decide(record, ALIKE, 1e6).state is State.RUNNING
 
 
 def test_a_split_that_is_off_holds_and_makes_every_verdict_invalid() -> None:
+    """The split is read first, and ends the reading."""
     record = running(experiment(metrics=(SALES,)))
 
     decision = decide(record, SKEWED, 10.0)
@@ -118,6 +132,7 @@ def test_a_split_that_is_off_holds_and_makes_every_verdict_invalid() -> None:
 
 
 def test_only_people_lift_a_hold_for_a_broken_split() -> None:
+    """Evidence that was enough once is enough, even if it fades."""
     record = running(experiment(), state=State.HELD, reason="srm")
 
     decision = decide(record, QUIET, 10.0)
@@ -127,6 +142,7 @@ def test_only_people_lift_a_hold_for_a_broken_split() -> None:
 
 
 def test_a_broken_split_does_not_shield_a_broken_version() -> None:
+    """Rates alone, without trust in the shares, show ten times the errors."""
     record = running(experiment())
     broken = seen(cell(0, 5_000, events=[50]), cell(1, 6_000, events=[600]))
 
@@ -134,6 +150,7 @@ def test_a_broken_split_does_not_shield_a_broken_version() -> None:
 
 
 def test_a_broken_split_is_no_harm_by_itself() -> None:
+    """Twice the events by twice the units are no more errors per unit."""
     record = running(experiment())
     # Twice the events because of twice the units.
     doubled = seen(cell(0, 5_000, events=[100]), cell(1, 10_000, events=[200]))
@@ -144,6 +161,7 @@ def test_a_broken_split_is_no_harm_by_itself() -> None:
 
 
 def test_units_that_get_no_answer_are_for_the_guards_to_judge() -> None:
+    """That they are fewer is told in the funnel; what it means depends on their events."""
     record = running(experiment())
     unserved = seen(cell(0, 5_000), cell(1, 5_000, served=4_000, received=4_900))
 
@@ -155,6 +173,7 @@ def test_units_that_get_no_answer_are_for_the_guards_to_judge() -> None:
 
 
 def test_outcomes_that_come_for_one_variant_only_hold() -> None:
+    """Who is not told of may differ, so metrics are invalid; guards are not."""
     record = running(experiment(metrics=(SALES,)))
     untold = seen(
         cell(0, 5_000, received=5_000, sales=hits(5_000, 1_500)),
@@ -168,6 +187,7 @@ def test_outcomes_that_come_for_one_variant_only_hold() -> None:
 
 
 def test_units_seen_under_two_variants_hold_beyond_the_allowed_share() -> None:
+    """One and a half per cent are more than one."""
     record = running(experiment(metrics=(SALES,)))
     mixed = seen(cell(0, 1_000, contaminated=30), cell(1, 1_000))
 
@@ -178,12 +198,14 @@ def test_units_seen_under_two_variants_hold_beyond_the_allowed_share() -> None:
 
 
 def test_few_units_seen_under_two_variants_are_allowed() -> None:
+    """Not even one per cent."""
     mixed = seen(cell(0, 2_000, contaminated=19), cell(1, 2_000, contaminated=20))
 
     assert decide(running(experiment()), mixed, 10.0).state is State.PROMOTED
 
 
 def test_no_data_is_neither_a_pass_nor_a_failure() -> None:
+    """After a minute without a unit there is a reason to hold."""
     record = running(experiment(RAMP, metrics=(SALES,)))
 
     assert decide(record, seen(), 59.0).state is State.RUNNING
@@ -193,6 +215,7 @@ def test_no_data_is_neither_a_pass_nor_a_failure() -> None:
 
 
 def test_a_phase_without_units_of_its_own_holds_a_ramp() -> None:
+    """It does not climb on what was seen before traffic stopped."""
     record = running(experiment(RAMP), Phase(2, 100.0, 2_000, {"a": 5_000, "b": 5_000}), step=1)
 
     assert decide(record, QUIET, 155.0).state is State.RUNNING
@@ -200,6 +223,7 @@ def test_a_phase_without_units_of_its_own_holds_a_ramp() -> None:
 
 
 def test_a_hold_ends_by_itself_when_its_reason_has_gone() -> None:
+    """Units came, so the ramp goes on where it stood."""
     record = running(experiment(RAMP), state=State.HELD, reason="no_data")
 
     decision = decide(record, QUIET, 60.0)
@@ -208,6 +232,7 @@ def test_a_hold_ends_by_itself_when_its_reason_has_gone() -> None:
 
 
 def test_harm_rolls_back_on_hold_and_on_pause() -> None:
+    """As long as units are assigned, they are protected."""
     held = running(experiment(), state=State.HELD, reason="inconclusive")
     paused = running(experiment(), state=State.PAUSED, reason="lunch")
 
@@ -216,6 +241,7 @@ def test_harm_rolls_back_on_hold_and_on_pause() -> None:
 
 
 def test_on_pause_nothing_else_happens() -> None:
+    """Certificates wait until somebody resumes it."""
     record = running(experiment(), state=State.PAUSED, reason="lunch")
 
     decision = decide(record, QUIET, 10.0)
@@ -225,6 +251,7 @@ def test_on_pause_nothing_else_happens() -> None:
 
 @pytest.mark.parametrize("state", [State.DRAFT, State.STOPPED, State.ROLLED_BACK, State.PROMOTED])
 def test_what_does_not_run_stays_as_it_is(state: State) -> None:
+    """It can still be read, for reports."""
     record = running(experiment(), state=state, reason="so")
 
     decision = decide(record, BROKEN, 10.0)
@@ -234,11 +261,12 @@ def test_what_does_not_run_stays_as_it_is(state: State) -> None:
 
 
 def test_a_ramp_climbs_to_its_end_and_is_promoted() -> None:
+    """One step per look, each with units of its own."""
     record = running(experiment(RAMP))
     states = []
     for number in range(1, 5):
         cells = [cell(v, 2_000, phase=p) for p in range(1, number + 1) for v in (0, 1)]
-        record = after(record, decide(record, seen(*cells), 60.0 * number), 60.0 * number)
+        record = after(record, seen(*cells), 60.0 * number)
         states.append((record.state, record.exposure))
 
     assert states == [
@@ -250,6 +278,7 @@ def test_a_ramp_climbs_to_its_end_and_is_promoted() -> None:
 
 
 def test_a_risk_budget_climbs_before_certificates() -> None:
+    """The worst case of the next step fits, so it is taken."""
     ramp = replace(RAMP, risk_budget=1_000.0)
     evidence = seen(cell(0, 2_000, events=[40]), cell(1, 2_000, events=[41]))
 
@@ -258,6 +287,7 @@ def test_a_risk_budget_climbs_before_certificates() -> None:
 
 
 def test_the_last_step_is_never_passed_on_a_risk_budget() -> None:
+    """Promotion needs certificates."""
     ramp = replace(RAMP, risk_budget=1_000.0)
     evidence = seen(cell(0, 2_000, events=[40]), cell(1, 2_000, events=[41]))
 
@@ -265,6 +295,7 @@ def test_the_last_step_is_never_passed_on_a_risk_budget() -> None:
 
 
 def test_promotion_waits_for_approval() -> None:
+    """Certified, but somebody must agree."""
     record = running(experiment(promote="approval"))
 
     asked = decide(record, QUIET, 10.0)
@@ -275,6 +306,7 @@ def test_promotion_waits_for_approval() -> None:
 
 
 def test_promotion_may_be_left_to_people() -> None:
+    """The certificate is told and nothing is done."""
     decision = decide(running(experiment(promote="never")), QUIET, 10.0)
 
     assert decision.state is State.RUNNING
@@ -292,6 +324,7 @@ def test_promotion_may_be_left_to_people() -> None:
 def test_after_the_deadline_happens_what_the_document_says(
     choice: str, state: State, reason: str
 ) -> None:
+    """Held, rolled back or shipped, and always by choice."""
     document = experiment(metrics=(SALES,), deadline_s=100.0, on_deadline=choice)
 
     assert decide(running(document), FEW, 99.0).state is State.RUNNING
@@ -302,6 +335,7 @@ def test_after_the_deadline_happens_what_the_document_says(
 
 @pytest.mark.parametrize("choice", ["hold", "rollback", "ship"])
 def test_a_deadline_without_data_of_a_goal_concludes_nothing(choice: str) -> None:
+    """No data is no reason to ship, nor to roll back."""
     document = experiment(metrics=(SALES,), deadline_s=100.0, on_deadline=choice)
 
     decision = decide(running(document), QUIET, 100.0)
@@ -310,6 +344,7 @@ def test_a_deadline_without_data_of_a_goal_concludes_nothing(choice: str) -> Non
 
 
 def test_a_ramp_that_ships_after_its_deadline_takes_one_step() -> None:
+    """Shipping skips certificates, not steps."""
     document = experiment(RAMP, deadline_s=100.0, on_deadline="ship")
     noisy = seen(cell(0, 500, events=[20]), cell(1, 500, events=[20]))
 
@@ -319,6 +354,7 @@ def test_a_ramp_that_ships_after_its_deadline_takes_one_step() -> None:
 
 
 def test_what_was_inconclusive_is_promoted_once_it_is_certified() -> None:
+    """A hold after the deadline goes on looking."""
     document = experiment(metrics=(SALES,), deadline_s=100.0)
     record = running(document, state=State.HELD, reason="inconclusive")
 
@@ -337,6 +373,7 @@ BEHIND = running(
 
 
 def test_a_promotion_may_leave_a_hold_out_behind() -> None:
+    """All are enrolled, and a few stay with the control."""
     decision = decide(running(HOLD_OUT), QUIET, 10.0)
 
     assert (decision.state, decision.winner) == (State.HOLDING_OUT, "b")
@@ -344,6 +381,7 @@ def test_a_promotion_may_leave_a_hold_out_behind() -> None:
 
 
 def test_late_outcomes_still_roll_back() -> None:
+    """A loss that shows after the promotion is still a loss."""
     record = replace(BEHIND, document=replace(HOLD_OUT, metrics=(SALES,)))
     lost = seen(cell(0, 5_000, sales=hits(5_000, 1_500)), cell(1, 5_000, sales=hits(5_000, 1_000)))
 
@@ -353,11 +391,13 @@ def test_late_outcomes_still_roll_back() -> None:
 
 
 def test_the_hold_out_ends_as_promoted() -> None:
+    """When its time is over nothing is left to wait for."""
     assert decide(BEHIND, QUIET, 1_099.0).state is State.HOLDING_OUT
     assert decide(BEHIND, QUIET, 1_100.0).state is State.PROMOTED
 
 
 def test_in_a_hold_out_events_of_units_that_were_moved_are_not_compared() -> None:
+    """Where each request is a unit nobody is moved, and all events count."""
     # Since the promotion the control's earlier units have been served by the winner.
     moved = seen(
         cell(0, 5_000, events=[10]),
@@ -375,6 +415,7 @@ THREE = experiment(Fixed({"a": 4_000, "b": 3_000, "c": 3_000}), metrics=(SALES,)
 
 
 def test_of_several_treatments_a_harmful_one_is_taken_out() -> None:
+    """Its weight goes to the control; the others stay as they are."""
     harmful = seen(cell(0, 4_000), cell(1, 3_000, events=[90]), cell(2, 3_000))
 
     decision = decide(running(THREE), harmful, 10.0)
@@ -384,6 +425,7 @@ def test_of_several_treatments_a_harmful_one_is_taken_out() -> None:
 
 
 def test_what_was_taken_out_is_read_and_decides_nothing() -> None:
+    """Neither its harm nor its units that had to move."""
     record = running(THREE, Phase(2, 10.0, 10_000, {"a": 7_000, "b": 0, "c": 3_000}))
     harmful = seen(
         cell(0, 4_000, sales=hits(4_000, 1_200)),
@@ -399,12 +441,14 @@ def test_what_was_taken_out_is_read_and_decides_nothing() -> None:
 
 
 def test_without_any_treatment_left_it_is_rolled_back() -> None:
+    """Both are harmful at the same look."""
     harmful = seen(cell(0, 4_000), cell(1, 3_000, events=[90]), cell(2, 3_000, events=[90]))
 
     assert decide(running(THREE), harmful, 10.0).state is State.ROLLED_BACK
 
 
 def test_of_several_certified_treatments_the_best_is_promoted() -> None:
+    """By the estimate of the first goal."""
     evidence = seen(
         cell(0, 40_000, sales=hits(40_000, 12_000)),
         cell(1, 30_000, sales=hits(30_000, 9_000)),
@@ -415,6 +459,7 @@ def test_of_several_certified_treatments_the_best_is_promoted() -> None:
 
 
 def test_a_bandit_moves_its_weights_to_what_is_better() -> None:
+    """Two standard errors are a chance of more than three quarters."""
     document = experiment(Bandit(every_s=900), metrics=(SALES,))
     evidence = seen(
         cell(0, 1_000, events=[20], sales=hits(1_000, 290)),
@@ -429,6 +474,7 @@ def test_a_bandit_moves_its_weights_to_what_is_better() -> None:
 
 
 def test_phases_with_other_weights_are_not_added_up() -> None:
+    """Simpson's paradox, as every ramp makes it."""
     # The rate doubled with the second phase for both variants; adding up would blame the second.
     record = running(
         experiment(Fixed({"a": 9_000, "b": 1_000})),
@@ -448,6 +494,7 @@ def test_phases_with_other_weights_are_not_added_up() -> None:
 
 
 def test_an_outcome_of_a_phase_that_nobody_knows_is_not_counted() -> None:
+    """There is no weight to compare it with."""
     evidence = seen(*QUIET.cells, cell(1, 900, phase=77, events=[900]))
 
     assert decide(running(experiment()), evidence, 10.0).state is State.PROMOTED
@@ -476,12 +523,14 @@ def shadowed(*counts: int) -> Evidence:
 def test_a_shadow_stage_is_passed_or_failed_on_evidence(
     counts: tuple[int, int, int], now: float, state: State
 ) -> None:
+    """In between, and without any data, it goes on."""
     record = running(SHADOW, state=State.SHADOW)
 
     assert decide(record, shadowed(*counts), now).state is state
 
 
 def test_a_passed_shadow_stage_opens_the_first_step() -> None:
+    """Traffic follows as if it had just been started."""
     record = running(SHADOW, state=State.SHADOW)
 
     decision = decide(record, shadowed(400, 0, 0), 10.0)
@@ -506,6 +555,7 @@ CASES = [
 def test_a_decision_read_back_and_made_again_is_the_same(
     record: ExperimentRecord, evidence: Evidence, display: bool
 ) -> None:
+    """What the ledger stores is enough to replay it."""
     decision = decide(record, evidence, 123.4, display=display)
     stored = msgspec.json.encode((record, evidence, decision))
 
@@ -516,11 +566,12 @@ def test_a_decision_read_back_and_made_again_is_the_same(
 
 
 def test_a_decision_that_changes_nothing_is_nothing_to_commit() -> None:
+    """A second look at the same evidence is not an entry."""
     record = running(experiment(metrics=(SALES,)))
     first = decide(record, FEW, 10.0)
 
     assert first.differs(record)
-    assert not decide(after(record, first, 10.0), FEW, 11.0).differs(after(record, first, 10.0))
+    assert not decide(after(record, FEW, 10.0), FEW, 11.0).differs(after(record, FEW, 10.0))
 
 
 COUNTS = st.tuples(
@@ -533,6 +584,7 @@ COUNTS = st.tuples(
 def test_what_is_told_for_display_changes_no_decision(
     counts: tuple[int, int, int, int], first: float, second: float
 ) -> None:
+    """Ceilings stand in for e-values only where those cannot suffice."""
     old, new, *events = counts
     evidence = seen(
         cell(0, old, events=[min(events[0], old)], sales=hits(old, round(old * first))),
@@ -553,6 +605,7 @@ def test_what_is_told_for_display_changes_no_decision(
 
 
 def test_a_guard_may_have_a_risk_of_its_own() -> None:
+    """A greater risk needs less evidence."""
     careless = replace(ERRORS, alpha=0.5)
     evidence = seen(cell(0, 500, events=[4]), cell(1, 500, events=[14]))
 

@@ -25,6 +25,7 @@ READY = Standing({"a": 200, "b": 200}, recent=400, certified=True)
 
 
 def test_a_fixed_split_opens_with_its_weights_and_takes_no_step() -> None:
+    """Its weights stay, whatever is seen."""
     document = experiment(Fixed({"a": 9_000, "b": 1_000}, exposure=4_000))
 
     assert opening(document) == Step(0, 4_000, {"a": 9_000, "b": 1_000})
@@ -32,6 +33,7 @@ def test_a_fixed_split_opens_with_its_weights_and_takes_no_step() -> None:
 
 
 def test_a_ramp_with_an_equal_control_enrols_twice_the_step_and_keeps_its_weights() -> None:
+    """As many units are its control."""
     document = experiment(RAMP)
 
     steps = [ramp_share(document, RAMP, share) for share in RAMP.steps]
@@ -40,6 +42,7 @@ def test_a_ramp_with_an_equal_control_enrols_twice_the_step_and_keeps_its_weight
 
 
 def test_no_enrolled_unit_moves_in_a_ramp_with_an_equal_control() -> None:
+    """Only the exposure grows; the intervals stay."""
     document = experiment(RAMP)
     split = SplitState.fresh(salt="s", hash_version=1, weights=opening(document).weights)
 
@@ -50,16 +53,19 @@ def test_no_enrolled_unit_moves_in_a_ramp_with_an_equal_control() -> None:
 
 
 def test_an_equal_control_never_leaves_the_candidate_more_than_half() -> None:
+    """More would have to be taken from the control."""
     assert ramp_share(experiment(RAMP), RAMP, 8_000) == (10_000, {"a": 5_000, "b": 5_000})
 
 
 def test_with_the_remaining_traffic_as_control_all_are_enrolled() -> None:
+    """The weights are the step."""
     ramp = Ramp((500, 1_000), control="remaining")
 
     assert opening(experiment(ramp)) == Step(0, 10_000, {"a": 9_500, "b": 500})
 
 
 def test_a_certified_ramp_takes_the_next_listed_step() -> None:
+    """Time, units and certificates are there."""
     step = next_step(running(experiment(RAMP)), READY, 60.0)
 
     assert step == Step(1, 2_000, {"a": 5_000, "b": 5_000})
@@ -76,10 +82,12 @@ def test_a_certified_ramp_takes_the_next_listed_step() -> None:
     ids=["dwell", "units", "nobody came in this phase", "not certified"],
 )
 def test_a_ramp_waits_for_its(standing: Standing, now: float) -> None:
+    """Any one that is missing is enough to stay."""
     assert next_step(running(experiment(RAMP)), standing, now) is None
 
 
 def test_a_ramp_waits_for_its_events() -> None:
+    """Those of all variants and guards count."""
     ramp = Ramp((500, 1_000), min_events=5)
     few = Standing({"a": 200, "b": 200}, events=4, recent=400, certified=True)
     enough = Standing({"a": 200, "b": 200}, events=5, recent=400, certified=True)
@@ -89,6 +97,7 @@ def test_a_ramp_waits_for_its_events() -> None:
 
 
 def test_the_last_step_has_no_next() -> None:
+    """What comes then is promotion, which is not the strategy's."""
     record = running(experiment(RAMP), step=2)
 
     assert is_last(record)
@@ -96,6 +105,7 @@ def test_the_last_step_has_no_next() -> None:
 
 
 def test_the_dwell_is_counted_from_the_start_of_the_phase() -> None:
+    """A hold in between does not start it anew."""
     record = running(experiment(RAMP), Phase(2, 500.0, 2_000, {"a": 5_000, "b": 5_000}), step=1)
 
     assert next_step(record, READY, 559.0) is None
@@ -103,6 +113,7 @@ def test_the_dwell_is_counted_from_the_start_of_the_phase() -> None:
 
 
 def test_a_risk_budget_takes_the_whole_step_if_the_worst_case_fits() -> None:
+    """Six units may be lost where ten are allowed."""
     ramp = Ramp((500, 1_000), dwell_s=60, risk_budget=10.0)
     # 100 units a second, 60 s, a tenth of them, one in a hundred hit: 6 units.
     standing = Standing({"a": 200, "b": 200}, recent=400, excess=0.01, arrivals=100.0)
@@ -113,6 +124,7 @@ def test_a_risk_budget_takes_the_whole_step_if_the_worst_case_fits() -> None:
 
 
 def test_a_risk_budget_sizes_the_step_if_the_worst_case_does_not_fit() -> None:
+    """The largest share whose worst case is five units."""
     ramp = Ramp((500, 2_000), dwell_s=60, risk_budget=5.0)
     standing = Standing({"a": 200, "b": 200}, recent=400, excess=0.01, arrivals=100.0)
 
@@ -123,6 +135,7 @@ def test_a_risk_budget_sizes_the_step_if_the_worst_case_does_not_fit() -> None:
 
 
 def test_a_step_that_the_budget_makes_tiny_is_not_taken() -> None:
+    """No new phase for what is already there."""
     ramp = Ramp((500, 2_000), dwell_s=60, risk_budget=3.0)
     standing = Standing({"a": 200, "b": 200}, recent=400, excess=0.01, arrivals=100.0)
 
@@ -130,6 +143,7 @@ def test_a_step_that_the_budget_makes_tiny_is_not_taken() -> None:
 
 
 def test_after_a_partial_step_the_listed_one_comes_next() -> None:
+    """It stands between two steps, not on the second."""
     ramp = Ramp((500, 2_000), dwell_s=60, risk_budget=5.0)
     record = running(experiment(ramp), Phase(2, 60.0, 1_666, {"a": 5_000, "b": 5_000}))
 
@@ -143,10 +157,12 @@ ARMS = [Sample(1_000, mean, 0.09) for mean in (0.10, 0.12, 0.11)]
 
 
 def test_a_bandit_opens_with_equal_weights() -> None:
+    """The first of equals gets what rounding leaves."""
     assert opening(SPLIT).weights == {"a": 3_334, "b": 3_333, "c": 3_333}
 
 
 def test_a_bandit_weighs_by_the_chance_of_being_best_over_its_floor() -> None:
+    """The chances are those of the reference."""
     # Chances .04715, .72875 and .22410 of means .10, .12 and .11 with errors of .01.
     arms = [Sample(1_000, mean, 0.1) for mean in (0.10, 0.12, 0.11)]
 
@@ -159,6 +175,7 @@ def test_a_bandit_weighs_by_the_chance_of_being_best_over_its_floor() -> None:
 
 
 def test_a_bandit_turns_to_the_least_where_less_is_better() -> None:
+    """The smallest mean gets the largest weight."""
     goal = SALES.__class__("loss", "loss", direction="decrease")
     record = running(experiment(BANDIT, metrics=(goal,), names="abc"))
 
@@ -179,10 +196,12 @@ def test_a_bandit_turns_to_the_least_where_less_is_better() -> None:
     ids=["its time", "units of each arm", "outcomes", "a spread"],
 )
 def test_a_bandit_waits_for(arms: list[Sample], now: float) -> None:
+    """Without any of these the weights stay."""
     assert next_step(running(SPLIT), Standing({}, arms=arms), now) is None
 
 
 def test_a_bandit_leaves_out_what_was_taken_out() -> None:
+    """Its weight stays zero, floor or not."""
     record = running(SPLIT, Phase(2, 100.0, 10_000, {"a": 6_667, "b": 3_333, "c": 0}))
 
     step = next_step(record, Standing({}, arms=ARMS), 1_000.0)
@@ -193,6 +212,7 @@ def test_a_bandit_leaves_out_what_was_taken_out() -> None:
 
 
 def test_what_a_variant_had_goes_to_the_control() -> None:
+    """Nobody else moves."""
     weights = without({"a": 4_000, "b": 3_000, "c": 3_000}, ["b"], "a")
 
     assert weights == {"a": 7_000, "b": 0, "c": 3_000}
@@ -203,6 +223,7 @@ def test_what_a_variant_had_goes_to_the_control() -> None:
     st.integers(0, 1_000),
 )
 def test_weights_are_whole_add_up_and_respect_the_floor(shares: list[float], least: int) -> None:
+    """Whatever the chances are."""
     weights = apportioned(shares, least)
 
     assert sum(weights) == 10_000
