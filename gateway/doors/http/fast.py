@@ -16,17 +16,20 @@ from uvicorn.server import ServerState
 
 from gateway.core.errors import GatewayError, Overloaded, Throttled
 from gateway.doors.http.exchange import LARGE_BYTES, Desk, Exchange
+from gateway.doors.http.glance import Glance, learn
 from gateway.doors.http.guarded import GuardedProtocol
 from gateway.doors.http.heads import Refusal
 from gateway.doors.http.inference import LEFT_LOOK_S
-from gateway.doors.http.inference_head import Head
+from gateway.doors.http.inference_head import Head, Headers
 from gateway.doors.http.messages import CLOSE, Response, error_response
 from gateway.doors.http.requests import Requests
 from gateway.doors.http.routes import Route, route_of
-from gateway.doors.http.turns import MAX_DRAINED_BYTES
+from gateway.doors.http.turns import BETWEEN, MAX_DRAINED_BYTES
 from gateway.doors.http.watch import Watch
 
 EXCHANGES: Final = frozenset({"infer", "predict"})
+MAX_LESSONS: Final = 16
+"""Heads of one connection that a glance is learned from; who sends ever new ones is parsed."""
 
 
 class FastProtocol(GuardedProtocol):
@@ -56,7 +59,10 @@ class FastProtocol(GuardedProtocol):
         self._requests = requests
         self._taking: Exchange | None = None  # the one whose body is read here
         self._exchange: Exchange | None = None  # the one that is answered here
-        self._action = ""
+        self._route = _NO_ROUTE
+        self._glance: Glance | None = None
+        self._lessons = MAX_LESSONS
+        self._plain_headers: Headers | None = None  # of the last plain head that was taken here
         self._body = b""
         self._parts: list[bytes] = []
         self._denial: Response | None = None
@@ -66,6 +72,43 @@ class FastProtocol(GuardedProtocol):
         """The caller is gone: whatever waits for an answer is given up."""
         self._forget()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came: a whole request like the last one, or whatever the parser says."""
+        glance = self._glance
+        if glance is not None and self._reading == BETWEEN and not self.deaf:
+            seen = glance.read(data)
+            if seen is not None and self._takes(glance.route, *seen):
+                return
+        super().data_received(data)
+        if self._plain_headers is not None:
+            self._learn(data)
+
+    def _takes(self, route: Route, head: Head, body: bytes) -> bool:
+        """Take a request that is whole, unless it is out of turn or refused by its head."""
+        if self._running or self.owed or self.flow.write_paused:
+            return False
+        exchange = Exchange(self._desk, route, head, self._respond)
+        try:
+            exchange.open(self.client[0] if self.client else "")
+        except GatewayError:
+            return False
+        self.method = b"POST"
+        self._route = route
+        self._since = self.watch.now
+        self._is_last = False
+        self._exchange = exchange
+        self.owed = 1
+        exchange.take(body)
+        return True
+
+    def _learn(self, data: bytes) -> None:
+        """Learn from the head that was just taken, if it came whole and by itself."""
+        headers, self._plain_headers = self._plain_headers, None
+        if headers is self.headers and self._reading == BETWEEN and self._lessons:
+            self._lessons -= 1
+            asked, digits = (self.url, self._route), self.watch.short_length
+            self._glance = learn(data, asked, self.headers, self._glance, digits)
 
     def begin(self) -> None:
         """A head passed every check: take it here if it is an ordinary inference."""
@@ -126,7 +169,8 @@ class FastProtocol(GuardedProtocol):
             route = _route_of(self.url.partition(b"?")[0])
             if route.action not in EXCHANGES:
                 return False
-            exchange = Exchange(self._desk, route, Head(self.headers), self._respond)
+            head = Head(self.headers)
+            exchange = Exchange(self._desk, route, head, self._respond)
             exchange.open(self.client[0] if self.client else "")
         except (Overloaded, Throttled) as error:
             if self.chunked or exchange.size > MAX_DRAINED_BYTES:
@@ -136,8 +180,10 @@ class FastProtocol(GuardedProtocol):
         except GatewayError:
             return False  # the ASGI door tells it
         self._taking = exchange
-        self._action = route.action
+        self._route = route
         self._is_last = not self.keep_alive
+        if head.is_plain and self._plain is not None and self.keep_alive:
+            self._plain_headers = self.headers
         return True
 
     def _respond(self, response: Response) -> None:
@@ -159,7 +205,7 @@ class FastProtocol(GuardedProtocol):
         else:
             self.transport.writelines((start + block, response.body))
         took_ns = desk.clock.monotonic_ns() - exchange.arrived_ns
-        self._requests.answered("POST", self._action, status, took_ns, self.scheme or "http")
+        self._requests.answered("POST", self._route.action, status, took_ns, self.scheme or "http")
         if is_last:
             self.hang_up()
         elif self.pipeline or self._last_word or self.flow.read_paused:
@@ -190,6 +236,9 @@ def _block(response: Response, *, is_stopping: bool, is_last: bool) -> bytes:
     if is_last and CLOSE not in headers:
         headers.append(CLOSE)
     return b"".join([b"%b: %b\r\n" % header for header in headers]) + b"\r\n"
+
+
+_NO_ROUTE: Final = Route("unknown")
 
 
 @lru_cache(maxsize=4096)

@@ -1,5 +1,6 @@
 """Heads: what the headers of an inference say, read in one pass."""
 
+from collections.abc import Sequence
 from typing import Final, TypeAlias
 
 from gateway.core.errors import InvalidRequest, TooLarge, UnsupportedMedia, excerpt
@@ -15,6 +16,7 @@ _SPECIAL: Final = frozenset(
     {b"authorization", b"content-encoding", b"traceparent", HEADER_LENGTH, FORCE, TIMEOUT}
 )
 _USUAL_TYPES: Final = frozenset({None, b"application/json", b"application/octet-stream"})
+_new: Final = object.__new__
 _CODINGS: Final = frozenset({None, b"gzip", b"x-gzip", b"deflate"})
 
 
@@ -27,8 +29,18 @@ class Head:
 
     __slots__ = ("_fields", "headers", "is_plain", "size")
 
+    @classmethod
+    def like(cls, headers: dict[bytes, bytes], size: int) -> "Head":
+        """A head as plain as one that was read before, with its values and its size."""
+        head: Head = _new(cls)
+        head._fields = ()
+        head.headers = headers
+        head.size = size
+        head.is_plain = True
+        return head
+
     def __init__(self, fields: Headers) -> None:
-        self._fields = fields
+        self._fields: Sequence[tuple[bytes, bytes]] = fields
         self.size = 0
         headers = dict(fields)
         is_plain = len(headers) == len(fields) and _SPECIAL.isdisjoint(headers)
@@ -47,7 +59,7 @@ class Head:
         value = self.headers.get(name)
         if value is None:
             return []
-        if len(self.headers) == len(self._fields):
+        if len(self.headers) >= len(self._fields):
             return [value]
         return [value for key, value in self._fields if key == name]
 
