@@ -155,8 +155,8 @@ class Rows:
         self._template = template
         self._rows = rows
 
-    def write(self, index: int, asked: InferRequest) -> Rendered | None:
-        """Encode the answer to the request of that row, as `Writer.write` does.
+    def write(self, index: int, asked: InferRequest) -> bytes | None:
+        """Encode the answer to the request of that row: the text that `Writer.write` gives.
 
         Returns:
             None where the request asks for something else than all outputs in JSON.
@@ -165,7 +165,7 @@ class Rows:
             return None
         text = self._template % self._rows[index]
         id_ = asked.id
-        return Rendered(b"{" + text if id_ is None else b'{"id":%b,%b' % (_dumps(id_), text))
+        return b"{" + text if id_ is None else b'{"id":%b,%b' % (_dumps(id_), text)
 
 
 class _Output:

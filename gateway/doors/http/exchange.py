@@ -5,9 +5,10 @@ response is handed over exactly once, perhaps at once. Nothing here waits: what 
 decoded, encoded or compressed between two ticks of the event loop is done in a thread.
 """
 
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from gateway.core.access import FORCE, Principal, Token, principal_of, require
 from gateway.core.errors import (
@@ -38,7 +39,7 @@ from gateway.doors.http.readers import Readers
 from gateway.doors.http.routes import Route
 from gateway.doors.tracing import DRAW_BYTES, parse_traceparent
 from gateway.serving.admission import Admission
-from gateway.serving.calls import Answer, Call, Clock
+from gateway.serving.calls import Answer, Call, Clock, Ran
 from gateway.serving.flights import Flight
 from gateway.serving.live import NOTHING, Live, Served
 from gateway.serving.pipeline import Pipeline
@@ -50,6 +51,15 @@ _TIMEOUT_DIGITS: Final = 9
 _UNOPENED: Final = "The request was not opened."
 
 Respond: TypeAlias = Callable[[Response], None]
+
+log: Final = logging.getLogger(__name__)
+
+
+class Line(Protocol):
+    """A connection that writes a plain response itself, without a `Response`."""
+
+    def tell(self, block: bytes, body: bytes, now_ns: int) -> None:
+        """Respond with status 200: the headers up to the length, and the body."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +116,7 @@ class Exchange:
         "_head",
         "_held",
         "_is_aside",
+        "_line",
         "_live",
         "_refused",
         "_respond",
@@ -115,7 +126,9 @@ class Exchange:
         "arrived_ns",
     )
 
-    def __init__(self, desk: Desk, route: Route, head: Head, respond: Respond) -> None:
+    def __init__(
+        self, desk: Desk, route: Route, head: Head, respond: Respond, line: Line | None = None
+    ) -> None:
         """Begin; time counts from now on.
 
         Args:
@@ -124,8 +137,10 @@ class Exchange:
             head: of the request.
             respond: called once with the response, unless `cancel` or an error of `open` came
                 before.
+            line: told of a plain response in place of `respond`, where there is one.
         """
         self._desk = desk
+        self._line = line
         self._route = route
         self._head = head
         self._respond: Respond | None = respond
@@ -192,6 +207,11 @@ class Exchange:
         if size >= LARGE_BYTES and more > 0:
             self._desk.admission.hold(more)
             self._held = size
+
+    @property
+    def now_ns(self) -> Callable[[], int]:
+        """The process's clock."""
+        return self._desk.clock.monotonic_ns
 
     @property
     def size(self) -> int:
@@ -293,7 +313,9 @@ class Exchange:
         except Exception as error:  # noqa: BLE001 - every failure is answered
             self._end(error_response(error))
             return
-        self._flight = desk.pipeline.submit(served, call, self._answered)
+        if self._line is not None and self._route.action == "infer":
+            call.together = answer_together
+        self._flight = desk.pipeline.submit(served, call, self)
 
     def _read_head(self, call: Call) -> None:
         """Tell the call what its head asks for beside the usual."""
@@ -313,7 +335,8 @@ class Exchange:
             deadline_ns = self.arrived_ns + limit_ms * 1_000_000
             call.deadline_ns = min(call.deadline_ns or deadline_ns, deadline_ns)
 
-    def _answered(self, answer: Answer) -> None:
+    def __call__(self, answer: Answer) -> None:
+        """The pipeline's answer is here."""
         self._flight = None
         if answer.error is not None:
             self._refused = isinstance(answer.error, Overloaded)
@@ -329,6 +352,24 @@ class Exchange:
             self._end(response)
         else:
             self._desk.aside.start(lambda: self._packed(response), self._end)
+
+    def answer_row(self, ran: Ran, index: int, now_ns: int) -> None:
+        """The answer is a row of a run: write it at once, where it is as plain as most."""
+        asked, served, line, desk = self._asked, self._served, self._line, self._desk
+        if asked is None or served is None or line is None:
+            return
+        record = ran.records[index]
+        style = desk.answers.style(served, record.kind)
+        text = style.row(ran, index, asked)
+        if text is None or len(text) >= COMPRESS_FROM_BYTES:
+            self(ran.answer(index))
+            return
+        self._flight = None
+        self._leave()
+        if self._respond is not None:
+            self._respond = None
+            block = b"%b%b\r\n" % (style.block, record.prediction_id.encode("ascii"))
+            line.tell(block, text, now_ns)
 
     def _encode(self, answer: Answer) -> Response:
         """Make the response of an answer; may run in a thread, and never raises."""
@@ -362,6 +403,16 @@ class Exchange:
         respond, self._respond = self._respond, None
         if respond is not None:
             respond(response)
+
+
+def answer_together(exchanges: list[Exchange], ran: Ran) -> None:
+    """Respond to inferences of one row each that one run answered."""
+    now_ns = exchanges[0].now_ns()
+    for index, exchange in enumerate(exchanges):
+        try:
+            exchange.answer_row(ran, index, now_ns)
+        except Exception:
+            log.exception("a caller could not take its answer")
 
 
 def _outcome(step: Callable[[bytes], None], body: bytes) -> Exception | None:

@@ -88,7 +88,7 @@ class FastProtocol(GuardedProtocol):
         """Take a request that is whole, unless it is out of turn or refused by its head."""
         if self._running or self.owed or self.flow.write_paused:
             return False
-        exchange = Exchange(self._desk, route, head, self._respond)
+        exchange = Exchange(self._desk, route, head, self._respond, self)
         try:
             exchange.open(self.client[0] if self.client else "")
         except GatewayError:
@@ -170,7 +170,7 @@ class FastProtocol(GuardedProtocol):
             if route.action not in EXCHANGES:
                 return False
             head = Head(self.headers)
-            exchange = Exchange(self._desk, route, head, self._respond)
+            exchange = Exchange(self._desk, route, head, self._respond, self)
             exchange.open(self.client[0] if self.client else "")
         except (Overloaded, Throttled) as error:
             if self.chunked or exchange.size > MAX_DRAINED_BYTES:
@@ -186,19 +186,34 @@ class FastProtocol(GuardedProtocol):
             self._plain_headers = self.headers
         return True
 
+    def tell(self, block: bytes, body: bytes, now_ns: int) -> None:
+        """Write a plain response, whole, and go on with the connection."""
+        if self.draining or self._is_last or self._desk.pipeline.worker.stopping:
+            rows = [row.partition(b": ") for row in block.split(b"\r\n")[:-1]]
+            self._respond(Response(_OK, body, [(name, value) for name, _, value in rows]))
+            return
+        exchange, self._exchange = self._exchange, None
+        self.owed = 0
+        transport = self.transport
+        if exchange is None or transport.is_closing():
+            return
+        requests = self._requests
+        start = requests.start(_OK, self.server_state.default_headers)
+        transport.write(b"%b%bcontent-length: %d\r\n\r\n%b" % (start, block, len(body), body))
+        took_ns = now_ns - exchange.arrived_ns
+        requests.answered("POST", self._route.action, _OK, took_ns, self.scheme or "http")
+        self._go_on()
+
     def _respond(self, response: Response) -> None:
         """Write the response, whole, and go on with the connection."""
         exchange, self._exchange = self._exchange, None
         self.owed = 0
         if exchange is None or self.transport.is_closing():
             return
-        desk, status, block = self._desk, response.status, response.block
+        desk, status = self._desk, response.status
         stopping = desk.pipeline.worker.stopping
         is_last = self.draining or stopping or self._is_last or CLOSE in response.headers
-        if is_last or not block:
-            block = _block(response, is_stopping=stopping, is_last=is_last)
-        else:
-            block = b"%bcontent-length: %d\r\n\r\n" % (block, len(response.body))
+        block = _block(response, is_stopping=stopping, is_last=is_last)
         start = self._requests.start(status, self.server_state.default_headers)
         if len(response.body) < LARGE_BYTES:
             self.transport.write(b"".join((start, block, response.body)))
@@ -208,7 +223,12 @@ class FastProtocol(GuardedProtocol):
         self._requests.answered("POST", self._route.action, status, took_ns, self.scheme or "http")
         if is_last:
             self.hang_up()
-        elif self.pipeline or self._last_word or self.flow.read_paused:
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """An answer is written, and not the last."""
+        if self.pipeline or self._last_word or self.flow.read_paused:
             self.answered()
         else:
             self.server_state.total_requests += 1
@@ -238,6 +258,7 @@ def _block(response: Response, *, is_stopping: bool, is_last: bool) -> bytes:
     return b"".join([b"%b: %b\r\n" % header for header in headers]) + b"\r\n"
 
 
+_OK: Final = 200
 _NO_ROUTE: Final = Route("unknown")
 
 

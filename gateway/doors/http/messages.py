@@ -32,16 +32,11 @@ class Disconnected(Exception):
 
 
 class Response(Struct):
-    """What goes back: a status, headers without the length, and a whole body.
-
-    `block`, where it is not empty, is the same headers as they stand on the wire, each with its
-    line end; who changes the headers takes it away.
-    """
+    """What goes back: a status, headers without the length, and a whole body."""
 
     status: int = 200
     body: bytes = b""
     headers: Headers = field(default_factory=lambda: [JSON])
-    block: bytes = b""
 
 
 def json_response(document: object, status: int = 200) -> Response:

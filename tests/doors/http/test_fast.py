@@ -898,7 +898,7 @@ async def test_a_head_like_those_before_is_not_parsed() -> None:
         caller = await one.dial()
         for request in BEFORE:
             await caller.ask(request)
-        one.connections[-1].parser = None
+        one.connections[-1].parser = None  # type: ignore[assignment]
         assert data_of(await caller.ask(post(asking(5.0), b"X-Unit: d"))) == [105.0]
 
 
