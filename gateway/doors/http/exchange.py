@@ -6,26 +6,22 @@ decoded, encoded or compressed between two ticks of the event loop is done in a 
 """
 
 import logging
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Final, Protocol, TypeAlias
 
-from gateway.core.access import FORCE, Principal, Token, principal_of, require
+from gateway.core.access import FORCE, require
 from gateway.core.errors import (
     GatewayError,
     InvalidRequest,
-    NotFound,
     NotReady,
     Overloaded,
     Throttled,
     TooLarge,
-    Unauthenticated,
 )
-from gateway.core.oip.messages import InferRequest, Limits
+from gateway.core.oip.messages import InferRequest
 from gateway.core.oip.parse import parse_header_length
 from gateway.core.oip.v1 import parse_predict
-from gateway.doors.http.answers import Answers
-from gateway.doors.http.aside import Aside
+from gateway.doors.http.desk import Desk
 from gateway.doors.http.inference_head import HEADER_LENGTH, TIMEOUT, Head, too_large
 from gateway.doors.http.messages import (
     COMPRESS_FROM_BYTES,
@@ -35,14 +31,11 @@ from gateway.doors.http.messages import (
     error_response,
     inflate,
 )
-from gateway.doors.http.readers import Readers
 from gateway.doors.http.routes import Route
 from gateway.doors.tracing import DRAW_BYTES, parse_traceparent
-from gateway.serving.admission import Admission
-from gateway.serving.calls import Answer, Call, Clock, Ran
+from gateway.serving.calls import Answer, Call, Ran
 from gateway.serving.flights import Flight
 from gateway.serving.live import NOTHING, Live, Served
-from gateway.serving.pipeline import Pipeline
 
 LARGE_BYTES: Final = 128 * 1024
 """A body from this size on is decoded, and a response encoded or compressed, in a thread."""
@@ -60,48 +53,6 @@ class Line(Protocol):
 
     def tell(self, block: bytes, body: bytes, now_ns: int) -> None:
         """Respond with status 200: the headers up to the length, and the body."""
-
-
-@dataclass(frozen=True, slots=True)
-class Desk:
-    """What exchanges need of their process."""
-
-    pipeline: Pipeline
-    admission: Admission
-    aside: Aside
-    clock: Clock
-    randbytes: Callable[[int], bytes]
-    limits: Limits
-    readers: Readers
-    answers: Answers
-    trace_ratio: float
-
-    def find(self, route: Route) -> tuple[Served, int | None]:
-        """What serves a route, and the version that it pins by number or by alias."""
-        find, version = self.pipeline.find, route.version
-        served = find(route.name, version)
-        if route.alias is None:
-            return served, version
-        version = served.aliases.get(route.alias)
-        if version is None:
-            message = f"Model '{served.plan.model}' has no alias of that name."
-            raise NotFound(message)
-        return find(route.name, version), version
-
-    def caller(self, head: Head, peer: str) -> str:
-        """Who is held to a share of an endpoint: a token by its name, anyone else by address."""
-        if head.authorization is None:
-            return peer
-        try:
-            return self.principal(head).name
-        except Unauthenticated:
-            return peer
-
-    def principal(self, head: Head) -> Principal:
-        """Who asks."""
-        secrets = self.pipeline.worker.secrets
-        tokens: Iterable[Token] = () if secrets is None else secrets.tokens
-        return principal_of(head.authorization, tokens)
 
 
 class Exchange:

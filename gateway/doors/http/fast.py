@@ -15,7 +15,8 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from gateway.core.errors import GatewayError, Overloaded, Throttled
-from gateway.doors.http.exchange import LARGE_BYTES, Desk, Exchange
+from gateway.doors.http.desk import Desk
+from gateway.doors.http.exchange import LARGE_BYTES, Exchange
 from gateway.doors.http.glance import Glance, learn
 from gateway.doors.http.guarded import GuardedProtocol
 from gateway.doors.http.heads import Refusal

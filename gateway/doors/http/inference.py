@@ -22,8 +22,9 @@ from gateway.core.errors import (
     Unsupported,
 )
 from gateway.core.models import parse_version
+from gateway.doors.http.desk import Desk
 from gateway.doors.http.documents import model_config, model_metadata, server_metadata
-from gateway.doors.http.exchange import Desk, Exchange
+from gateway.doors.http.exchange import Exchange
 from gateway.doors.http.inference_head import Head, Headers
 from gateway.doors.http.messages import (
     CLOSE,

@@ -20,7 +20,7 @@ from gateway.core.snapshot import Snapshot
 from gateway.core.tensors import Array
 from gateway.doors.http.answers import Answers
 from gateway.doors.http.aside import Aside
-from gateway.doors.http.exchange import Desk
+from gateway.doors.http.desk import Desk
 from gateway.doors.http.fast import FastProtocol
 from gateway.doors.http.guarded import GuardedProtocol
 from gateway.doors.http.inference import DoorParts, InferenceDoor
