@@ -8,7 +8,6 @@ ASGI door, which gives the same bytes.
 """
 
 import asyncio
-from functools import lru_cache
 from typing import Any, Final
 
 import uvicorn
@@ -167,7 +166,7 @@ class FastProtocol(GuardedProtocol):
         if self._running or self.owed or self.flow.write_paused or self.expect_100_continue:
             return False
         try:
-            route = _route_of(self.url.partition(b"?")[0])
+            route = route_of(self.url.partition(b"?")[0])
             if route.action not in EXCHANGES:
                 return False
             head = Head(self.headers)
@@ -261,8 +260,3 @@ def _block(response: Response, *, is_stopping: bool, is_last: bool) -> bytes:
 
 _OK: Final = 200
 _NO_ROUTE: Final = Route("unknown")
-
-
-@lru_cache(maxsize=4096)
-def _route_of(path: bytes) -> Route:
-    return route_of(path)
