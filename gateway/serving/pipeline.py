@@ -91,17 +91,14 @@ class Pipeline:
             return None
         self.in_flight += 1
         flight = Flight(served, call, assignment, nonce, reply, self._land_one)
-        self._take_off(flight)
-        return None if flight.reply is None else flight
-
-    def _take_off(self, flight: Flight) -> None:
-        """Queue the request with the version it was assigned, or land at once."""
         try:
             self._queue(flight)
         except Exception as error:  # noqa: BLE001 - every failure is answered
             self._land(flight, _told(error))
+        return None if flight.reply is None else flight
 
     def _queue(self, flight: Flight) -> None:
+        """Queue the request with the version it was assigned; raise what refuses it."""
         served, call, assignment = flight.served, flight.call, flight.assignment
         request = call.request
         held = served.pinnable if assignment.reason is Reason.PINNED else served.loaded
@@ -199,7 +196,10 @@ class Pipeline:
         self.concluder.fell_back(flight, result)
         flight.let_go()
         flight.assignment = fall_back(flight.served.plan, flight.assignment)
-        self._take_off(flight)
+        try:
+            self._queue(flight)
+        except Exception as error:  # noqa: BLE001 - every failure is answered
+            self._land(flight, _told(error))
 
 
 def _reply_singly(replies: list[Reply | None], ran: Ran) -> None:

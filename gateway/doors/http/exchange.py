@@ -49,10 +49,19 @@ log: Final = logging.getLogger(__name__)
 
 
 class Line(Protocol):
-    """A connection that writes a plain response itself, without a `Response`."""
+    """A connection that takes plain responses as they stand on the wire."""
 
-    def tell(self, block: bytes, body: bytes, now_ns: int) -> None:
-        """Respond with status 200: the headers up to the length, and the body."""
+    def start(self) -> bytes:
+        """The status line and the headers that stand in every response of status 200."""
+
+    def lives(self) -> bool:
+        """Whether the connection outlives the next response."""
+
+    def tell(self, message: bytes) -> bool:
+        """Write a whole response, and go on; whether somebody was there to get it."""
+
+    def counted(self, took_ns: list[int]) -> None:
+        """Count inferences that were told, by how long they took."""
 
 
 class Exchange:
@@ -67,7 +76,6 @@ class Exchange:
         "_head",
         "_held",
         "_is_aside",
-        "_line",
         "_live",
         "_refused",
         "_respond",
@@ -75,6 +83,7 @@ class Exchange:
         "_served",
         "_version",
         "arrived_ns",
+        "line",
     )
 
     def __init__(
@@ -91,7 +100,7 @@ class Exchange:
             line: told of a plain response in place of `respond`, where there is one.
         """
         self._desk = desk
-        self._line = line
+        self.line = line
         self._route = route
         self._head = head
         self._respond: Respond | None = respond
@@ -139,7 +148,8 @@ class Exchange:
         try:
             admission.enter(self._route.name, caller)
             self._caller = caller
-            self.hold(self._head.size)
+            if self._head.size >= LARGE_BYTES:
+                self.hold(self._head.size)
         except (Overloaded, Throttled):
             self._leave()
             raise
@@ -171,14 +181,16 @@ class Exchange:
 
     def take(self, body: bytes) -> None:
         """Go on with the whole body; never raises."""
-        try:
-            self.hold(len(body))
-        except Overloaded as error:
-            self.rejected(error)
-            self._end(error_response(error))
-            return
+        size = len(body)
+        if size >= LARGE_BYTES:
+            try:
+                self.hold(size)
+            except Overloaded as error:
+                self.rejected(error)
+                self._end(error_response(error))
+                return
         if self._head.is_plain:
-            is_quick = len(body) < LARGE_BYTES
+            is_quick = size < LARGE_BYTES
         else:
             is_quick = self._head.coding is None and self._head.json_bytes(body) < LARGE_BYTES
         if is_quick:
@@ -264,7 +276,7 @@ class Exchange:
         except Exception as error:  # noqa: BLE001 - every failure is answered
             self._end(error_response(error))
             return
-        if self._line is not None and self._route.action == "infer":
+        if self.line is not None and self._route.action == "infer":
             call.together = answer_together
         self._flight = desk.pipeline.submit(served, call, self)
 
@@ -304,23 +316,24 @@ class Exchange:
         else:
             self._desk.aside.start(lambda: self._packed(response), self._end)
 
-    def answer_row(self, ran: Ran, index: int, now_ns: int) -> None:
-        """The answer is a row of a run: write it at once, where it is as plain as most."""
-        asked, served, line, desk = self._asked, self._served, self._line, self._desk
+    def answer_row(self, ran: Ran, index: int, start: bytes) -> bool:
+        """The answer is a row of a run; whether it was as plain as most, and is told."""
+        asked, served, line = self._asked, self._served, self.line
         if asked is None or served is None or line is None:
-            return
+            return False
         record = ran.records[index]
-        style = desk.answers.style(served, record.kind)
+        style = self._desk.answers.style(served, record.kind)
         text = style.row(ran, index, asked)
-        if text is None or len(text) >= COMPRESS_FROM_BYTES:
+        if text is None or len(text) >= COMPRESS_FROM_BYTES or not line.lives():
             self(ran.answer(index))
-            return
+            return False
         self._flight = None
         self._leave()
-        if self._respond is not None:
-            self._respond = None
-            block = b"%b%b\r\n" % (style.block, record.prediction_id.encode("ascii"))
-            line.tell(block, text, now_ns)
+        if self._respond is None:
+            return False
+        self._respond = None
+        parts = (start, style.block, record.prediction_id.encode(), len(text), text)
+        return line.tell(b"%b%b%b\r\ncontent-length: %d\r\n\r\n%b" % parts)
 
     def _encode(self, answer: Answer) -> Response:
         """Make the response of an answer; may run in a thread, and never raises."""
@@ -358,12 +371,18 @@ class Exchange:
 
 def answer_together(exchanges: list[Exchange], ran: Ran) -> None:
     """Respond to inferences of one row each that one run answered."""
-    now_ns = exchanges[0].now_ns()
+    first = exchanges[0]
+    line, told = first.line, []
+    start = b"" if line is None else line.start()
     for index, exchange in enumerate(exchanges):
         try:
-            exchange.answer_row(ran, index, now_ns)
+            if exchange.answer_row(ran, index, start):
+                told.append(exchange.arrived_ns)
         except Exception:
             log.exception("a caller could not take its answer")
+    if told and line is not None:
+        now_ns = first.now_ns()
+        line.counted([now_ns - arrived_ns for arrived_ns in told])
 
 
 def _outcome(step: Callable[[bytes], None], body: bytes) -> Exception | None:

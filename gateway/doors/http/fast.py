@@ -28,7 +28,7 @@ from gateway.doors.http.turns import BETWEEN, MAX_DRAINED_BYTES
 from gateway.doors.http.watch import Watch
 
 EXCHANGES: Final = frozenset({"infer", "predict"})
-MAX_LESSONS: Final = 16
+MAX_LESSONS: Final = 4
 """Heads of one connection that a glance is learned from; who sends ever new ones is parsed."""
 
 
@@ -62,6 +62,8 @@ class FastProtocol(GuardedProtocol):
         self._route = _NO_ROUTE
         self._glance: Glance | None = None
         self._lessons = MAX_LESSONS
+        self._earlier: Headers = []  # of the last such head
+        self._differ: set[bytes] = set()  # names of headers whose values differed
         self._plain_headers: Headers | None = None  # of the last plain head that was taken here
         self._body = b""
         self._parts: list[bytes] = []
@@ -105,10 +107,12 @@ class FastProtocol(GuardedProtocol):
     def _learn(self, data: bytes) -> None:
         """Learn from the head that was just taken, if it came whole and by itself."""
         headers, self._plain_headers = self._plain_headers, None
-        if headers is self.headers and self._reading == BETWEEN and self._lessons:
+        before, self._earlier = self._earlier, self.headers
+        if headers is self.headers and self._reading == BETWEEN and before and self._lessons:
             self._lessons -= 1
+            self._differ |= {name for name, _ in set(before).symmetric_difference(headers)}
             asked, digits = (self.url, self._route), self.watch.short_length
-            self._glance = learn(data, asked, self.headers, self._glance, digits)
+            self._glance = learn(data, asked, headers, self._differ, digits)
 
     def begin(self) -> None:
         """A head passed every check: take it here if it is an ordinary inference."""
@@ -169,7 +173,7 @@ class FastProtocol(GuardedProtocol):
             route = route_of(self.url.partition(b"?")[0])
             if route.action not in EXCHANGES:
                 return False
-            head = Head(self.headers)
+            head = Head.of(self.headers)
             exchange = Exchange(self._desk, route, head, self._respond, self)
             exchange.open(self.client[0] if self.client else "")
         except (Overloaded, Throttled) as error:
@@ -186,23 +190,28 @@ class FastProtocol(GuardedProtocol):
             self._plain_headers = self.headers
         return True
 
-    def tell(self, block: bytes, body: bytes, now_ns: int) -> None:
-        """Write a plain response, whole, and go on with the connection."""
-        if self.draining or self._is_last or self._desk.pipeline.worker.stopping:
-            rows = [row.partition(b": ") for row in block.split(b"\r\n")[:-1]]
-            self._respond(Response(_OK, body, [(name, value) for name, _, value in rows]))
-            return
+    def start(self) -> bytes:
+        """The status line and the headers that stand in every response of status 200."""
+        return self._requests.start(_OK, self.server_state.default_headers)
+
+    def lives(self) -> bool:
+        """Whether the connection outlives the next response."""
+        return not (self._is_last or self.draining or self._desk.pipeline.worker.stopping)
+
+    def tell(self, message: bytes) -> bool:
+        """Write a whole response, and go on; whether somebody was there to get it."""
         exchange, self._exchange = self._exchange, None
         self.owed = 0
         transport = self.transport
         if exchange is None or transport.is_closing():
-            return
-        requests = self._requests
-        start = requests.start(_OK, self.server_state.default_headers)
-        transport.write(b"%b%bcontent-length: %d\r\n\r\n%b" % (start, block, len(body), body))
-        took_ns = now_ns - exchange.arrived_ns
-        requests.answered("POST", self._route.action, _OK, took_ns, self.scheme or "http")
+            return False
+        transport.write(message)
         self._go_on()
+        return True
+
+    def counted(self, took_ns: list[int]) -> None:
+        """Count inferences that were told, by how long they took."""
+        self._requests.answered_all("infer", _OK, took_ns, self.scheme or "http")
 
     def _respond(self, response: Response) -> None:
         """Write the response, whole, and go on with the connection."""

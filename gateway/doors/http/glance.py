@@ -1,13 +1,15 @@
 """A glance: heads like the last one of their connection, told from it without the parser.
 
 Callers send the same head again and again, but for the length of the body and a value or two, such
-as the unit. A `Glance` is learned from a head that passed the parser and every check. It takes a
+as the unit. A `Glance` is learned from two heads that passed the parser and every check. It takes a
 request only if each byte of its head is that of the learned one, but for those few values, and only
 if these are visible ASCII: then parser and checks would say what they said before. Everything else
 goes to the parser.
 """
 
-from itertools import pairwise
+import re
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 from gateway.doors.http.heads import SPECIAL
@@ -21,48 +23,31 @@ _LENGTH: Final = b"content-length"
 _BOUND: Final = SPECIAL | {b"content-type"}
 """Headers that say how a request is read: a head with another value is judged anew."""
 _END: Final = b"\r\n\r\n"
-_VISIBLE: Final = bytes(range(0x21, 0x7F))
+_VISIBLE: Final = b"([!-~]+)"
 
 
 class Glance:
     """What the heads of one connection have in common, and which values are free."""
 
-    __slots__ = ("_first", "_fixed", "_length", "_max_digits", "_names", "_pieces", "route")
+    __slots__ = ("_fixed", "_length", "_match", "_names", "route")
 
-    def __init__(
-        self, route: Route, raw: bytes, headers: Headers, free: set[bytes], max_digits: int
-    ) -> None:
+    def __init__(self, route: Route, lines: list[bytes], free: set[bytes], max_digits: int) -> None:
         """Learn from one head.
 
         Args:
             route: where its path leads.
-            raw: the head as it came, with the empty line; each header as `name: value`.
-            headers: the same as parsed, each name once, names in lower case.
-            free: names of headers whose value may differ; none that says how a head is read but
-                the length.
+            lines: as sent; each header as `name: value`, each name once.
+            free: names, in lower case, of headers whose value may differ; none that says how a
+                head is read but the length.
             max_digits: of a length that may be taken unseen.
         """
-        names = [name for name, _ in headers if name in free]
-        cuts: list[int] = [0]
-        at = raw.index(b"\r\n") + 2
-        for name, value in headers:
-            start = at + len(name) + 2
-            at = start + len(value) + 2
-            if name in free:
-                cuts += (start, at - 2)
-        cuts.append(len(raw))
-        literals = [raw[start:end] for start, end in list(pairwise(cuts))[::2]]
         self.route = route
-        self._first = literals[0]
-        self._pieces = [(piece, len(piece)) for piece in literals[1:]]
-        self._names = names
-        self._length = names.index(_LENGTH)
-        self._fixed = dict(headers)
-        self._max_digits = max_digits
-
-    def differs(self, name: bytes, value: bytes) -> bool:
-        """Whether the value of this header is free, or would have to be."""
-        return name in self._names or not (name in _BOUND or self._fixed.get(name, value) == value)
+        self._fixed = dict(map(_header, lines[1:]))
+        self._names = [name for name in self._fixed if name in free]
+        self._length = self._names.index(_LENGTH)
+        known = [b"" if name in free else value for name, value in self._fixed.items()]
+        names = [line.partition(b":")[0] for line in lines[1:]]
+        self._match = _matcher(lines[0], tuple(zip(names, known, strict=True)), max_digits)
 
     def read(self, data: bytes) -> tuple[Head, bytes] | None:
         """The head and the body of a request that is like those before; None for any other.
@@ -70,32 +55,20 @@ class Glance:
         Args:
             data: all that came; it must be one whole request.
         """
-        first = self._first
-        if not data.startswith(first):
+        match = self._match(data)
+        if match is None:
             return None
-        at = len(first)
-        values = []
-        for piece, size in self._pieces:
-            end = data.find(b"\r", at)
-            if end <= at or not data.startswith(piece, end):
-                return None
-            values.append(data[at:end])
-            at = end + size
-        length = values[self._length]
-        if (
-            not length.isdigit()
-            or len(length) > self._max_digits
-            or int(length) != len(data) - at
-            or b"".join(values).translate(None, _VISIBLE)
-        ):
+        values, at = match.groups(), match.end()
+        size = len(data) - at
+        if int(values[self._length]) != size:
             return None
         headers = self._fixed.copy()
         headers.update(zip(self._names, values))  # noqa: B905 - made of each other, and quicker
-        return Head.like(headers, len(data) - at), data[at:]
+        return Head(headers, size), data[at:]
 
 
 def learn(
-    data: bytes, asked: tuple[bytes, Route], headers: Headers, before: Glance | None, digits: int
+    data: bytes, asked: tuple[bytes, Route], headers: Headers, differ: set[bytes], max_digits: int
 ) -> Glance | None:
     """Learn from a plain request that came whole; None where that cannot be done.
 
@@ -103,22 +76,39 @@ def learn(
         data: all that came.
         asked: the target, and where it leads.
         headers: of the last request in it, as parsed.
-        before: what was learned of an earlier head: where this one differs is free from now on.
-        digits: of a length that may be taken unseen.
+        differ: names of headers that have differed on this connection.
+        max_digits: of a length that may be taken unseen.
     """
     url, route = asked
     raw = data[: data.find(_END) + len(_END)]
     told = dict(headers)
-    if not 0 < len(raw) <= MAX_HEAD_BYTES or told.get(_LENGTH) != b"%d" % (len(data) - len(raw)):
-        return None
-    first, *rows = raw[: -len(_END)].split(b"\r\n")
-    found = [row.partition(b": ") for row in rows]
     if (
-        first != b"POST %b HTTP/1.1" % url
-        or [(name.lower(), value) for name, _, value in found] != headers
+        not 0 < len(raw) <= MAX_HEAD_BYTES
+        or b"" in told.values()
+        or told.get(_LENGTH) != b"%d" % (len(data) - len(raw))
     ):
         return None
-    free = {_LENGTH}
-    if before is not None:
-        free |= {name for name, value in headers if before.differs(name, value)}
-    return None if len(free) > MAX_FREE else Glance(route, raw, headers, free, digits)
+    lines = raw[: -len(_END)].split(b"\r\n")
+    if lines[0] != b"POST %b HTTP/1.1" % url or list(map(_header, lines[1:])) != headers:
+        return None
+    free = {_LENGTH} | (differ.intersection(told) - _BOUND)
+    return None if len(free) > MAX_FREE else Glance(route, lines, free, max_digits)
+
+
+def _header(line: bytes) -> tuple[bytes, bytes]:
+    name, _, value = line.partition(b": ")
+    return name.lower(), value
+
+
+@lru_cache(maxsize=256)
+def _matcher(
+    line: bytes, headers: tuple[tuple[bytes, bytes], ...], max_digits: int
+) -> Callable[[bytes], re.Match[bytes] | None]:
+    """Matches a head; made once for all callers of one kind. A header without a value is free."""
+    rows = [re.escape(line)]
+    for name, value in headers:
+        told = re.escape(value) or _VISIBLE
+        if name.lower() == _LENGTH:
+            told = b"([0-9]{1,%d})" % max_digits
+        rows.append(b"%b: %b" % (re.escape(name), told))
+    return re.compile(b"\r\n".join([*rows, b"", b""])).match

@@ -174,7 +174,7 @@ class InferenceDoor:
             if not landed.done():
                 landed.set_result(response)
 
-        exchange = Exchange(self._desk, request.route, Head(request.headers), respond)
+        exchange = Exchange(self._desk, request.route, Head.of(request.headers), respond)
         try:
             exchange.open(request.peer)
         except (Overloaded, Throttled) as error:
@@ -245,7 +245,7 @@ class InferenceDoor:
     def _writer(self, request: _Request) -> Principal:
         """Who may change the repository; on this port anyone else is simply forbidden."""
         try:
-            principal = self._desk.principal(Head(request.headers))
+            principal = self._desk.principal(Head.of(request.headers))
         except Unauthenticated as error:
             message = "Loading and unloading need a bearer token with the scope 'write'."
             raise Forbidden(message) from error

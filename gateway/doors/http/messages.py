@@ -68,7 +68,7 @@ async def read_body(receive: Receive, headers: Headers, limit: int) -> bytes:
         InvalidRequest: a broken length or compressed stream.
         Disconnected: the caller left.
     """
-    head = Head(headers)
+    head = Head.of(headers)
     head.check_body(limit)
     body = await collect(receive, limit)
     return body if head.coding is None else inflate(head.coding, body, limit)
