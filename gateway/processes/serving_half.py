@@ -81,7 +81,7 @@ class ServingHalf:
             cells=self.cells,
             lanes=Lanes(vitals),
             work_ns=time.thread_time_ns,
-            after_flush=Afterwards(loop, self.recorder.encode_many).soon,
+            after_flush=Afterwards(loop, self.recorder.has_many, self.recorder.encode_pending).soon,
         )
         shadows = Shadows(parts, settings.shadows, self.recorder, calm=lambda: self.admission.calm)
         cache = ResponseCache(parts, settings.cache.max_mb * MIB)
