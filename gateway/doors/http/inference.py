@@ -226,7 +226,7 @@ class InferenceDoor:
         return json_response({"name": request.route.name, "unload": True})
 
     async def _outcomes(self, request: _Request) -> Response:
-        return await self._parts.outcomes.take(Head(request.headers), request.receive)
+        return await self._parts.outcomes.take(Head.of(request.headers), request.receive)
 
     async def _version_parameter(self, request: _Request) -> int | None:
         """The version that a load or unload names, as a parameter; None for the model's whole."""
