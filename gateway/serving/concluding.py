@@ -286,4 +286,4 @@ def _text(flight: Flight, tensors: Tensors) -> str:
 
 
 _MAX_KINDS: Final = 1024
-_SPLIT: Final = Reason.SPLIT  # an attribute of an enum is slow
+_SPLIT: Final = Reason.SPLIT

@@ -31,6 +31,7 @@ from gateway.serving.worker import Worker
 
 SMALL_ROW_BYTES: Final = 2 * 1024
 """Rows of outputs up to this size are told together; a larger one is a door's work by itself."""
+_PINNED: Final = Reason.PINNED  # to ask an enum for a member takes a tenth of a microsecond
 
 log: Final = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ class Pipeline:
         """Queue the request with the version it was assigned; raise what refuses it."""
         served, call, assignment = flight.served, flight.call, flight.assignment
         request = call.request
-        held = served.pinnable if assignment.reason is Reason.PINNED else served.loaded
+        held = served.pinnable if assignment.reason is _PINNED else served.loaded
         loaded = held.get(assignment.variant.version)
         if loaded is None:
             message = f"Version {assignment.variant.version} is not ready."

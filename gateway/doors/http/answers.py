@@ -30,12 +30,12 @@ class Style(Struct, frozen=True, eq=False):
     identity: tuple[tuple[bytes, bytes], ...]
     block: bytes
 
-    def row(self, ran: Ran, index: int, asked: InferRequest) -> bytes | None:
-        """The text of an answer out of that of its whole run; None where it must be by itself."""
+    def rows(self, ran: Ran) -> Rows | None:
+        """The texts of all answers of a run; None where each must be written by itself."""
         rows = ran.texts.get(self)
         if rows is None:
             rows = ran.texts[self] = self.writer.rows(ran.outputs) or False
-        return rows.write(index, asked) if isinstance(rows, Rows) else None
+        return rows if isinstance(rows, Rows) else None
 
 
 class Answers:
@@ -53,8 +53,8 @@ class Answers:
             if answer.error is not None:
                 raise answer.error
             style = self.style(served, kind)
-            ran = answer.ran
-            text = None if ran is None else style.row(ran, answer.index, asked)
+            rows = None if answer.ran is None else style.rows(answer.ran)
+            text = None if rows is None else rows.write(answer.index, asked)
             if text is None:
                 answer.settle()
                 rendered = style.writer.write(answer.outputs, asked)

@@ -5,7 +5,6 @@ response is handed over exactly once, perhaps at once. Nothing here waits: what 
 decoded, encoded or compressed between two ticks of the event loop is done in a thread.
 """
 
-import logging
 from collections.abc import Callable
 from typing import Final, Protocol, TypeAlias
 
@@ -21,6 +20,8 @@ from gateway.core.errors import (
 from gateway.core.oip.messages import InferRequest
 from gateway.core.oip.parse import parse_header_length
 from gateway.core.oip.v1 import parse_predict
+from gateway.core.oip.writing import Rows
+from gateway.doors.http.answers import Style
 from gateway.doors.http.desk import Desk
 from gateway.doors.http.inference_head import HEADER_LENGTH, TIMEOUT, Head, too_large
 from gateway.doors.http.messages import (
@@ -33,9 +34,10 @@ from gateway.doors.http.messages import (
 )
 from gateway.doors.http.routes import Route
 from gateway.doors.tracing import DRAW_BYTES, parse_traceparent
-from gateway.serving.calls import Answer, Call, Ran
+from gateway.serving.calls import Answer, Call, Ran, Together
 from gateway.serving.flights import Flight
 from gateway.serving.live import NOTHING, Live, Served
+from gateway.telemetry import Kind
 
 LARGE_BYTES: Final = 128 * 1024
 """A body from this size on is decoded, and a response encoded or compressed, in a thread."""
@@ -45,11 +47,13 @@ _UNOPENED: Final = "The request was not opened."
 
 Respond: TypeAlias = Callable[[Response], None]
 
-log: Final = logging.getLogger(__name__)
-
 
 class Line(Protocol):
     """A connection that takes plain responses as they stand on the wire."""
+
+    @property
+    def together(self) -> Together:
+        """Responds to all plain inferences of a run."""
 
     def start(self) -> bytes:
         """The status line and the headers that stand in every response of status 200."""
@@ -60,8 +64,8 @@ class Line(Protocol):
     def tell(self, message: bytes) -> bool:
         """Write a whole response, and go on; whether somebody was there to get it."""
 
-    def counted(self, took_ns: list[int]) -> None:
-        """Count inferences that were told, by how long they took."""
+    def counted(self, arrived_ns: list[int]) -> None:
+        """Count inferences that were told now, by when they came."""
 
 
 class Exchange:
@@ -126,14 +130,10 @@ class Exchange:
             GatewayError: the request is refused, whatever its body; nothing more is to be done.
         """
         desk, head, route = self._desk, self._head, self._route
-        self._live = live = desk.pipeline.worker.live
-        self._served = live.endpoints.get(route.name)
-        if (
-            self._served is None
-            or route.version
-            or route.alias
-            or desk.pipeline.worker.signer is None
-        ):
+        worker = desk.pipeline.worker
+        self._live = live = worker.live
+        self._served = served = live.endpoints.get(route.name)
+        if served is None or route.version or route.alias or worker.signer is None:
             self._served, self._version = desk.find(route)
         if head.is_plain and head.size <= desk.limits.body_bytes:
             self._enter(peer)
@@ -168,11 +168,6 @@ class Exchange:
         if size >= LARGE_BYTES and more > 0:
             self._desk.admission.hold(more)
             self._held = size
-
-    @property
-    def now_ns(self) -> Callable[[], int]:
-        """The process's clock."""
-        return self._desk.clock.monotonic_ns
 
     @property
     def size(self) -> int:
@@ -277,7 +272,7 @@ class Exchange:
             self._end(error_response(error))
             return
         if self.line is not None and self._route.action == "infer":
-            call.together = answer_together
+            call.together = self.line.together
         self._flight = desk.pipeline.submit(served, call, self)
 
     def _read_head(self, call: Call) -> None:
@@ -316,15 +311,24 @@ class Exchange:
         else:
             self._desk.aside.start(lambda: self._packed(response), self._end)
 
-    def answer_row(self, ran: Ran, index: int, start: bytes) -> bool:
-        """The answer is a row of a run; whether it was as plain as most, and is told."""
-        asked, served, line = self._asked, self._served, self.line
-        if asked is None or served is None or line is None:
-            return False
-        record = ran.records[index]
-        style = self._desk.answers.style(served, record.kind)
-        text = style.row(ran, index, asked)
-        if text is None or len(text) >= COMPRESS_FROM_BYTES or not line.lives():
+    def style(self, kind: Kind) -> Style:
+        """What its answer shares with others of that kind."""
+        if self._served is None:
+            raise NotReady(_UNOPENED)
+        return self._desk.answers.style(self._served, kind)
+
+    def answer_row(self, ran: Ran, index: int, start: bytes, rows: Rows | None) -> bool:
+        """The answer is a row of a run; whether it was as plain as most, and is told.
+
+        Args:
+            ran: the run.
+            index: of the row.
+            start: a response up to the prediction id.
+            rows: the texts of the run, where there are any.
+        """
+        asked, line = self._asked, self.line
+        text = None if rows is None or asked is None else rows.write(index, asked)
+        if text is None or len(text) >= COMPRESS_FROM_BYTES or line is None or not line.lives():
             self(ran.answer(index))
             return False
         self._flight = None
@@ -332,8 +336,8 @@ class Exchange:
         if self._respond is None:
             return False
         self._respond = None
-        parts = (start, style.block, record.prediction_id.encode(), len(text), text)
-        return line.tell(b"%b%b%b\r\ncontent-length: %d\r\n\r\n%b" % parts)
+        parts = (start, ran.records[index].prediction_id.encode(), len(text), text)
+        return line.tell(b"%b%b\r\ncontent-length: %d\r\n\r\n%b" % parts)
 
     def _encode(self, answer: Answer) -> Response:
         """Make the response of an answer; may run in a thread, and never raises."""
@@ -367,22 +371,6 @@ class Exchange:
         respond, self._respond = self._respond, None
         if respond is not None:
             respond(response)
-
-
-def answer_together(exchanges: list[Exchange], ran: Ran) -> None:
-    """Respond to inferences of one row each that one run answered."""
-    first = exchanges[0]
-    line, told = first.line, []
-    start = b"" if line is None else line.start()
-    for index, exchange in enumerate(exchanges):
-        try:
-            if exchange.answer_row(ran, index, start):
-                told.append(exchange.arrived_ns)
-        except Exception:
-            log.exception("a caller could not take its answer")
-    if told and line is not None:
-        now_ns = first.now_ns()
-        line.counted([now_ns - arrived_ns for arrived_ns in told])
 
 
 def _outcome(step: Callable[[bytes], None], body: bytes) -> Exception | None:

@@ -24,6 +24,7 @@ from gateway.doors.http.inference_head import Head, Headers
 from gateway.doors.http.messages import CLOSE, Response, error_response
 from gateway.doors.http.requests import Requests
 from gateway.doors.http.routes import Route, route_of
+from gateway.doors.http.together import answer_together
 from gateway.doors.http.turns import BETWEEN, MAX_DRAINED_BYTES
 from gateway.doors.http.watch import Watch
 
@@ -190,6 +191,8 @@ class FastProtocol(GuardedProtocol):
             self._plain_headers = self.headers
         return True
 
+    together = staticmethod(answer_together)
+
     def start(self) -> bytes:
         """The status line and the headers that stand in every response of status 200."""
         return self._requests.start(_OK, self.server_state.default_headers)
@@ -209,8 +212,10 @@ class FastProtocol(GuardedProtocol):
         self._go_on()
         return True
 
-    def counted(self, took_ns: list[int]) -> None:
-        """Count inferences that were told, by how long they took."""
+    def counted(self, arrived_ns: list[int]) -> None:
+        """Count inferences that were told now, by when they came."""
+        now_ns = self._desk.clock.monotonic_ns()
+        took_ns = [now_ns - arrived for arrived in arrived_ns]
         self._requests.answered_all("infer", _OK, took_ns, self.scheme or "http")
 
     def _respond(self, response: Response) -> None:

@@ -892,6 +892,24 @@ async def test_an_inference_needs_no_task(kind: Kind, tasks_each: int) -> None:
         assert tasks.made == tasks_each * len(asked)
 
 
+async def test_a_connection_that_cannot_write_takes_no_answer_from_others() -> None:
+    """They were answered by the same run."""
+    async with door("fast") as one:
+        callers = [await one.dial() for _ in range(3)]
+        for caller in callers:
+            await caller.ask(post())
+
+        def fail(_: bytes) -> None:
+            raise RuntimeError
+
+        one.connections[0].transport.write = fail  # type: ignore[method-assign, assignment]
+        for caller in callers:
+            caller.send(post(asking(3.0)))
+        told = [await caller.read() for caller in callers[1:]]
+        assert [data_of(answer) for answer in told] == [[103.0]] * 2
+        assert one.held() == (0, 0, 0)
+
+
 async def test_a_head_like_those_before_is_not_parsed() -> None:
     """Once two of them have shown what differs."""
     async with door("fast") as one:
