@@ -13,7 +13,6 @@ possible.
 An assignment never changes for a given `hash_version`: `tests/golden/assignment.json` holds it.
 """
 
-import struct
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +25,6 @@ from msgspec import Struct
 SCALE: Final = 10_000
 HASH_VERSION: Final = 1
 _PERSON: Final = b"tiltyard-split-1"
-_HALVES: Final = struct.Struct(">QQ")
 
 Interval: TypeAlias = tuple[int, int]
 """A half-open range [start, end) of 0..10,000."""
@@ -130,26 +128,36 @@ def covers_exactly(state: SplitState) -> bool:
 class Drawer:
     """A split compiled for drawing: a hasher that holds the salt, and sorted interval edges."""
 
-    __slots__ = ("_edges", "_exposure", "_hasher", "_owners")
+    __slots__ = ("_edges", "_hasher", "_left_out", "_owners")
 
     def __init__(self, state: SplitState, exposure: int) -> None:
         """Compile the stored state; `exposure` is out of 10,000."""
         pieces = sorted(
             (start, name) for name, owned in state.intervals.items() for start, _ in owned
         )
-        self._edges = [start for start, _ in pieces]
+        self._edges = [_least(start) for start, _ in pieces]
         self._owners = [name for _, name in pieces]
-        self._exposure = exposure
+        self._left_out = _least(exposure)
         self._hasher = blake2b(digest_size=16, key=state.salt.encode(), person=_PERSON)
 
     def draw(self, unit: bytes) -> str | None:
         """The name of the unit's variant, or None when the unit is not enrolled."""
         hasher = self._hasher.copy()
         hasher.update(unit)
-        enrolment, variant = _HALVES.unpack(hasher.digest())
-        if (enrolment * SCALE) >> 64 >= self._exposure:
+        digest = hasher.digest()
+        if digest[:8] >= self._left_out:
             return None
-        return self._owners[bisect_right(self._edges, (variant * SCALE) >> 64) - 1]
+        return self._owners[bisect_right(self._edges, digest[8:]) - 1]
+
+
+def _least(position: int) -> bytes:
+    """The least hash that is scaled to this position; for 10,000 more than any hash.
+
+    Hashes are compared as they come, big-endian, which says the same as to scale each of them.
+    """
+    if position == SCALE:
+        return b"\xff" * 9
+    return (-(-(position << 64) // SCALE)).to_bytes(8, "big")
 
 
 def _width(owned: tuple[Interval, ...]) -> int:

@@ -7,7 +7,7 @@ draws for the unit; who is not enrolled, and whom no rule takes, gets the defaul
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -31,6 +31,9 @@ from gateway.core.experiments import Study
 from gateway.core.growthbook import Ranges
 from gateway.core.naming import MAX_UNIT_BYTES, Facts, checked_unit, unit_of
 from gateway.core.targeting import Condition, holds
+
+_DEFAULT: Final = Reason.DEFAULT  # to ask an enum for a member takes a tenth of a microsecond
+_SPLIT: Final = Reason.SPLIT
 
 
 class Variant(Struct, frozen=True):
@@ -297,10 +300,10 @@ def _take(plan: Plan, rule: _CompiledRule, facts: Facts, draw: bytes) -> Assignm
     hashed = draw if unit is None else unit
     name = split.drawer.draw(hashed)
     if name is None:
-        variant, propensity, reason = plan.default, split.left_out, Reason.DEFAULT
+        variant, propensity, reason = plan.default, split.left_out, _DEFAULT
     else:
         variant, propensity = split.variants[name]
-        reason = Reason.SPLIT
+        reason = _SPLIT
     return Assignment(
         variant,
         reason,

@@ -132,7 +132,8 @@ class Signer:
         body = b"".join((self._head, at, nonce, unit_hash, of_kind, packed))
         mac = self._mac.copy()
         mac.update(body)
-        return _armoured(body + mac.digest())
+        text = b2a_base64(body + mac.digest(), newline=False).translate(_URL_SAFE)
+        return text.rstrip(b"=").decode()
 
     def read(self, prediction_id: str) -> PredictionFacts:
         """Verify an id and say what it holds.

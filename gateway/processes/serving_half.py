@@ -16,7 +16,7 @@ from gateway.adapters.onnx import OnnxLoader, trim_memory
 from gateway.core.oip.messages import Limits
 from gateway.doors.http.answers import Answers
 from gateway.doors.http.aside import Aside
-from gateway.doors.http.exchange import Desk
+from gateway.doors.http.desk import Desk
 from gateway.doors.http.fast import FastProtocol
 from gateway.doors.http.guarded import GuardedProtocol
 from gateway.doors.http.inference import DoorParts, InferenceDoor
@@ -81,7 +81,7 @@ class ServingHalf:
             cells=self.cells,
             lanes=Lanes(vitals),
             work_ns=time.thread_time_ns,
-            after_flush=Afterwards(loop, self.recorder.encode_many).soon,
+            after_flush=Afterwards(loop, self.recorder.has_many, self.recorder.encode_pending).soon,
         )
         shadows = Shadows(parts, settings.shadows, self.recorder, calm=lambda: self.admission.calm)
         cache = ResponseCache(parts, settings.cache.max_mb * MIB)

@@ -193,7 +193,7 @@ class Batcher:
         threads = self._threads
         start = threads.now_ns()
         until = start + self._settings.inline_target_ms * 1e6
-        while self.is_inline and start <= until:
+        while self._queue and self.is_inline and start <= until:
             late: list[Job] = []
             batch = self._queue.take(self._max_rows, self._most, start, late)
             rows, size = self._queue.board(batch, None, start)

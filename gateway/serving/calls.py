@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from msgspec import Struct
 
@@ -12,7 +12,7 @@ from gateway.core.oip.messages import InferRequest
 from gateway.core.plans import Variant
 from gateway.core.targeting import Scalar
 from gateway.core.tensors import Array, Tensors
-from gateway.telemetry import Kind, Trace
+from gateway.telemetry import Kind, Record, Trace
 
 
 class Clock(Protocol):
@@ -29,8 +29,9 @@ class Call(Struct):
     """One request on its way: what was decoded, and what the transport said of it.
 
     `version` is set by a versioned path, `force` by a caller who may. `headers` are raw, names in
-    lower case, the first of each name. `deadline_ns` is monotonic, 0 for none. Implements
-    `gateway.core.naming.Facts`.
+    lower case, the first of each name. `deadline_ns` is monotonic, 0 for none. Where all calls of a
+    run are plain and have the same `together`, that is called once in place of each reply.
+    Implements `gateway.core.naming.Facts`.
     """
 
     request: InferRequest
@@ -40,6 +41,7 @@ class Call(Struct):
     force: str | None = None
     trace: Trace | None = None
     deadline_ns: int = 0
+    together: "Together | None" = None
 
     @property
     def parameters(self) -> Mapping[str, Scalar]:
@@ -69,16 +71,34 @@ def _raw(name: str) -> bytes:
 class Ran:
     """What one run gave to several requests of one row each.
 
-    `texts` is for those who make their answers of it: what they keep for the others of the run.
+    `records` are those of the requests, in the order of the rows. `texts` is for those who make
+    their answers of it: what they keep for the others of the run.
     """
 
-    __slots__ = ("names", "outputs", "texts")
+    __slots__ = ("names", "outputs", "records", "texts")
 
     def __init__(self, names: Sequence[str], outputs: list[Array]) -> None:
         """`outputs` have one row for each request, in the order of `names`."""
         self.names = names
         self.outputs = outputs
+        self.records: list[Record] = []
         self.texts: dict[object, object] = {}
+
+    def answer(self, index: int) -> "Answer":
+        """The answer to one request. Requires: its record is known."""
+        record = self.records[index]
+        kind = record.kind
+        variant = Variant(kind.variant, kind.version)
+        return Answer(
+            kind.revision,
+            None,
+            variant,
+            kind.reason,
+            record.prediction_id,
+            kind=kind,
+            ran=self,
+            index=index,
+        )
 
     def row(self, index: int) -> dict[str, Array]:
         """The outputs of one request, as views."""
@@ -113,3 +133,5 @@ class Answer(Struct):
 
 
 Reply: TypeAlias = Callable[[Answer], None]
+Together: TypeAlias = Callable[[list[Any], Ran], None]
+"""Takes the replies of several calls in the order of the rows that answer them."""

@@ -75,14 +75,12 @@ class Concluder:
 
     def conclude_together(
         self, flights: list[Flight], ran: Ran, invalid: Collection[int] = ()
-    ) -> list[Answer]:
-        """Make the answers of plain requests of one row each that one run answered.
+    ) -> None:
+        """Conclude plain requests of one row each that one run answered: fill in its records.
 
         `invalid` names those of them that are not finite, as far as they were looked at.
         """
-        now_ns, unix_ns = self.clock.monotonic_ns(), self.clock.unix_ns()
-        signer, record_of = self._signer(), self._record
-        records = [record_of(flight, signer, now_ns, unix_ns) for flight in flights]
+        ran.records = records = self._records(flights)
         for row in invalid:
             records[row].invalid = True
         loaded = flights[0].loaded
@@ -92,11 +90,6 @@ class Concluder:
             self.recorder.record_all(records)
         except Exception:
             log.exception("answers left incomplete traces")
-        answers = list(map(_answer_of, flights, records))
-        for index, answer in enumerate(answers):
-            answer.ran = ran
-            answer.index = index
-        return answers
 
     def fell_back(self, flight: Flight, error: Result) -> None:
         """Note that a version failed, though its caller is going to be answered by another."""
@@ -118,64 +111,54 @@ class Concluder:
             raise NotReady(message)
         return signer
 
-    def _record(  # noqa: PLR0913 - private, and often called
-        self,
-        flight: Flight,
-        signer: Signer,
-        now_ns: int,
-        unix_ns: int,
-        scalars: Scalars = (),
-        *,
-        is_answered: bool = True,
-    ) -> Record:
-        """What all endpoints tell of a request; signs its id."""
-        call, job, assignment = flight.call, flight.job, flight.assignment
-        kind, of_kind = _kind_of(flight)
-        latency_ns = now_ns - call.arrived_ns
-        at_ns = unix_ns - latency_ns
-        salt, unit = assignment.salt, assignment.unit
-        unit_hash, is_first, segment = None, False, 0
-        if salt is not None and unit is not None:
-            unit_hash, segment = signer.unit_hash(salt, unit), assignment.segment
-            if assignment.sticky and is_answered and assignment.reason is Reason.SPLIT:
-                is_first = self.recorder.exposed(salt, unit_hash)
-        prediction_id = signer.issue(
-            at_ns // 1_000_000, flight.nonce, unit_hash or NO_UNIT, of_kind, scalars
-        )
-        record = Record(
-            kind,
-            at_ns,
-            prediction_id,
-            latency_ns,
-            0,
-            0,
-            0,
-            0,
-            unit_hash,
-            call.request.id,
-            None,
-            call.trace,
-            None,
-            is_first,
-        )
-        if segment:
-            record.segment = segment
-        if job is not None:
-            record.queue_ns = job.queue_ns
-            record.run_ns = job.run_ns
-            record.rows = job.rows
-            record.batch_rows = job.batch_rows
-        return record
+    def _records(
+        self, flights: list[Flight], scalars: Scalars = (), *, is_answered: bool = True
+    ) -> list[Record]:
+        """What all endpoints tell of requests that end now; signs their ids."""
+        signer, kind_of, exposed = self._signer(), _kind_of, self.recorder.exposed
+        now_ns = self.clock.monotonic_ns()
+        began_ns = self.clock.unix_ns() - now_ns
+        records = []
+        for flight in flights:
+            call, job, assignment = flight.call, flight.job, flight.assignment
+            kind, of_kind = kind_of(flight)
+            arrived_ns = call.arrived_ns
+            at_ns = began_ns + arrived_ns
+            salt, unit = assignment.salt, assignment.unit
+            unit_hash, is_first = None, False
+            if salt is not None and unit is not None:
+                unit_hash = signer.unit_hash(salt, unit)
+                if assignment.sticky and is_answered and assignment.reason is _SPLIT:
+                    is_first = exposed(salt, unit_hash)
+            prediction_id = signer.issue(
+                at_ns // 1_000_000, flight.nonce, unit_hash or NO_UNIT, of_kind, scalars
+            )
+            record = Record(
+                kind,
+                at_ns,
+                prediction_id,
+                now_ns - arrived_ns,
+                0 if job is None else job.queue_ns,
+                0 if job is None else job.run_ns,
+                0 if job is None else job.rows,
+                0 if job is None else job.batch_rows,
+                unit_hash,
+                call.request.id,
+                None,
+                call.trace,
+                None,
+                is_first,
+            )
+            if assignment.segment and unit_hash is not None:
+                record.segment = assignment.segment
+            records.append(record)
+        return records
 
     def _full_record(self, flight: Flight, error: GatewayError | None, outputs: Tensors) -> Record:
         """What this endpoint wants to be told of a request, however it ended."""
-        plan, clock = flight.served.plan, self.clock
+        plan = flight.served.plan
         scalars = scalars_of(plan.token_scalars, outputs) if plan.token_scalars and outputs else ()
-        now_ns, unix_ns = clock.monotonic_ns(), clock.unix_ns()
-        is_answered = error is None
-        record = self._record(
-            flight, self._signer(), now_ns, unix_ns, scalars, is_answered=is_answered
-        )
+        (record,) = self._records([flight], scalars, is_answered=error is None)
         if error is not None:
             record.error_type = error.kind
         if plan.watches_outputs:
@@ -283,7 +266,7 @@ def _new_kind(flight: Flight) -> tuple[Kind, bytes]:
     return kind, stub(facts)
 
 
-def _answer_of(flight: Flight, record: Record, error: GatewayError | None = None) -> Answer:
+def _answer_of(flight: Flight, record: Record, error: GatewayError | None) -> Answer:
     """An answer without outputs."""
     assignment, kind = flight.assignment, record.kind
     return Answer(
@@ -303,3 +286,4 @@ def _text(flight: Flight, tensors: Tensors) -> str:
 
 
 _MAX_KINDS: Final = 1024
+_SPLIT: Final = Reason.SPLIT

@@ -97,8 +97,12 @@ def tell_together(batch: list[Job], outputs: list[Array], rows: int, run_ns: int
     together = batch[0].together
     if together is None or rows != len(batch):
         return False
-    dones = [job.done for job in batch if job.together is together and job.rows == 1]
-    if len(dones) != rows or settled in dones:
+    dones = [
+        job.done
+        for job in batch
+        if job.together is together and job.rows == 1 and job.done is not settled
+    ]
+    if len(dones) != rows:
         return False
     for job in batch:
         job.done = settled

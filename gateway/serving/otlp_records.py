@@ -53,12 +53,13 @@ _SAMPLED: Final = b"\x45\x01\x00\x00\x00"
 class RecordEncoder:
     """Makes log records; keeps what the records of a kind have in common. Not thread-safe."""
 
-    __slots__ = ("_failures", "_prefixes", "_sizes", "_templates")
+    __slots__ = ("_evaluations", "_failures", "_prefixes", "_sizes", "_templates")
 
     def __init__(self) -> None:
         """Know nothing yet."""
         # Change with the configuration.
         self._templates: dict[Kind, bytes] = {}
+        self._evaluations: dict[Kind, bytes] = {}
         self._failures: dict[tuple[Kind, str], bytes] = {}
         # Change with new sizes of requests, batches and records.
         self._sizes: dict[tuple[int, int], bytes] = {}
@@ -99,8 +100,22 @@ class RecordEncoder:
                 prefix = self._prefix(size)
             add((prefix, head, counts, static, tail))
             if record.first_exposure:
-                parts.append(bytes_field(_LOG_RECORDS, _evaluation_event(record)))
+                parts.append(bytes_field(_LOG_RECORDS, self._evaluation(record)))
         return b"".join(parts)
+
+    def _evaluation(self, record: Record) -> bytes:
+        """The standard's own event, which experiment tools read without knowing us."""
+        kind = record.kind
+        static = self._evaluations.get(kind)
+        if static is None:
+            if len(self._evaluations) >= _MAX_TEMPLATES:
+                self._evaluations.clear()
+            told = attribute_fields(_ATTRIBUTES, evaluation(kind))
+            static = self._evaluations[kind] = _event(names.EVALUATION_EVENT) + told
+        stamp = _STAMP.pack(_TIME, record.at_ns, _OBSERVED, record.at_ns + record.latency_ns)
+        unit = b"" if record.unit_hash is None else _unit(record.unit_hash)
+        trace = b"" if record.trace is None else _trace(record, record.trace)
+        return stamp + static + unit + trace
 
     def _template(self, kind: Kind, error_type: str | None) -> bytes:
         if error_type is None:
@@ -200,14 +215,3 @@ def _event(name: str, *, is_error: bool = False) -> bytes:
     severity = varint_field(2, _ERROR if is_error else _INFO)
     text = bytes_field(3, b"ERROR" if is_error else b"INFO")
     return severity + text + bytes_field(12, name.encode())
-
-
-def _evaluation_event(record: Record) -> bytes:
-    """The standard's own event, which experiment tools read without knowing us."""
-    stamp = _STAMP.pack(_TIME, record.at_ns, _OBSERVED, record.at_ns + record.latency_ns)
-    event = _event(names.EVALUATION_EVENT)
-    told = attribute_fields(_ATTRIBUTES, evaluation(record.kind))
-    if record.unit_hash is not None:
-        told += _UNIT.encode(record.unit_hash.hex())
-    trace = b"" if record.trace is None else _trace(record, record.trace)
-    return stamp + event + told + trace

@@ -31,6 +31,7 @@ from gateway.serving.worker import Worker
 
 SMALL_ROW_BYTES: Final = 2 * 1024
 """Rows of outputs up to this size are told together; a larger one is a door's work by itself."""
+_PINNED: Final = Reason.PINNED  # to ask an enum for a member takes a tenth of a microsecond
 
 log: Final = logging.getLogger(__name__)
 
@@ -91,20 +92,17 @@ class Pipeline:
             return None
         self.in_flight += 1
         flight = Flight(served, call, assignment, nonce, reply, self._land_one)
-        self._take_off(flight)
-        return None if flight.reply is None else flight
-
-    def _take_off(self, flight: Flight) -> None:
-        """Queue the request with the version it was assigned, or land at once."""
         try:
             self._queue(flight)
         except Exception as error:  # noqa: BLE001 - every failure is answered
             self._land(flight, _told(error))
+        return None if flight.reply is None else flight
 
     def _queue(self, flight: Flight) -> None:
+        """Queue the request with the version it was assigned; raise what refuses it."""
         served, call, assignment = flight.served, flight.call, flight.assignment
         request = call.request
-        held = served.pinnable if assignment.reason is Reason.PINNED else served.loaded
+        held = served.pinnable if assignment.reason is _PINNED else served.loaded
         loaded = held.get(assignment.variant.version)
         if loaded is None:
             message = f"Version {assignment.variant.version} is not ready."
@@ -158,45 +156,60 @@ class Pipeline:
         if loaded is None:
             return
         ran = Ran(loaded.output_names, outputs)
-        answers = self._answers_of(flights, ran, invalid)
-        if not answers:
+        if not self._concludes_together(flights, ran, invalid):
             for index, flight in enumerate(flights):
                 self._land(flight, list(ran.row(index).values()))
             return
         self.in_flight -= len(flights)
         loaded.release(len(flights))
-        for flight, answer in zip(flights, answers):  # noqa: B905 - made of each other
-            reply = flight.reply
+        together, replies = flights[0].call.together, []
+        for flight in flights:
+            if flight.reply is None or flight.call.together is not together:
+                together = None
+            replies.append(flight.reply)
             flight.reply = flight.job = flight.loaded = None
-            if reply is None:
-                continue
-            try:
-                reply(answer)
-            except Exception:
-                log.exception("a caller could not take its answer")
+        if together is not None:
+            together(replies, ran)
+        else:
+            _reply_singly(replies, ran)
 
     def _land_and_look(self, flights: list[Flight], outputs: list[Array]) -> None:
         """The same, where an experiment wants to know of answers that are not finite."""
         self._land_together(flights, outputs, invalid_rows(outputs))
 
-    def _answers_of(
+    def _concludes_together(
         self, flights: list[Flight], ran: Ran, invalid: Collection[int]
-    ) -> list[Answer]:
-        """The answers of a run, none where each must be concluded by itself."""
-        size = sum([output.nbytes for output in ran.outputs])
+    ) -> bool:
+        """Whether a run's answers were concluded; if not, each must be by itself."""
+        size = 0
+        for output in ran.outputs:
+            size += output.nbytes
         if size > len(flights) * SMALL_ROW_BYTES:
-            return []
+            return False
         try:
-            return self.concluder.conclude_together(flights, ran, invalid)
+            self.concluder.conclude_together(flights, ran, invalid)
         except Exception:
             log.exception("answers that belong together are given one by one")
-            return []
+            return False
+        return True
 
     def _fall_back(self, flight: Flight, result: Result) -> None:
         self.concluder.fell_back(flight, result)
         flight.let_go()
         flight.assignment = fall_back(flight.served.plan, flight.assignment)
-        self._take_off(flight)
+        try:
+            self._queue(flight)
+        except Exception as error:  # noqa: BLE001 - every failure is answered
+            self._land(flight, _told(error))
+
+
+def _reply_singly(replies: list[Reply | None], ran: Ran) -> None:
+    for index, reply in enumerate(replies):
+        if reply is not None:
+            try:
+                reply(ran.answer(index))
+            except Exception:
+                log.exception("a caller could not take its answer")
 
 
 def _may_fall_back(flight: Flight, result: Result) -> bool:

@@ -10,7 +10,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans
 from gateway.core.assignment import Reason
 from gateway.ports import Parcel
 from gateway.serving.cells import Cells
-from gateway.serving.recording import Recorder
+from gateway.serving.recording import AT_ONCE, WORTHWHILE, Recorder
 from gateway.serving.vitals import HANDED_OVER, RECORDS, vitals
 from gateway.settings import RecordingSettings
 from gateway.telemetry import STANDARD_REASONS, Record, Trace
@@ -186,18 +186,19 @@ def test_a_long_list_is_encoded_by_itself() -> None:
 def test_a_few_records_wait_for_company() -> None:
     """After a flush of answers only what is worth a call is encoded; a timer takes the rest."""
     recorder = recorder_of()
-    for _ in range(15):
+    for _ in range(WORTHWHILE):
+        assert not recorder.has_many()
         recorder.record(record())
-        assert recorder.encode_many() == 0
-    assert recorder.encoded_bytes == 0
-    for _ in range(70):
+    assert recorder.has_many()
+    for _ in range(AT_ONCE):
         recorder.record(record())
-    assert recorder.encode_many() == 21
-    for _ in range(2):
-        assert recorder.encode_many() == 0
+    assert recorder.encode_pending() == WORTHWHILE
+    assert recorder.has_many()
+    assert recorder.encode_pending() == 0
+    assert not recorder.has_many()
     parcel = recorder.take()
     assert parcel is not None
-    assert parcel.records == 85
+    assert parcel.records == WORTHWHILE + AT_ONCE
 
 
 def test_a_record_that_cannot_be_encoded_costs_itself() -> None:

@@ -31,6 +31,8 @@ _NEXT: Final = b"},"
 _LAST: Final = b"}]}"
 _SHARED: Final = 2
 """Parts that stand before the first output."""
+_ROWS: Final = 2
+"""Dimensions of a tensor that has one list of elements for each row."""
 _N: Final = ord("n")
 """Of the texts that numbers have, only `null` holds it."""
 
@@ -43,7 +45,10 @@ class Writer:
     It may be used by many threads at once.
     """
 
-    __slots__ = ("_identity", "_labels", "_names", "_nonfinite", "_outputs", "_stated")
+    __slots__ = (
+        "_identity", "_labels", "_names", "_nonfinite", "_ordered", "_outputs", "_stated",
+        "_templates",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -69,6 +74,8 @@ class Writer:
         self._outputs = {
             spec.name: _Output(spec.name, spec.datatype, nonfinite) for spec in signature.outputs
         }
+        self._ordered = list(self._outputs.values())
+        self._templates: dict[tuple[tuple[int, ...], ...], bytes] = {}
         self._nonfinite = nonfinite
         self._labels = labels
 
@@ -116,20 +123,31 @@ class Writer:
             None where each request must be written by itself: outputs that are long, are no
             numbers or were not announced, or values that JSON cannot say.
         """
-        count = len(outputs[0]) if len(outputs) == len(self._names) and outputs[0].ndim else 0
-        template = [_escaped(self._stated)]
+        if len(outputs) != len(self._ordered) or not outputs or not outputs[0].ndim:
+            return None
+        count = len(outputs[0])
         columns: list[list[bytes]] = []
-        for name, tensor in zip(self._names, outputs, strict=False):
-            known = self._outputs[name]
+        shapes = []
+        for known, tensor in zip(self._ordered, outputs, strict=True):
             column = known.column(tensor, count) if count else None
             if column is None:
                 return None
-            template += (_escaped(known.head_of((1, *tensor.shape[1:]))), b"[%b]", _NEXT)
             columns.append(column)
-        if not columns:
-            return None
-        template[-1] = _LAST
-        return Rows(b"".join(template), list(zip(*columns, strict=True)))
+            shapes.append(tensor.shape[1:])
+        key = tuple(shapes)
+        template = self._templates.get(key) or self._template(key)
+        return Rows(template, list(zip(*columns, strict=True)))
+
+    def _template(self, shapes: tuple[tuple[int, ...], ...]) -> bytes:
+        """What stands around the elements of a row whose outputs have these extents."""
+        parts = [_escaped(self._stated)]
+        for known, shape in zip(self._ordered, shapes, strict=True):
+            parts += (_escaped(known.head_of((1, *shape))), b"[%b]", _NEXT)
+        parts[-1] = _LAST
+        template = b"".join(parts)
+        if len(self._templates) < _SHAPES:
+            self._templates[shapes] = template
+        return template
 
     def _named(self, outputs: Outputs | Sequence[Array]) -> Outputs:
         if isinstance(outputs, Mapping):
@@ -155,8 +173,8 @@ class Rows:
         self._template = template
         self._rows = rows
 
-    def write(self, index: int, asked: InferRequest) -> Rendered | None:
-        """Encode the answer to the request of that row, as `Writer.write` does.
+    def write(self, index: int, asked: InferRequest) -> bytes | None:
+        """Encode the answer to the request of that row: the text that `Writer.write` gives.
 
         Returns:
             None where the request asks for something else than all outputs in JSON.
@@ -165,7 +183,7 @@ class Rows:
             return None
         text = self._template % self._rows[index]
         id_ = asked.id
-        return Rendered(b"{" + text if id_ is None else b'{"id":%b,%b' % (_dumps(id_), text))
+        return b"{" + text if id_ is None else b'{"id":%b,%b' % (_dumps(id_), text)
 
 
 class _Output:
@@ -218,14 +236,18 @@ class _Output:
 
     def column(self, tensor: Array, count: int) -> list[bytes] | None:
         """Write each of `count` rows without its brackets; None where that cannot be done."""
-        is_short = not self._is_bytes and tensor.size <= PIECE
-        if not is_short or tensor.dtype != self._dtype or not tensor.ndim or len(tensor) != count:
+        if self._is_bytes or tensor.size > PIECE or not tensor.ndim or len(tensor) != count:
             return None
+        if tensor.dtype is not self._dtype and tensor.dtype != self._dtype:
+            return None
+        if not tensor.flags.c_contiguous:
+            tensor = tensor.copy()
         if tensor.ndim == 1:
-            text = _dumps(tensor.ravel(), None, _OPTIONS)
+            text = _dumps(tensor, None, _OPTIONS)
             rows = text[1:-1].split(b",")
         else:
-            text = _dumps(tensor.reshape(count, -1), None, _OPTIONS)
+            flat = tensor if tensor.ndim == _ROWS else tensor.reshape(count, -1)
+            text = _dumps(flat, None, _OPTIONS)
             rows = text[2:-2].split(b"],[")
         return None if _N in text and self._nonfinite != "null" else rows
 

@@ -15,7 +15,7 @@ from gateway.core.oip.v1 import render_predict
 from gateway.core.oip.writing import Rows, Writer
 from gateway.doors.http.inference_head import HEADER_LENGTH, Headers
 from gateway.doors.http.messages import BINARY, JSON, Response, error_response
-from gateway.serving.calls import Answer
+from gateway.serving.calls import Answer, Ran
 from gateway.serving.live import Served
 from gateway.telemetry import Kind
 
@@ -23,12 +23,19 @@ _OK: Final = 200
 _MAX_STYLES: Final = 4096
 
 
-class _Style(Struct, frozen=True, eq=False):
+class Style(Struct, frozen=True, eq=False):
     """What all answers of one kind share; `block` are their headers up to the prediction id."""
 
     writer: Writer
     identity: tuple[tuple[bytes, bytes], ...]
     block: bytes
+
+    def rows(self, ran: Ran) -> Rows | None:
+        """The texts of all answers of a run; None where each must be written by itself."""
+        rows = ran.texts.get(self)
+        if rows is None:
+            rows = ran.texts[self] = self.writer.rows(ran.outputs) or False
+        return rows if isinstance(rows, Rows) else None
 
 
 class Answers:
@@ -37,7 +44,7 @@ class Answers:
     def __init__(self, nonfinite: Nonfinite) -> None:
         """`nonfinite` says how JSON says NaN and infinities."""
         self._nonfinite: Nonfinite = nonfinite
-        self._styles: dict[Kind, _Style] = {}
+        self._styles: dict[Kind, Style] = {}
 
     def infer(self, served: Served, asked: InferRequest, answer: Answer) -> Response:
         """The response to an inference, or the error that it came to."""
@@ -45,19 +52,18 @@ class Answers:
         try:
             if answer.error is not None:
                 raise answer.error
-            style = None if kind is None else self._styles.get(kind)
-            if style is None:
-                style = self._new_style(served, kind)
-            rendered = _row(style, asked, answer)
-            if rendered is None:
+            style = self.style(served, kind)
+            rows = None if answer.ran is None else style.rows(answer.ran)
+            text = None if rows is None else rows.write(answer.index, asked)
+            if text is None:
                 answer.settle()
                 rendered = style.writer.write(answer.outputs, asked)
+            else:
+                rendered = Rendered(text)
         except Exception as error:  # noqa: BLE001 - who answered is told all the same
             return _refused(answer, error)
         prediction_id = (answer.prediction_id or "").encode("ascii")
         headers = [JSON, *style.identity, (b"x-prediction-id", prediction_id)]
-        if rendered.json_bytes is None and not answer.cache:
-            return Response(_OK, rendered.body, headers, b"%b%b\r\n" % (style.block, prediction_id))
         if rendered.json_bytes is not None:
             headers[:1] = [BINARY, (HEADER_LENGTH, b"%d" % rendered.json_bytes)]
         if answer.cache:
@@ -84,10 +90,18 @@ class Answers:
         headers = [JSON, *identity_of(answer)]
         return Response(_OK, text, headers)
 
-    def _new_style(self, served: Served, kind: Kind | None) -> _Style:
+    def style(self, served: Served, kind: Kind | None) -> Style:
+        """What the answers of a kind share.
+
+        Raises:
+            NotReady: there is no kind: nobody answered.
+        """
         if kind is None:
             message = f"'{served.plan.endpoint}' did not answer."
             raise NotReady(message)
+        return self._styles.get(kind) or self._new_style(served, kind)
+
+    def _new_style(self, served: Served, kind: Kind) -> Style:
         loaded = served.loaded.get(kind.version) or served.pinnable[kind.version]
         signature = loaded.artifact.manifest.signature
         labels: Mapping[str, tuple[str, ...]] = {}
@@ -101,7 +115,7 @@ class Answers:
         )
         block = b"".join(b"%b: %b\r\n" % header for header in (JSON, *identity))
         writer = Writer(kind.endpoint, version, signature, self._nonfinite, labels)
-        style = _Style(writer, identity, block + b"x-prediction-id: ")
+        style = Style(writer, identity, block + b"x-prediction-id: ")
         if len(self._styles) >= _MAX_STYLES:
             self._styles.clear()
         self._styles[kind] = style
@@ -124,17 +138,6 @@ def identity_of(answer: Answer) -> Headers:
 def _cache_header(answer: Answer) -> tuple[bytes, bytes]:
     """What the response cache made of the request."""
     return b"x-cache", answer.cache.encode("ascii")
-
-
-def _row(style: _Style, asked: InferRequest, answer: Answer) -> Rendered | None:
-    """The text of an answer out of that of its whole run; None where it must be by itself."""
-    ran = answer.ran
-    if ran is None:
-        return None
-    rows = ran.texts.get(style)
-    if rows is None:
-        rows = ran.texts[style] = style.writer.rows(ran.outputs) or False
-    return rows.write(answer.index, asked) if isinstance(rows, Rows) else None
 
 
 def _version(answer: Answer) -> str:

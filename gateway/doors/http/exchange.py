@@ -5,26 +5,24 @@ response is handed over exactly once, perhaps at once. Nothing here waits: what 
 decoded, encoded or compressed between two ticks of the event loop is done in a thread.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Final, TypeAlias
+from collections.abc import Callable
+from typing import Final, Protocol, TypeAlias
 
-from gateway.core.access import FORCE, Principal, Token, principal_of, require
+from gateway.core.access import FORCE, require
 from gateway.core.errors import (
     GatewayError,
     InvalidRequest,
-    NotFound,
     NotReady,
     Overloaded,
     Throttled,
     TooLarge,
-    Unauthenticated,
 )
-from gateway.core.oip.messages import InferRequest, Limits
+from gateway.core.oip.messages import InferRequest
 from gateway.core.oip.parse import parse_header_length
 from gateway.core.oip.v1 import parse_predict
-from gateway.doors.http.answers import Answers
-from gateway.doors.http.aside import Aside
+from gateway.core.oip.writing import Rows
+from gateway.doors.http.answers import Style
+from gateway.doors.http.desk import Desk
 from gateway.doors.http.inference_head import HEADER_LENGTH, TIMEOUT, Head, too_large
 from gateway.doors.http.messages import (
     COMPRESS_FROM_BYTES,
@@ -34,14 +32,12 @@ from gateway.doors.http.messages import (
     error_response,
     inflate,
 )
-from gateway.doors.http.readers import Readers
 from gateway.doors.http.routes import Route
 from gateway.doors.tracing import DRAW_BYTES, parse_traceparent
-from gateway.serving.admission import Admission
-from gateway.serving.calls import Answer, Call, Clock
+from gateway.serving.calls import Answer, Call, Ran, Together
 from gateway.serving.flights import Flight
 from gateway.serving.live import NOTHING, Live, Served
-from gateway.serving.pipeline import Pipeline
+from gateway.telemetry import Kind
 
 LARGE_BYTES: Final = 128 * 1024
 """A body from this size on is decoded, and a response encoded or compressed, in a thread."""
@@ -52,46 +48,24 @@ _UNOPENED: Final = "The request was not opened."
 Respond: TypeAlias = Callable[[Response], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Desk:
-    """What exchanges need of their process."""
+class Line(Protocol):
+    """A connection that takes plain responses as they stand on the wire."""
 
-    pipeline: Pipeline
-    admission: Admission
-    aside: Aside
-    clock: Clock
-    randbytes: Callable[[int], bytes]
-    limits: Limits
-    readers: Readers
-    answers: Answers
-    trace_ratio: float
+    @property
+    def together(self) -> Together:
+        """Responds to all plain inferences of a run."""
 
-    def find(self, route: Route) -> tuple[Served, int | None]:
-        """What serves a route, and the version that it pins by number or by alias."""
-        find, version = self.pipeline.find, route.version
-        served = find(route.name, version)
-        if route.alias is None:
-            return served, version
-        version = served.aliases.get(route.alias)
-        if version is None:
-            message = f"Model '{served.plan.model}' has no alias of that name."
-            raise NotFound(message)
-        return find(route.name, version), version
+    def start(self) -> bytes:
+        """The status line and the headers that stand in every response of status 200."""
 
-    def caller(self, head: Head, peer: str) -> str:
-        """Who is held to a share of an endpoint: a token by its name, anyone else by address."""
-        if head.authorization is None:
-            return peer
-        try:
-            return self.principal(head).name
-        except Unauthenticated:
-            return peer
+    def lives(self) -> bool:
+        """Whether the connection outlives the next response."""
 
-    def principal(self, head: Head) -> Principal:
-        """Who asks."""
-        secrets = self.pipeline.worker.secrets
-        tokens: Iterable[Token] = () if secrets is None else secrets.tokens
-        return principal_of(head.authorization, tokens)
+    def tell(self, message: bytes) -> bool:
+        """Write a whole response, and go on; whether somebody was there to get it."""
+
+    def counted(self, arrived_ns: list[int]) -> None:
+        """Count inferences that were told now, by when they came."""
 
 
 class Exchange:
@@ -113,9 +87,12 @@ class Exchange:
         "_served",
         "_version",
         "arrived_ns",
+        "line",
     )
 
-    def __init__(self, desk: Desk, route: Route, head: Head, respond: Respond) -> None:
+    def __init__(
+        self, desk: Desk, route: Route, head: Head, respond: Respond, line: Line | None = None
+    ) -> None:
         """Begin; time counts from now on.
 
         Args:
@@ -124,8 +101,10 @@ class Exchange:
             head: of the request.
             respond: called once with the response, unless `cancel` or an error of `open` came
                 before.
+            line: told of a plain response in place of `respond`, where there is one.
         """
         self._desk = desk
+        self.line = line
         self._route = route
         self._head = head
         self._respond: Respond | None = respond
@@ -151,14 +130,10 @@ class Exchange:
             GatewayError: the request is refused, whatever its body; nothing more is to be done.
         """
         desk, head, route = self._desk, self._head, self._route
-        self._live = live = desk.pipeline.worker.live
-        self._served = live.endpoints.get(route.name)
-        if (
-            self._served is None
-            or route.version
-            or route.alias
-            or desk.pipeline.worker.signer is None
-        ):
+        worker = desk.pipeline.worker
+        self._live = live = worker.live
+        self._served = served = live.endpoints.get(route.name)
+        if served is None or route.version or route.alias or worker.signer is None:
             self._served, self._version = desk.find(route)
         if head.is_plain and head.size <= desk.limits.body_bytes:
             self._enter(peer)
@@ -173,7 +148,8 @@ class Exchange:
         try:
             admission.enter(self._route.name, caller)
             self._caller = caller
-            self.hold(self._head.size)
+            if self._head.size >= LARGE_BYTES:
+                self.hold(self._head.size)
         except (Overloaded, Throttled):
             self._leave()
             raise
@@ -200,14 +176,16 @@ class Exchange:
 
     def take(self, body: bytes) -> None:
         """Go on with the whole body; never raises."""
-        try:
-            self.hold(len(body))
-        except Overloaded as error:
-            self.rejected(error)
-            self._end(error_response(error))
-            return
+        size = len(body)
+        if size >= LARGE_BYTES:
+            try:
+                self.hold(size)
+            except Overloaded as error:
+                self.rejected(error)
+                self._end(error_response(error))
+                return
         if self._head.is_plain:
-            is_quick = len(body) < LARGE_BYTES
+            is_quick = size < LARGE_BYTES
         else:
             is_quick = self._head.coding is None and self._head.json_bytes(body) < LARGE_BYTES
         if is_quick:
@@ -293,7 +271,9 @@ class Exchange:
         except Exception as error:  # noqa: BLE001 - every failure is answered
             self._end(error_response(error))
             return
-        self._flight = desk.pipeline.submit(served, call, self._answered)
+        if self.line is not None and self._route.action == "infer":
+            call.together = self.line.together
+        self._flight = desk.pipeline.submit(served, call, self)
 
     def _read_head(self, call: Call) -> None:
         """Tell the call what its head asks for beside the usual."""
@@ -313,7 +293,8 @@ class Exchange:
             deadline_ns = self.arrived_ns + limit_ms * 1_000_000
             call.deadline_ns = min(call.deadline_ns or deadline_ns, deadline_ns)
 
-    def _answered(self, answer: Answer) -> None:
+    def __call__(self, answer: Answer) -> None:
+        """The pipeline's answer is here."""
         self._flight = None
         if answer.error is not None:
             self._refused = isinstance(answer.error, Overloaded)
@@ -329,6 +310,34 @@ class Exchange:
             self._end(response)
         else:
             self._desk.aside.start(lambda: self._packed(response), self._end)
+
+    def style(self, kind: Kind) -> Style:
+        """What its answer shares with others of that kind."""
+        if self._served is None:
+            raise NotReady(_UNOPENED)
+        return self._desk.answers.style(self._served, kind)
+
+    def answer_row(self, ran: Ran, index: int, start: bytes, rows: Rows | None) -> bool:
+        """The answer is a row of a run; whether it was as plain as most, and is told.
+
+        Args:
+            ran: the run.
+            index: of the row.
+            start: a response up to the prediction id.
+            rows: the texts of the run, where there are any.
+        """
+        asked, line = self._asked, self.line
+        text = None if rows is None or asked is None else rows.write(index, asked)
+        if text is None or len(text) >= COMPRESS_FROM_BYTES or line is None or not line.lives():
+            self(ran.answer(index))
+            return False
+        self._flight = None
+        self._leave()
+        if self._respond is None:
+            return False
+        self._respond = None
+        parts = (start, ran.records[index].prediction_id.encode(), len(text), text)
+        return line.tell(b"%b%b\r\ncontent-length: %d\r\n\r\n%b" % parts)
 
     def _encode(self, answer: Answer) -> Response:
         """Make the response of an answer; may run in a thread, and never raises."""

@@ -8,25 +8,29 @@ ASGI door, which gives the same bytes.
 """
 
 import asyncio
-from functools import lru_cache
 from typing import Any, Final
 
 import uvicorn
 from uvicorn.server import ServerState
 
 from gateway.core.errors import GatewayError, Overloaded, Throttled
-from gateway.doors.http.exchange import LARGE_BYTES, Desk, Exchange
+from gateway.doors.http.desk import Desk
+from gateway.doors.http.exchange import LARGE_BYTES, Exchange
+from gateway.doors.http.glance import Glance, learn
 from gateway.doors.http.guarded import GuardedProtocol
 from gateway.doors.http.heads import Refusal
 from gateway.doors.http.inference import LEFT_LOOK_S
-from gateway.doors.http.inference_head import Head
+from gateway.doors.http.inference_head import Head, Headers
 from gateway.doors.http.messages import CLOSE, Response, error_response
 from gateway.doors.http.requests import Requests
 from gateway.doors.http.routes import Route, route_of
-from gateway.doors.http.turns import MAX_DRAINED_BYTES
+from gateway.doors.http.together import answer_together
+from gateway.doors.http.turns import BETWEEN, MAX_DRAINED_BYTES
 from gateway.doors.http.watch import Watch
 
 EXCHANGES: Final = frozenset({"infer", "predict"})
+MAX_LESSONS: Final = 4
+"""Heads of one connection that a glance is learned from; who sends ever new ones is parsed."""
 
 
 class FastProtocol(GuardedProtocol):
@@ -56,7 +60,12 @@ class FastProtocol(GuardedProtocol):
         self._requests = requests
         self._taking: Exchange | None = None  # the one whose body is read here
         self._exchange: Exchange | None = None  # the one that is answered here
-        self._action = ""
+        self._route = _NO_ROUTE
+        self._glance: Glance | None = None
+        self._lessons = MAX_LESSONS
+        self._earlier: Headers = []  # of the last such head
+        self._differ: set[bytes] = set()  # names of headers whose values differed
+        self._plain_headers: Headers | None = None  # of the last plain head that was taken here
         self._body = b""
         self._parts: list[bytes] = []
         self._denial: Response | None = None
@@ -66,6 +75,45 @@ class FastProtocol(GuardedProtocol):
         """The caller is gone: whatever waits for an answer is given up."""
         self._forget()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came: a whole request like the last one, or whatever the parser says."""
+        glance = self._glance
+        if glance is not None and self._reading == BETWEEN and not self.deaf:
+            seen = glance.read(data)
+            if seen is not None and self._takes(glance.route, *seen):
+                return
+        super().data_received(data)
+        if self._plain_headers is not None:
+            self._learn(data)
+
+    def _takes(self, route: Route, head: Head, body: bytes) -> bool:
+        """Take a request that is whole, unless it is out of turn or refused by its head."""
+        if self._running or self.owed or self.flow.write_paused:
+            return False
+        exchange = Exchange(self._desk, route, head, self._respond, self)
+        try:
+            exchange.open(self.client[0] if self.client else "")
+        except GatewayError:
+            return False
+        self.method = b"POST"
+        self._route = route
+        self._since = self.watch.now
+        self._is_last = False
+        self._exchange = exchange
+        self.owed = 1
+        exchange.take(body)
+        return True
+
+    def _learn(self, data: bytes) -> None:
+        """Learn from the head that was just taken, if it came whole and by itself."""
+        headers, self._plain_headers = self._plain_headers, None
+        before, self._earlier = self._earlier, self.headers
+        if headers is self.headers and self._reading == BETWEEN and before and self._lessons:
+            self._lessons -= 1
+            self._differ |= {name for name, _ in set(before).symmetric_difference(headers)}
+            asked, digits = (self.url, self._route), self.watch.short_length
+            self._glance = learn(data, asked, headers, self._differ, digits)
 
     def begin(self) -> None:
         """A head passed every check: take it here if it is an ordinary inference."""
@@ -123,10 +171,11 @@ class FastProtocol(GuardedProtocol):
         if self._running or self.owed or self.flow.write_paused or self.expect_100_continue:
             return False
         try:
-            route = _route_of(self.url.partition(b"?")[0])
+            route = route_of(self.url.partition(b"?")[0])
             if route.action not in EXCHANGES:
                 return False
-            exchange = Exchange(self._desk, route, Head(self.headers), self._respond)
+            head = Head.of(self.headers)
+            exchange = Exchange(self._desk, route, head, self._respond, self)
             exchange.open(self.client[0] if self.client else "")
         except (Overloaded, Throttled) as error:
             if self.chunked or exchange.size > MAX_DRAINED_BYTES:
@@ -136,9 +185,38 @@ class FastProtocol(GuardedProtocol):
         except GatewayError:
             return False  # the ASGI door tells it
         self._taking = exchange
-        self._action = route.action
+        self._route = route
         self._is_last = not self.keep_alive
+        if head.is_plain and self._plain is not None and self.keep_alive:
+            self._plain_headers = self.headers
         return True
+
+    together = staticmethod(answer_together)
+
+    def start(self) -> bytes:
+        """The status line and the headers that stand in every response of status 200."""
+        return self._requests.start(_OK, self.server_state.default_headers)
+
+    def lives(self) -> bool:
+        """Whether the connection outlives the next response."""
+        return not (self._is_last or self.draining or self._desk.pipeline.worker.stopping)
+
+    def tell(self, message: bytes) -> bool:
+        """Write a whole response, and go on; whether somebody was there to get it."""
+        exchange, self._exchange = self._exchange, None
+        self.owed = 0
+        transport = self.transport
+        if exchange is None or transport.is_closing():
+            return False
+        transport.write(message)
+        self._go_on()
+        return True
+
+    def counted(self, arrived_ns: list[int]) -> None:
+        """Count inferences that were told now, by when they came."""
+        now_ns = self._desk.clock.monotonic_ns()
+        took_ns = [now_ns - arrived for arrived in arrived_ns]
+        self._requests.answered_all("infer", _OK, took_ns, self.scheme or "http")
 
     def _respond(self, response: Response) -> None:
         """Write the response, whole, and go on with the connection."""
@@ -146,23 +224,25 @@ class FastProtocol(GuardedProtocol):
         self.owed = 0
         if exchange is None or self.transport.is_closing():
             return
-        desk, status, block = self._desk, response.status, response.block
+        desk, status = self._desk, response.status
         stopping = desk.pipeline.worker.stopping
         is_last = self.draining or stopping or self._is_last or CLOSE in response.headers
-        if is_last or not block:
-            block = _block(response, is_stopping=stopping, is_last=is_last)
-        else:
-            block = b"%bcontent-length: %d\r\n\r\n" % (block, len(response.body))
+        block = _block(response, is_stopping=stopping, is_last=is_last)
         start = self._requests.start(status, self.server_state.default_headers)
         if len(response.body) < LARGE_BYTES:
             self.transport.write(b"".join((start, block, response.body)))
         else:
             self.transport.writelines((start + block, response.body))
         took_ns = desk.clock.monotonic_ns() - exchange.arrived_ns
-        self._requests.answered("POST", self._action, status, took_ns, self.scheme or "http")
+        self._requests.answered("POST", self._route.action, status, took_ns, self.scheme or "http")
         if is_last:
             self.hang_up()
-        elif self.pipeline or self._last_word or self.flow.read_paused:
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """An answer is written, and not the last."""
+        if self.pipeline or self._last_word or self.flow.read_paused:
             self.answered()
         else:
             self.server_state.total_requests += 1
@@ -192,6 +272,5 @@ def _block(response: Response, *, is_stopping: bool, is_last: bool) -> bytes:
     return b"".join([b"%b: %b\r\n" % header for header in headers]) + b"\r\n"
 
 
-@lru_cache(maxsize=4096)
-def _route_of(path: bytes) -> Route:
-    return route_of(path)
+_OK: Final = 200
+_NO_ROUTE: Final = Route("unknown")

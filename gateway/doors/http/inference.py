@@ -22,8 +22,9 @@ from gateway.core.errors import (
     Unsupported,
 )
 from gateway.core.models import parse_version
+from gateway.doors.http.desk import Desk
 from gateway.doors.http.documents import model_config, model_metadata, server_metadata
-from gateway.doors.http.exchange import Desk, Exchange
+from gateway.doors.http.exchange import Exchange
 from gateway.doors.http.inference_head import Head, Headers
 from gateway.doors.http.messages import (
     CLOSE,
@@ -173,7 +174,7 @@ class InferenceDoor:
             if not landed.done():
                 landed.set_result(response)
 
-        exchange = Exchange(self._desk, request.route, Head(request.headers), respond)
+        exchange = Exchange(self._desk, request.route, Head.of(request.headers), respond)
         try:
             exchange.open(request.peer)
         except (Overloaded, Throttled) as error:
@@ -225,7 +226,7 @@ class InferenceDoor:
         return json_response({"name": request.route.name, "unload": True})
 
     async def _outcomes(self, request: _Request) -> Response:
-        return await self._parts.outcomes.take(Head(request.headers), request.receive)
+        return await self._parts.outcomes.take(Head.of(request.headers), request.receive)
 
     async def _version_parameter(self, request: _Request) -> int | None:
         """The version that a load or unload names, as a parameter; None for the model's whole."""
@@ -244,7 +245,7 @@ class InferenceDoor:
     def _writer(self, request: _Request) -> Principal:
         """Who may change the repository; on this port anyone else is simply forbidden."""
         try:
-            principal = self._desk.principal(Head(request.headers))
+            principal = self._desk.principal(Head.of(request.headers))
         except Unauthenticated as error:
             message = "Loading and unloading need a bearer token with the scope 'write'."
             raise Forbidden(message) from error

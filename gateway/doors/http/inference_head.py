@@ -2,6 +2,8 @@
 
 from typing import Final, TypeAlias
 
+from msgspec import Struct
+
 from gateway.core.errors import InvalidRequest, TooLarge, UnsupportedMedia, excerpt
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
@@ -18,38 +20,45 @@ _USUAL_TYPES: Final = frozenset({None, b"application/json", b"application/octet-
 _CODINGS: Final = frozenset({None, b"gzip", b"x-gzip", b"deflate"})
 
 
-class Head:
+class Head(Struct, gc=False):
     """The headers of a request; where a name comes more than once, `headers` holds the first.
 
     `is_plain` says that the headers hold nothing which asks for more than the usual: most requests
     are spared the look at each. `size` is the length of the body in bytes, as far as it is stated.
+    `fields` are all of them, where a name came more than once.
     """
 
-    __slots__ = ("_fields", "headers", "is_plain", "size")
+    headers: dict[bytes, bytes]
+    size: int
+    is_plain: bool = True
+    fields: Headers = []
 
-    def __init__(self, fields: Headers) -> None:
-        self._fields = fields
-        self.size = 0
+    @classmethod
+    def of(cls, fields: Headers) -> "Head":
+        """Read the headers as they came."""
         headers = dict(fields)
-        is_plain = len(headers) == len(fields) and _SPECIAL.isdisjoint(headers)
+        again: Headers = []
+        is_plain = _SPECIAL.isdisjoint(headers)
         if len(headers) != len(fields):
+            is_plain, again = False, fields
             headers = dict(reversed(fields))
+        size = 0
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and len(length) < _LENGTH_DIGITS:
-            self.size = int(length)
+            size = int(length)
         else:
             is_plain = False
-        self.is_plain = is_plain and headers.get(b"content-type") in _USUAL_TYPES
-        self.headers: dict[bytes, bytes] = headers
+        is_plain = is_plain and headers.get(b"content-type") in _USUAL_TYPES
+        return cls(headers, size, is_plain, again)
 
     def all(self, name: bytes) -> list[bytes]:
         """Every value of a header, by its lower-case name."""
         value = self.headers.get(name)
         if value is None:
             return []
-        if len(self.headers) == len(self._fields):
+        if not self.fields:
             return [value]
-        return [value for key, value in self._fields if key == name]
+        return [value for key, value in self.fields if key == name]
 
     def _only(self, name: bytes) -> bytes | None:
         """The value of a header that came once."""

@@ -32,16 +32,11 @@ class Disconnected(Exception):
 
 
 class Response(Struct):
-    """What goes back: a status, headers without the length, and a whole body.
-
-    `block`, where it is not empty, is the same headers as they stand on the wire, each with its
-    line end; who changes the headers takes it away.
-    """
+    """What goes back: a status, headers without the length, and a whole body."""
 
     status: int = 200
     body: bytes = b""
     headers: Headers = field(default_factory=lambda: [JSON])
-    block: bytes = b""
 
 
 def json_response(document: object, status: int = 200) -> Response:
@@ -73,7 +68,7 @@ async def read_body(receive: Receive, headers: Headers, limit: int) -> bytes:
         InvalidRequest: a broken length or compressed stream.
         Disconnected: the caller left.
     """
-    head = Head(headers)
+    head = Head.of(headers)
     head.check_body(limit)
     body = await collect(receive, limit)
     return body if head.coding is None else inflate(head.coding, body, limit)

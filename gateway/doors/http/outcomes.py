@@ -21,7 +21,8 @@ from gateway.core.outcomes import (
     read_body,
 )
 from gateway.core.predictions import Signer
-from gateway.doors.http.exchange import LARGE_BYTES, Desk
+from gateway.doors.http.desk import Desk
+from gateway.doors.http.exchange import LARGE_BYTES
 from gateway.doors.http.inference_head import Head
 from gateway.doors.http.messages import Receive, Response, collect, inflate, json_response
 from gateway.evidence_ports import OutcomeSink

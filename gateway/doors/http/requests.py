@@ -42,16 +42,28 @@ class Requests:
 
     def answered(self, method: str, action: str, status: int, took_ns: int, scheme: str) -> None:
         """Count a request of a route's action that took so long."""
-        kind = (method, action, status, scheme)
-        cell = self._durations.get(kind)
-        if cell is None:
-            cell = self._cell(method if method in KNOWN_METHODS else "_OTHER", *kind[1:])
-            if method in KNOWN_METHODS:
-                self._durations[kind] = cell
+        cell = self._cell(method, action, status, scheme)
         cell.counts[bisect_left(_BOUNDS_NS, took_ns)] += 1
         cell.total += took_ns * 1e-9
 
+    def answered_all(self, action: str, status: int, took_ns: list[int], scheme: str) -> None:
+        """Count several POST requests of one kind."""
+        cell = self._cell("POST", action, status, scheme)
+        counts = cell.counts
+        for took in took_ns:
+            counts[bisect_left(_BOUNDS_NS, took)] += 1
+        cell.total += sum(took_ns) * 1e-9
+
     def _cell(self, method: str, action: str, status: int, scheme: str) -> Histogram:
+        kind = (method, action, status, scheme)
+        cell = self._durations.get(kind)
+        if cell is None:
+            cell = self._new_cell(method if method in KNOWN_METHODS else "_OTHER", *kind[1:])
+            if method in KNOWN_METHODS:
+                self._durations[kind] = cell
+        return cell
+
+    def _new_cell(self, method: str, action: str, status: int, scheme: str) -> Histogram:
         labels = (
             (HTTP_METHOD, method),
             (HTTP_ROUTE, TEMPLATES.get(action, action)),

@@ -4,6 +4,7 @@ Paths are split before they are decoded, and each part is decoded once, so no en
 a slash or a dot-dot into a name. A name that is none is answered as an unknown one.
 """
 
+from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote
 
@@ -73,6 +74,7 @@ class Route(Struct, frozen=True):
     alias: str | None = None
 
 
+@lru_cache(maxsize=4096)
 def route_of(path: bytes) -> Route:
     """Read a raw path, without its query.
 

@@ -130,7 +130,7 @@ def test_the_rows_of_a_batch_are_written_as_each_by_itself(
     for index in range(3):
         row = slice(index, index + 1)
         asked = InferRequest({}, data.draw(st.sampled_from([None, "i", '"\\%b'])))
-        assert rows.write(index, asked) == writer.write([a[row], b[row]], asked)
+        assert rows.write(index, asked) == writer.write([a[row], b[row]], asked).body
 
 
 def test_rows_are_for_whoever_asks_for_all_in_json() -> None:
@@ -138,7 +138,7 @@ def test_rows_are_for_whoever_asks_for_all_in_json() -> None:
     writer = Writer("m", "3", signature_of(a="INT64"), "literal")
     rows = writer.rows([np.array([1, 2])])
     assert rows is not None
-    assert rows.write(1, InferRequest({})) == writer.write([np.array([2])], InferRequest({}))
+    assert rows.write(1, InferRequest({})) == writer.write([np.array([2])], InferRequest({})).body
     assert rows.write(1, InferRequest({}, binary_default=True)) is None
     assert rows.write(1, InferRequest({}, outputs=(RequestedOutput("a"),))) is None
 

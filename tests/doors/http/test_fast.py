@@ -62,6 +62,7 @@ HALVES = Split(
     variants=(Weighted("old", 5_000, version=1), Weighted("new", 5_000, version=2)),
 )
 PREDICT = b"/v1/models/m:predict"
+BEFORE = (post(asking(1.0), b"X-Unit: a"), post(asking(2.0), b"X-Unit: bc"))
 HELD_BYTES = AdmissionSettings().max_held_mb * MIB
 each_door = pytest.mark.parametrize("kind", ["asgi", "fast"])
 
@@ -79,6 +80,12 @@ class Both:
         told = self.runner.run(self.asgi.tells(*pieces, answers=answers))
         assert self.runner.run(self.fast.tells(*pieces, answers=answers)) == told
         assert all(told[0])
+        return told
+
+    def talk(self, *requests: bytes) -> list[bytes]:
+        """What both doors answer to requests in turn on one connection."""
+        told = self.runner.run(self.asgi.talks(*requests))
+        assert self.runner.run(self.fast.talks(*requests)) == told
         return told
 
     def counts(self) -> list[Counter[Any]]:
@@ -306,6 +313,15 @@ def test_both_doors_answer_with_the_same_bytes(both: Both, name: str) -> None:
     assert status_of(answer) == status
 
 
+@pytest.mark.parametrize("name", REQUESTS)
+def test_what_came_before_changes_no_answer(both: Both, name: str) -> None:
+    """Whatever was learned of the connection's other heads."""
+    request, status = REQUESTS[name]
+    *told, answer = both.talk(*BEFORE, request)
+    assert [status_of(one) for one in told] == [200] * len(BEFORE)
+    assert status_of(answer) == status
+
+
 def test_both_doors_tell_to_go_on_alike(both: Both) -> None:
     """`100 Continue` comes before the answer, and a refusal in its place."""
     expect = b"Expect: 100-continue"
@@ -457,6 +473,14 @@ REQUEST = st.builds(
 def test_no_request_tells_the_doors_apart(both: Both, sent: bytes, places: list[int]) -> None:
     """However odd it is, and in whatever pieces it comes."""
     both.compare(*cut(sent, places))
+    assert both.asgi.held() == both.fast.held() == (0, 0, 0)
+
+
+@settings(deadline=None, max_examples=60)
+@given(sent=REQUEST)
+def test_no_request_behind_others_tells_the_doors_apart(both: Both, sent: bytes) -> None:
+    """However odd it is; a connection that ends answers nothing more."""
+    both.talk(*BEFORE, sent, BEFORE[1])
     assert both.asgi.held() == both.fast.held() == (0, 0, 0)
 
 
@@ -866,6 +890,34 @@ async def test_an_inference_needs_no_task(kind: Kind, tasks_each: int) -> None:
             await caller.ask(request)
         loop.set_task_factory(None)
         assert tasks.made == tasks_each * len(asked)
+
+
+async def test_a_connection_that_cannot_write_takes_no_answer_from_others() -> None:
+    """They were answered by the same run."""
+    async with door("fast") as one:
+        callers = [await one.dial() for _ in range(3)]
+        for caller in callers:
+            await caller.ask(post())
+
+        def fail(_: bytes) -> None:
+            raise RuntimeError
+
+        one.connections[0].transport.write = fail  # type: ignore[method-assign, assignment]
+        for caller in callers:
+            caller.send(post(asking(3.0)))
+        told = [await caller.read() for caller in callers[1:]]
+        assert [data_of(answer) for answer in told] == [[103.0]] * 2
+        assert one.held() == (0, 0, 0)
+
+
+async def test_a_head_like_those_before_is_not_parsed() -> None:
+    """Once two of them have shown what differs."""
+    async with door("fast") as one:
+        caller = await one.dial()
+        for request in BEFORE:
+            await caller.ask(request)
+        one.connections[-1].parser = None  # type: ignore[assignment]
+        assert data_of(await caller.ask(post(asking(5.0), b"X-Unit: d"))) == [105.0]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from gateway.core.oip.messages import Limits
 from gateway.core.tensors import Array, Signature, TensorSpec
 from gateway.doors.http.answers import Answers
 from gateway.doors.http.aside import Aside
-from gateway.doors.http.exchange import Desk
+from gateway.doors.http.desk import Desk
 from gateway.doors.http.inference import DoorParts, InferenceDoor
 from gateway.doors.http.messages import Message
 from gateway.doors.http.outcomes import OutcomeDesk
