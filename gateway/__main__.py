@@ -54,7 +54,7 @@ def _serve(settings: Settings, banner: str = "") -> int:
 def _decide(record: ExperimentRecord, evidence: Evidence, now: float) -> Decision:
     from gateway.core.judging import decide  # noqa: PLC0415 - it imports scipy
 
-    return decide(record, evidence, now)
+    return decide(record, evidence, now, display=True)
 
 
 def _circumstances() -> Circumstances:

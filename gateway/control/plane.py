@@ -173,6 +173,7 @@ class ControlPlane:
                 evidence_of=parts.folds.evidence,
                 keep_points=parts.history.keep_points,
                 decide=decide,
+                decide_exactly=partial(decide, display=True),
                 now=parts.now,
                 circumstances=parts.circumstances,
             )

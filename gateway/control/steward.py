@@ -44,7 +44,11 @@ KeepPoints = Callable[[Mapping[str, bytes]], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StewardParts:
-    """What the steward works with. `now` is in UTC seconds."""
+    """What the steward works with. `now` is in UTC seconds.
+
+    `decide` is the fast way, for every look; `decide_exactly` decides the same and tells every
+    e-value as it is, for what is committed.
+    """
 
     registry: Registry
     experiments: Experiments
@@ -52,6 +56,7 @@ class StewardParts:
     evidence_of: EvidenceOf
     keep_points: KeepPoints
     decide: Decide
+    decide_exactly: Decide
     now: Callable[[], float]
     circumstances: Circumstances
 
@@ -96,7 +101,7 @@ class Steward:
         points: dict[str, bytes] = {}
         for name, record in live.items():
             evidence, now = found.get(record.id, NO_EVIDENCE), parts.now()
-            decision = self._judged(name, record, evidence, now)
+            decision = self._judged(name, record, evidence, now, parts.decide)
             if decision is None:
                 continue
             steps += await self._take(snapshot, name, evidence, decision, now)
@@ -108,11 +113,11 @@ class Steward:
         return steps
 
     def _judged(
-        self, name: str, record: ExperimentRecord, evidence: Evidence, now: float
+        self, name: str, record: ExperimentRecord, evidence: Evidence, now: float, decide: Decide
     ) -> Decision | None:
         """A decision; an experiment that cannot be judged leaves the others alone."""
         try:
-            decision = self._parts.decide(record, evidence, now)
+            decision = decide(record, evidence, now)
         except Exception:  # whatever is wrong with it, the others go on
             if name not in self._faults:
                 log.exception("Experiment '%s' cannot be judged.", name)
@@ -133,19 +138,22 @@ class Steward:
         after = next_record(record, decision, at=now, number=number, champion=champion)
         if after is record:
             return 0
+        exact = self._judged(name, record, evidence, now, self._parts.decide_exactly)
+        if exact is None:
+            return 0
         basis = Basis(
             schema=SCHEMA,
             record=record,
             evidence=evidence,
             now=now,
             champion=champion,
-            decision=decision,
+            decision=exact,
             made_on=self._parts.circumstances,
         )
         judged = Judgement(
             name=name,
             etag=document_digest(record),
-            decision=decision,
+            decision=exact,
             at=now,
             champion=champion,
             basis=basis_document(basis),

@@ -91,6 +91,7 @@ class Scene:
                 evidence_of=self.evidence_of,
                 keep_points=self.keep_points,
                 decide=self.judge,
+                decide_exactly=self.judge,
                 now=self.clock,
                 circumstances=HERE,
             )
