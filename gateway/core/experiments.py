@@ -304,7 +304,7 @@ class Study(Struct, frozen=True, eq=False):
     """What is noted of the units of one phase, wherever they are seen. Compared by identity.
 
     `variants` gives each variant its index in the document. `is_counted` says that its units need
-    no state of their own, because each is one request and silence means nothing.
+    no state of their own, because each is one request; who of them was silent is known by number.
     """
 
     experiment: str
@@ -322,11 +322,10 @@ def names_of(experiment: Experiment) -> Iterator[str]:
 
 def study_of(name: str, document: Experiment, phase: Phase) -> Study:
     """What is noted of the units of a phase."""
-    waits = any(metric.silence == "default" for metric in document.metrics)
     return Study(
         experiment=name,
         phase=phase.number,
         variants={variant.name: index for index, variant in enumerate(document.variants)},
         guards=document.guards,
-        is_counted=document.unit is None and not waits,
+        is_counted=document.unit is None,
     )

@@ -293,8 +293,8 @@ def test_only_a_guard_on_outputs_has_them_looked_at() -> None:
     assert planned(record_of(document)).watches_outputs
 
 
-def test_units_are_counted_without_names_where_nothing_needs_them() -> None:
-    """Each request a unit, and no metric that must know who was silent."""
+def test_units_are_counted_without_names_where_each_is_a_request() -> None:
+    """Also where silence means something: folding tells the silent by their number."""
 
     def is_counted(**fields: Any) -> bool:
         return planned(record_of(experiment_of(**fields))).experiments[0].study.is_counted
@@ -302,7 +302,7 @@ def test_units_are_counted_without_names_where_nothing_needs_them() -> None:
     assert is_counted(unit=None)
     assert not is_counted()
     silent = Metric(name="q", outcome="bought", silence="default")
-    assert not is_counted(unit=None, metrics=(silent,))
+    assert is_counted(unit=None, metrics=(silent,))
 
 
 def test_an_endpoint_without_experiments_has_the_plan_it_had() -> None:

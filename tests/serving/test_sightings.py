@@ -19,12 +19,14 @@ from gateway.core.experiments import (
     study_of,
 )
 from gateway.core.snapshot import Snapshot
+from gateway.core.studies import studies_of
 from gateway.core.tensors import Array, Tensors
 from gateway.serving import sightings
 from gateway.serving.cells import Cells
 from gateway.serving.sightings import Watchman, drop_into
 from gateway.settings import BatchSettings
 from gateway.telemetry import SIGHTING_DROPPED, Kind, Record
+from tests.evidence import Folded
 from tests.experiments import EVEN, experiment_of, record_of, with_study
 from tests.fakes import FailingEngine, FakeEngine
 from tests.planes import Plane, until
@@ -172,14 +174,6 @@ def test_units_of_one_request_each_are_counted() -> None:
         Counts(7, CANDIDATE, 1, 2, 2, (0, 0, 0, 0)),
     }
     assert told(watcher) == Sightings()
-
-
-def test_units_of_one_request_each_are_named_where_silence_has_a_value() -> None:
-    """Who never reports is known only by name."""
-    silent = Metric(name="q", outcome="bought", silence="default")
-    watcher = watchman()
-    watcher.note([seen(kind_of(experiment_of(unit=None, metrics=(silent,))), 5)])
-    assert rows_of(told(watcher)) == [(7, 5, CANDIDATE, 0, SERVED)]
 
 
 def test_memory_of_units_is_bounded_and_the_latest_are_known() -> None:
@@ -421,3 +415,16 @@ async def test_the_next_phase_is_told_by_its_own_number() -> None:
             (8, CANDIDATE),
         ]
         assert len({unit_hash for _, unit_hash, *_ in seen_}) == 1
+
+
+@pytest.mark.parametrize("silence", ["missing", "default"])
+@pytest.mark.parametrize("unit", [None, UnitKey(header="X-Unit")])
+def test_what_is_told_is_what_folding_counts(silence: Any, unit: UnitKey | None) -> None:
+    """Whatever units are, and whatever their silence means: none is told in vain."""
+    metric = Metric(name="q", outcome="bought", silence=silence)
+    document = experiment_of(unit=unit, metrics=(metric,))
+    watcher = watchman()
+    watcher.note([seen(kind_of(document), number) for number in (1, 2, 3)])
+    record = record_of(document, number=PHASE.number)
+    folded = Folded(studies_of(9, {"x": record}).by_id[record.id]).tell(told(watcher))
+    assert [(cell.variant, cell.assigned) for cell in folded.evidence.cells] == [(CANDIDATE, 3)]
