@@ -36,7 +36,7 @@ def put_endpoint(
         Conflict: it serves another model, and an experiment runs on it.
     """
     check_endpoint(name, document)
-    _check_studied(snapshot, name, document)
+    _check_studied(snapshot, name, document.model)
     stored = snapshot.endpoints.get(name)
     before = {} if stored is None else stored.splits
     splits = {
@@ -54,10 +54,13 @@ def delete_endpoint(snapshot: Snapshot, name: str) -> Snapshot:
     Raises:
         NotFound: no such document.
         InvalidRequest: an experiment needs it.
+        Conflict: the model of that name is another than it serves, and an experiment runs on it.
     """
     if name not in snapshot.endpoints:
         message = f"Endpoint '{excerpt(name)}' has no document to delete."
         raise NotFound(message)
+    if name in snapshot.models:
+        _check_studied(snapshot, name, name)
     rest = {other: record for other, record in snapshot.endpoints.items() if other != name}
     return _checked(replace(snapshot, endpoints=rest))
 
@@ -219,13 +222,13 @@ def model_of(snapshot: Snapshot, model: str) -> ModelRecord:
     return record
 
 
-def _check_studied(snapshot: Snapshot, name: str, document: Endpoint) -> None:
+def _check_studied(snapshot: Snapshot, name: str, model: str) -> None:
     """An experiment runs versions of one model; another one's would have the same numbers."""
     for experiment, record in snapshot.experiments.items():
         if record.document.endpoint != name or record.state not in LIVE:
             continue
         served = endpoint_record(snapshot, name).document.model
-        if served != document.model:
+        if served != model:
             message = (
                 f"Endpoint '{name}' serves '{served}' while experiment '{experiment}' runs on it; "
                 "stop that first."

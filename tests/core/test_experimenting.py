@@ -36,7 +36,7 @@ from gateway.core.readings import Decision
 from gateway.core.snapshot import Snapshot, check, decode, encode
 from gateway.core.stepping import step
 from gateway.core.targeting import Condition
-from gateway.core.transitions import promote
+from gateway.core.transitions import delete_endpoint, promote
 from tests.rollouts import (
     document_of,
     drafted,
@@ -200,6 +200,17 @@ def test_an_endpoint_keeps_its_model_while_an_experiment_runs_on_it() -> None:
         with_endpoint(other, Endpoint(schema=1, model="n"))
     ended = stop_experiment(other, "exp", 101.0, "")
     assert with_endpoint(ended, Endpoint(schema=1, model="n")).endpoints["m"].document.model == "n"
+
+
+def test_an_endpoint_is_not_deleted_in_favour_of_another_model_under_an_experiment() -> None:
+    """A model of that name has the same numbers, and other versions behind them."""
+    snapshot = drafted()
+    two_models = replace(snapshot, models={**snapshot.models, "n": snapshot.models["m"]})
+    begun = start_experiment(with_endpoint(two_models, Endpoint(schema=1, model="n")), "exp", 100.0)
+    with pytest.raises(Conflict, match="stop that first"):
+        delete_endpoint(begun, "m")
+    ended = stop_experiment(begun, "exp", 101.0, "")
+    assert "m" not in delete_endpoint(ended, "m").endpoints
 
 
 def test_two_experiments_on_one_endpoint_need_one_layer() -> None:
