@@ -33,6 +33,8 @@ AHEAD_MS: Final = 60_000
 """By so much may clocks differ."""
 _MAX_BREAKS: Final = 16 * MAX_ITEMS
 """Commas or lines of a body that is read item by item because one of them is wrong."""
+_MAX_ENDS: Final = 2 * MAX_ITEMS
+"""Closing braces of any body; nothing that can be accepted has more than one."""
 
 Cause: TypeAlias = Literal["malformed", "forged", "expired"]
 CAUSES: Final[tuple[Cause, ...]] = ("malformed", "forged", "expired")
@@ -78,11 +80,16 @@ def read_body(body: bytes, *, lines: bool) -> Sequence[Reported | str]:
     """
     if not body.strip():
         raise InvalidRequest(_NOTHING)
+    if body.count(b"}") > _MAX_ENDS:  # before anything is made of it
+        raise TooLarge(_TOO_MANY)
     items: Sequence[Reported | str]
     try:
         items = _read_whole(body, lines=lines)
     except _UNREADABLE:
-        items = [_read_one(piece) for piece in _pieces(body, lines=lines)]
+        pieces = list(_pieces(body, lines=lines))
+        if len(pieces) > MAX_ITEMS:  # before so many errors are made into sentences
+            raise TooLarge(_TOO_MANY) from None
+        items = [_read_one(piece) for piece in pieces]
     if len(items) > MAX_ITEMS:
         raise TooLarge(_TOO_MANY)
     if not items:

@@ -266,6 +266,8 @@ def test_no_bytes_do_more_than_be_refused(body: bytes, lines: bool) -> None:
             id="list",
         ),
         pytest.param(b"[" + b"1," * 2**20 + b"1]", False, id="not-even-objects"),
+        pytest.param(b"[" + b"1," * MAX_ITEMS + b"1]", False, id="wrong-ones"),
+        pytest.param(b"[" + b"{}," * 2 * MAX_ITEMS + b"{}]", False, id="braces"),
         pytest.param(b"1\n" * 2**20, True, id="lines"),
     ],
 )
