@@ -8,7 +8,7 @@ store and remembers nothing of the one before, so it may be killed anywhere.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,6 +35,12 @@ FREEZE_S: Final = 0.5
 """Between two looks for units whose time is over."""
 AWAY_S: Final = 900.0
 """A host that has shipped nothing for so long is not waited for: its outcomes will be late."""
+BACK_S: Final = 30.0
+"""But it is waited for so long once the store is back, and as long as it catches up: what it
+accepted while the store was away is on its way."""
+GAP_S: Final = 15.0
+"""When nothing was read for so long, the store was away, or somebody else read it."""
+_CLOSER_MS: Final = 1_000
 HELD_S: Final = 10.0
 """How long an entry may wait for a Snapshot that knows its phase."""
 RETENTION_S: Final = 30 * 86_400.0
@@ -68,6 +74,8 @@ class Folder:
         self._gave_up_at = -1
         self._careful = 0
         self._looked_at = float("-inf")
+        self._read_at = float("-inf")
+        self._behind: dict[str, tuple[int, float]] = {}  # by how much at best, and since when
         self._forgotten: set[str] = set()
 
     async def run(self) -> None:
@@ -88,6 +96,7 @@ class Folder:
             StoreUnavailable: the store is away; nothing was lost.
         """
         waiting = await self._parts.store.waiting(1 if self._careful else MAX_ENTRIES)
+        returning = self._returning(waiting)
         studies, over = self._studies()
         gathered = Gathered(studies)
         if waiting.entries:
@@ -107,7 +116,7 @@ class Folder:
         now = self._parts.now()
         if now - self._looked_at < FREEZE_S and now >= self._looked_at:
             return False
-        through_ms = watermark(waiting.shipped, now)
+        through_ms = watermark(waiting.shipped, now, returning)
         is_done = await self._freeze(studies, mark, max(through_ms, waiting.through_ms), over)
         self._looked_at = now if is_done else float("-inf")
         return not is_done
@@ -123,6 +132,22 @@ class Folder:
             mark = (await self._parts.store.waiting(1)).mark
             batch = FoldBatch(expected=mark, mark=self._mark(), forgotten=(study_id,))
             is_written = await self._parts.store.write(batch)
+
+    def _returning(self, waiting: Waiting) -> frozenset[str]:
+        """Hosts that are far behind and may catch up; freezing has passed none of them yet."""
+        now = self._parts.now()
+        if not 0 <= now - self._read_at <= GAP_S:
+            self._behind.clear()
+        self._read_at = now
+        before, self._behind = self._behind, {}
+        for host, through_ms in waiting.shipped.items():
+            if through_ms >= waiting.through_ms:
+                behind_ms = int(1000 * now) - through_ms
+                best_ms, since = before.get(host, (behind_ms, now))
+                if behind_ms < best_ms - _CLOSER_MS:
+                    best_ms, since = behind_ms, now
+                self._behind[host] = best_ms, since
+        return frozenset(host for host, (_, since) in self._behind.items() if now - since < BACK_S)
 
     def _studies(self) -> tuple[Studies, tuple[str, ...]]:
         """Those that are folded, and the ids of those that are over since their retention."""
@@ -217,17 +242,21 @@ class Folder:
         return self._parts.entropy(MARK_BYTES)
 
 
-def watermark(shipped: Mapping[str, int], now: float) -> int:
+def watermark(
+    shipped: Mapping[str, int], now: float, returning: Collection[str] = frozenset()
+) -> int:
     """Through which moment all that was accepted anywhere is in the stream, in Unix milliseconds.
 
     Args:
         shipped: Host to the moment before which all that it accepted is there. Only hosts that
             have said so lately count; without any, nothing is known.
         now: UTC seconds.
+        returning: Hosts that count though they are behind.
     """
     now_ms = int(1000 * now)
-    lately = [through for through in shipped.values() if through > now_ms - int(1000 * AWAY_S)]
-    return min(now_ms, min(lately) - 1) if lately else 0
+    since_ms = now_ms - int(1000 * AWAY_S)
+    counted = [ms for host, ms in shipped.items() if ms > since_ms or host in returning]
+    return max(0, min(now_ms, min(counted) - 1)) if counted else 0
 
 
 def _folded(works: Iterable[Work], stored: Mapping[str, Stored]) -> tuple[StudyChange, ...]:

@@ -201,6 +201,47 @@ def test_the_watermark(shipped: dict[str, int], expected: int) -> None:
     assert watermark(shipped, NOW) == expected
 
 
+def test_a_host_that_comes_back_counts_though_it_is_behind() -> None:
+    """Nothing is through that it may still ship, and no moment is before all time."""
+    shipped = {"a": NOW_MS - 5, "back": NOW_MS - 900_001}
+    assert watermark(shipped, NOW, {"back"}) == NOW_MS - 900_002
+    assert watermark({"new": 0}, NOW, {"new"}) == 0
+
+
+async def test_no_unit_is_frozen_before_hosts_that_the_store_kept_waiting(place: Place) -> None:
+    """Whoever ships first after a long outage does not make the others' outcomes late."""
+    away_ms = NOW_MS - 1_200_000
+    for host in ("a", "b"):
+        await place.ship(through_ms=away_ms, host=host)
+    await place.tell(seen(row(ms=away_ms - 500)), at_ms=away_ms - 500)
+    folding = place.folder()
+    await place.ship(host="a")
+    await drain(folding)
+    place.now += folder.BACK_S - 1
+    bought = Entry(away_ms + 100, (told(at_ms=away_ms - 500),))
+    await place.ship(bought, host="b", through_ms=away_ms + 100)
+    await place.ship(host="b")
+    await drain(folding)
+    (cell,) = (await place.tallies()).cells
+    assert (cell.metrics["m"].units, cell.metrics["m"].late) == (1, 0)
+
+
+async def test_a_host_that_does_not_catch_up_is_given_up(place: Place) -> None:
+    """Neither one that is gone nor one with a slow clock keeps units waiting for ever."""
+    await place.ship(through_ms=NOW_MS - 1_200_000, host="gone")
+    await place.tell(seen(row(ms=NOW_MS - 5000)))
+    folding = place.folder()
+    waiting = []
+    for _ in range(4):
+        await place.ship(through_ms=int(1000 * place.now) - 1_200_000, host="slow")
+        await place.ship(through_ms=int(1000 * place.now))
+        await drain(folding)
+        (cell,) = (await place.tallies()).cells
+        waiting.append(cell.metrics["m"].waiting)
+        place.now += 11
+    assert waiting == [1, 1, 1, 0]
+
+
 async def test_a_newer_phase_waits_for_its_snapshot(place: Place) -> None:
     """What is behind it waits, too; nothing is set aside."""
     place.revision = 8
