@@ -1,7 +1,7 @@
 """Ports of evidence: the way of outcomes and sightings, from a door to where they are folded."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from msgspec import Struct
 
@@ -9,13 +9,20 @@ from gateway.core.folding import StudyChange
 from gateway.core.gathering import StreamEntry
 from gateway.core.tallies import Evidence
 
+ANY_SEQUENCE: Final = (0, 2**63 - 1)
+
 
 class JournalTail(Struct, frozen=True):
-    """How a journal was found: its host's id, its last sequence (0: none yet) and last entry."""
+    """How a journal was found: its host's id, its last sequence (0: none yet) and last entry.
+
+    `shipped` is the sequence up to which the store has had it under this id; 0 if that is not
+    known.
+    """
 
     host: str
     last: int
     newest: bytes | None
+    shipped: int = 0
 
 
 class Journal(Protocol):
@@ -51,6 +58,9 @@ class Journal(Protocol):
     def mark(self, sequence: int) -> None:
         """Put the cursor behind an entry of those that were read last."""
 
+    def rewind(self, sequence: int) -> None:
+        """Put the cursor back behind this sequence or before, as far as entries are kept."""
+
     def rename(self) -> str:
         """Take a new id for this host, and return it."""
 
@@ -79,13 +89,22 @@ class EvidenceStore(Protocol):
     Every method raises StoreUnavailable when the store cannot be reached in time.
     """
 
-    async def ship(self, host: str, entries: Sequence[tuple[int, bytes]], through_ms: int) -> int:
+    async def ship(
+        self,
+        host: str,
+        entries: Sequence[tuple[int, bytes]],
+        through_ms: int,
+        within: tuple[int, int] = ANY_SEQUENCE,
+    ) -> int:
         """Add the entries of a host's journal to the stream, each once however often it is tried.
 
         Args:
             host: the journal's id.
             entries: sequences, rising, and entries. Those that are there already are passed over.
             through_ms: whatever the host accepted before this moment is in the stream by now.
+            within: the least and the most that the stream may have of the host until now. Where it
+                has less it has lost some, where it has more another host has this id, and nothing
+                is written.
 
         Returns:
             The sequence up to which the stream has what the journal holds.

@@ -75,6 +75,7 @@ class Intake:
         # Change with every entry.
         self.host = ""
         self.found = 0  # the last sequence that an earlier process left
+        self.shipped = 0  # and up to which it was shipped, as far as is known
         self._is_open = False
         self._last_ms = 0
         self._waiting: list[_Wait] = []
@@ -141,7 +142,7 @@ class Intake:
                 self._fail(error)
                 await asyncio.sleep(OPEN_LOOK_S)
                 continue
-            self.host, self.found = tail.host, tail.last
+            self.host, self.found, self.shipped = tail.host, tail.last, tail.shipped
             if tail.newest is not None:
                 try:
                     self._last_ms = accepted_of(tail.newest)

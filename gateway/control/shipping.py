@@ -1,7 +1,9 @@
 """Shipping: the journal of this host goes to the stream that all hosts share, in order, each once.
 
 The store keeps how far it has each host's journal and passes over what it has, so a batch may be
-tried again whatever became of the last try. With each batch, and every second without one, the
+tried again whatever became of the last try. A store that has less than it said has lost data (it
+failed over, or crashed between two syncs): what the journal still keeps is shipped again. With each
+batch, and every second without one, the
 store is told through which moment it has all that was accepted here; folding waits for that.
 """
 
@@ -60,6 +62,8 @@ class Shipper:
         self._draw = draw
         self._shipped = cells.counter(EVIDENCE_SHIPPED)
         self._has_met = False
+        self._shipped_to = 0  # what the store said that it has
+        self._tried_to = 0  # what it may have, if it did not answer
         self._failures = 0
 
     async def run(self) -> None:
@@ -101,7 +105,17 @@ class Shipper:
             through_ms = now_ms
         else:
             return 0  # something is on its way to the disk
-        await self._store.ship(intake.host, entries, through_ms)
+        least, most = self._shipped_to, max(self._shipped_to, self._tried_to)
+        if entries:
+            self._tried_to = max(most, entries[-1][0])
+        has = await self._store.ship(intake.host, entries, through_ms, (least, most))
+        if has < least:
+            await self._go_back(has)
+            return await self.ship()
+        if has > most and not (entries and has == entries[-1][0]):
+            await self._rename()
+            return await self.ship()
+        self._shipped_to = has
         if entries:
             self._shipped.value += len(entries)
             await intake.in_thread(self._journal.mark, entries[-1][0])
@@ -121,11 +135,25 @@ class Shipper:
     async def _meet(self) -> None:
         """See what the store has of this host: more than there is means that it is another's."""
         intake = self._intake
-        sequence = await self._store.ship(intake.host, (), 0)
-        if sequence > intake.found:
-            log.error("The store has more of this host's journal than is here; its id is changed.")
-            intake.host = await intake.in_thread(self._journal.rename)
+        self._shipped_to = self._tried_to = await self._store.ship(intake.host, (), 0)
+        if self._shipped_to > intake.found:
+            await self._rename()
+        elif self._shipped_to < intake.shipped:
+            await self._go_back(self._shipped_to)
         self._has_met = True
+
+    async def _rename(self) -> None:
+        """Begin anew under another id, with what is not marked."""
+        intake = self._intake
+        log.error("The store has more of this host's journal than is here; its id is changed.")
+        intake.host = await intake.in_thread(self._journal.rename)
+        self._shipped_to = self._tried_to = 0
+
+    async def _go_back(self, sequence: int) -> None:
+        """Ship again what the store has lost."""
+        log.error("The store has lost outcomes that it had; what the journal keeps is sent again.")
+        await self._intake.in_thread(self._journal.rewind, sequence)
+        self._shipped_to = self._tried_to = sequence
 
     def _rest(self, error: Exception) -> float:
         if not self._failures:

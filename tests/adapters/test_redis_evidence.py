@@ -52,6 +52,18 @@ async def test_entries_come_in_order_each_once(
     assert read_shipped(await client.hget(keys.shipped, "h")) == (5, 30)
 
 
+async def test_nothing_is_written_over_what_was_lost_or_is_another_hosts(
+    evidence: RedisEvidence, client: Any, keys: Keys
+) -> None:
+    """The caller hears what there is, and no time is moved."""
+    await evidence.ship("h", FIRST, 10)
+    for within in ((3, 5), (0, 1)):
+        assert await evidence.ship("h", [(6, b"six")], 99, within) == 2
+    assert read_shipped(await client.hget(keys.shipped, "h")) == (2, 10)
+    assert await evidence.ship("h", [(6, b"six")], 99, (2, 2)) == 6
+    assert await stream(client, keys) == [b"one", b"two", b"six"]
+
+
 async def test_hosts_are_told_apart(evidence: RedisEvidence, client: Any, keys: Keys) -> None:
     """Each has a journal and sequences of its own."""
     await evidence.ship("a", [(1, b"a")], 1)

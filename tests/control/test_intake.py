@@ -1,5 +1,6 @@
 import asyncio
 import os
+import shutil
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from gateway.control.intake import Intake
 from gateway.control.shipping import Shipper
 from gateway.core.errors import NotReady, Overloaded, StoreUnavailable
 from gateway.core.evidence import Outcome, Sightings, decode_entry, encode_events
+from gateway.evidence_ports import ANY_SEQUENCE
 from gateway.serving.cells import Cells
 from gateway.telemetry import EVIDENCE_DROPPED, EVIDENCE_SHIPPED, OUTCOME_ACCEPTED
 from tests.fakes import ManualClock
@@ -39,10 +41,18 @@ class FakeEvidence:
         self.stream: list[bytes] = []
         self.shipped: dict[str, tuple[int, int]] = {}
 
-    async def ship(self, host: str, entries: Sequence[tuple[int, bytes]], through_ms: int) -> int:
+    async def ship(
+        self,
+        host: str,
+        entries: Sequence[tuple[int, bytes]],
+        through_ms: int,
+        within: tuple[int, int] = ANY_SEQUENCE,
+    ) -> int:
         if self.away:
             raise StoreUnavailable("The store cannot be reached.")
         sequence, through = self.shipped.get(host, (0, 0))
+        if not within[0] <= sequence <= within[1]:
+            return sequence
         self.stream += [entry for number, entry in entries if number > sequence]
         sequence = max([sequence, *(number for number, _ in entries)])
         self.shipped[host] = (sequence, max(through, through_ms))
@@ -296,6 +306,55 @@ async def test_a_host_whose_folder_was_put_back_takes_a_new_id(house: House) -> 
     await house.shipper.ship()
     assert house.intake.host != before
     assert house.names() == ["x", "y"]
+
+
+async def test_what_a_store_has_lost_is_shipped_again(house: House) -> None:
+    """It failed over to a replica that lagged: what it said to have is gone, and here."""
+    await house.accept("x")
+    await house.shipper.ship()
+    had = dict(house.store.shipped)
+    await house.accept("y")
+    await house.shipper.ship()
+    house.store.stream, house.store.shipped = house.store.stream[:1], had
+    await house.accept("z")
+    await house.shipper.ship()
+    assert house.names() == ["x", "y", "z"]
+    house.store.stream, house.store.shipped = [], {}
+    await house.shipper.ship()
+    assert house.names() == ["x", "y", "z"]
+
+
+async def test_what_a_store_lost_meanwhile_is_shipped_by_the_next_process(tmp_path: Path) -> None:
+    """Which knows from its journal what the store had."""
+    house = House(tmp_path)
+    await house.intake.open()
+    for name in ("x", "y"):
+        await house.accept(name)
+        await house.shipper.ship()
+    await house.intake.close()
+    again = House(tmp_path)
+    await again.intake.open()
+    await again.shipper.ship()
+    await again.intake.close()
+    assert again.names() == ["x", "y"]
+
+
+async def test_of_two_hosts_with_one_id_one_takes_another(house: House, tmp_path: Path) -> None:
+    """A copied folder: what one ships does not pass for what the other has to ship."""
+    await house.accept("x")
+    await house.shipper.ship()
+    copied = tmp_path / "copied"
+    shutil.copytree(tmp_path / "journal", copied / "journal")
+    twin = House(copied)
+    twin.store = twin.shipper._store = house.store
+    await twin.intake.open()
+    await twin.shipper.ship()
+    for one, names in ((house, "abc"), (twin, "pqrst")):
+        for name in names:
+            await one.accept(name)
+        await one.shipper.ship()
+    await twin.intake.close()
+    assert house.names() == list("xabcpqrst")
 
 
 async def test_the_shipper_wakes_when_something_is_written(

@@ -19,6 +19,7 @@ from gateway.adapters.redis_keys import (
     shipped_value,
 )
 from gateway.core.errors import StoreUnavailable
+from gateway.evidence_ports import ANY_SEQUENCE
 
 MAX_UNFOLDED: Final = 50_000
 """Entries of the stream; while nobody folds them, more stay in the journals of their hosts."""
@@ -43,7 +44,13 @@ class RedisEvidence:
         self._timeout_s = timeout_s
         self._connections = Connections(url, self._keys.shipped, timeout_s=timeout_s, name=name)
 
-    async def ship(self, host: str, entries: Sequence[tuple[int, bytes]], through_ms: int) -> int:
+    async def ship(
+        self,
+        host: str,
+        entries: Sequence[tuple[int, bytes]],
+        through_ms: int,
+        within: tuple[int, int] = ANY_SEQUENCE,
+    ) -> int:
         """Add the entries of a host's journal to the stream, each once however often it is tried.
 
         A try whose reply was lost may have been made: the next one finds its sequence and passes
@@ -53,7 +60,7 @@ class RedisEvidence:
             async with asyncio.timeout(SHIP_TIMEOUTS * self._timeout_s):
                 for _ in range(MAX_ABORTED):
                     with suppress(WatchError):
-                        return await self._ship(client, host, entries, through_ms)
+                        return await self._ship(client, host, entries, through_ms, within)
         message = "The store is too busy: others kept changing what this write had read."
         raise StoreUnavailable(message)
 
@@ -63,12 +70,19 @@ class RedisEvidence:
             await self._connections.close()
 
     async def _ship(
-        self, client: Redis, host: str, entries: Sequence[tuple[int, bytes]], through_ms: int
+        self,
+        client: Redis,
+        host: str,
+        entries: Sequence[tuple[int, bytes]],
+        through_ms: int,
+        within: tuple[int, int],
     ) -> int:
         keys = self._keys
         async with client.pipeline(transaction=True) as pipe:
             await pipe.watch(keys.shipped)
             sequence, through = _shipped(bytes_of(await pipe.hget(keys.shipped, host)))
+            if not within[0] <= sequence <= within[1]:
+                return sequence
             # A stream key of another type must be seen before EXEC, which undoes nothing.
             length: int = await pipe.xlen(keys.evidence)
             if length >= MAX_UNFOLDED and entries:
