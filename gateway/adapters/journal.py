@@ -42,11 +42,15 @@ _HOST_BYTES: Final = 4
 
 
 class _Cursor(msgspec.Struct, frozen=True):
-    """Entries up to this sequence are shipped; the next frame is at this place, or behind it."""
+    """Entries up to this sequence are shipped; the next frame is at this place, or behind it.
+
+    `host` is the id under which they were.
+    """
 
     sequence: int = 0
     segment: int = 0
     offset: int = 0
+    host: str = ""
 
 
 @dataclass(slots=True)
@@ -81,6 +85,7 @@ class Journal:
         self._file: int | None = None  # of the last segment, if it is ours to append to
         self._segments: list[_Segment] = []
         self._next = 1
+        self._host_id = ""
         self._cursor = _Cursor()
         self._read: list[_Cursor] = []  # behind each entry that was read and is not marked
 
@@ -106,7 +111,7 @@ class Journal:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = lock(self._folder / LOCK_FILE)
         try:
-            host = self._host()
+            self._host_id = self._host()
             self._cursor = self._read_cursor()
             self._segments = [
                 _Segment(first, path, path.stat().st_size)
@@ -117,7 +122,8 @@ class Journal:
             self.close()
             raise
         self._next = max(last, self._cursor.sequence) + 1
-        return JournalTail(host, last, newest)
+        is_same = self._cursor.host == self._host_id
+        return JournalTail(self._host_id, last, newest, self._cursor.sequence if is_same else 0)
 
     def append(self, entries: Sequence[bytes]) -> int:
         """Write entries behind the others, all of them or none, and sync; the last one's sequence.
@@ -164,7 +170,7 @@ class Journal:
                 if found and (len(found) >= max_entries or size > max_bytes):
                     return found
                 found.append((sequence, entry))
-                self._read.append(_Cursor(sequence, segment.first, end))
+                self._read.append(_Cursor(sequence, segment.first, end, self._host_id))
             damaged += segment.size - end
         return found
 
@@ -183,6 +189,15 @@ class Journal:
         work.write_bytes(msgspec.json.encode(self._cursor))
         work.rename(self._folder / CURSOR_FILE)
 
+    def rewind(self, sequence: int) -> None:
+        """Put the cursor to the segment in which the entry behind this sequence is, if it is kept.
+
+        Entries before it in that segment are read again, too.
+        """
+        self._read.clear()
+        firsts = [one.first for one in self._segments if one.first <= sequence + 1]
+        self._cursor = _Cursor(sequence, max(firsts, default=0), 0, self._host_id)
+
     def rename(self) -> str:
         """Take a new id for this host: the store knows more of the old one than is here.
 
@@ -191,6 +206,7 @@ class Journal:
         """
         host = f"{self._name}-{self._entropy(_HOST_BYTES).hex()}"
         write_whole(self._folder / HOST_FILE, host.encode())
+        self._host_id = host
         return host
 
     def close(self) -> None:

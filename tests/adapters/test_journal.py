@@ -54,6 +54,38 @@ def test_a_read_is_bounded_and_never_empty_handed(tmp_path: Path) -> None:
     journal.close()
 
 
+def test_a_journal_goes_back_to_what_must_be_shipped_again(tmp_path: Path) -> None:
+    """To the segment that holds it; what was shipped before that may go."""
+    for name in (b"1", b"2", b"3"):  # a segment for each process
+        journal = opened(tmp_path)
+        journal.append([name])
+        journal.read(9, KEEP)
+        journal.mark(9)
+        journal.close()
+    journal = opened(tmp_path)
+    journal.rewind(1)
+    assert journal.read(9, KEEP) == [(2, b"2"), (3, b"3")]
+    journal.rewind(0)
+    assert [sequence for sequence, _ in journal.read(9, KEEP)] == [1, 2, 3]
+    journal.close()
+
+
+def test_a_journal_says_what_was_shipped_under_its_id(tmp_path: Path) -> None:
+    """Under a new id nothing was."""
+    journal = opened(tmp_path)
+    journal.append([b"1", b"2"])
+    journal.read(9, KEEP)
+    journal.mark(1)
+    journal.close()
+    journal = Journal(tmp_path, KEEP, name="h", entropy=lambda size: b"\x08" * size)
+    assert journal.open().shipped == 1
+    journal.rename()
+    journal.close()
+    again = Journal(tmp_path, KEEP, name="h", entropy=os.urandom)
+    assert again.open().shipped == 0
+    again.close()
+
+
 def test_what_is_marked_is_not_read_again(tmp_path: Path) -> None:
     """Neither in this process nor in the next, and bytes behind the cursor are counted."""
     journal = opened(tmp_path)
