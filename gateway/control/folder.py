@@ -8,7 +8,7 @@ store and remembers nothing of the one before, so it may be killed anywhere.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -45,6 +45,8 @@ HELD_S: Final = 10.0
 """How long an entry may wait for a Snapshot that knows its phase."""
 RETENTION_S: Final = 30 * 86_400.0
 """How long after its end everything is kept of an experiment."""
+SWEEP_S: Final = 3_600.0
+"""Between two looks for what is left of experiments that were deleted."""
 MARK_BYTES: Final = 12
 
 
@@ -52,12 +54,14 @@ MARK_BYTES: Final = 12
 class FolderParts:
     """What the folder works with.
 
-    `studies` are those of the Snapshot at hand, `leads` says whether this process leads, `now` is
-    in UTC seconds, and `cells` count.
+    `studies` are those of the Snapshot at hand, and `newest` those of the one that the store has;
+    it raises StoreUnavailable. `leads` says whether this process leads, `now` is in UTC seconds,
+    and `cells` count.
     """
 
     store: FoldStore
     studies: Callable[[], Studies]
+    newest: Callable[[], Awaitable[Studies]]
     leads: Callable[[], bool]
     now: Callable[[], float]
     entropy: Callable[[int], bytes]
@@ -80,11 +84,15 @@ class Folder:
 
     async def run(self) -> None:
         """Fold while this process leads, for ever; what cannot be written now stays there."""
-        pause_s = TURN_S
+        pause_s, swept_at = TURN_S, float("-inf")
         while True:
             try:
                 is_busy = self._parts.leads() and await self.turn()
                 pause_s = 0.0 if is_busy else TURN_S
+                now = self._parts.now()
+                if self._parts.leads() and not is_busy and not 0 <= now - swept_at < SWEEP_S:
+                    await self.sweep()
+                    swept_at = now
             except StoreUnavailable:
                 pause_s = min(max(2 * pause_s, TURN_S), MAX_PAUSE_S)
             await asyncio.sleep(pause_s)
@@ -120,6 +128,19 @@ class Folder:
         is_done = await self._freeze(studies, mark, max(through_ms, waiting.through_ms), over)
         self._looked_at = now if is_done else float("-inf")
         return not is_done
+
+    async def sweep(self) -> None:
+        """Delete what is left of experiments that are no longer in the Snapshot.
+
+        Raises:
+            StoreUnavailable: some of it may be left to the next time.
+        """
+        folded = await self._parts.store.results()
+        # Read after what was folded: whatever began before that is in it, unless it was deleted.
+        studies = await self._parts.newest()
+        gone = folded.keys() - studies.by_id.keys() - {""}
+        for study_id in gone if studies.revision else ():
+            await self.forget(study_id)
 
     async def forget(self, study_id: str) -> None:
         """Delete everything of an experiment at once; it must not be folded any more.

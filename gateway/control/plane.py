@@ -94,6 +94,7 @@ class ControlPlane:
             FolderParts(
                 store=parts.folds,
                 studies=self._studies,
+                newest=self._newest,
                 leads=lambda: self.watcher.standing.leads,
                 now=parts.now,
                 entropy=parts.entropy,
@@ -181,7 +182,12 @@ class ControlPlane:
 
     def _studies(self) -> Studies:
         """What folding must know of the experiments of the newest Snapshot known here."""
-        snapshot = self.registry.snapshot
+        return self._studies_of(self.registry.snapshot)
+
+    async def _newest(self) -> Studies:
+        return self._studies_of(await self.registry.fresh())
+
+    def _studies_of(self, snapshot: Snapshot) -> Studies:
         if self._studied is None or self._studied[0] is not snapshot:
             self._studied = (snapshot, studies_of(snapshot.revision, snapshot.experiments))
         return self._studied[1]

@@ -53,7 +53,7 @@ RESULTS: Final = (
 )  # fmt: skip
 """What is counted of each experiment:
 
-- `sightings`: rows that workers told, repeated ones included.
+- `sightings`: rows that workers told, repeated ones included, and requests that are units.
 - `accepted`, `duplicate`, `contradiction`, `revision`, `superseded`, `overfull`: every outcome is
   one of these.
 - `late`, `revised`: of the accepted and the revisions, those after their unit's time.
@@ -243,6 +243,7 @@ class _Folding:
         slots: dict[bytes, cohorts.Cohort] = {}
         for accepted_ms, counts in counted:
             self.sums.count(counts)
+            self.results[SIGHTINGS] += counts.assigned
             key = cohorts.key_of(study, counts, accepted_ms)
             cohort = slots.get(key)
             if cohort is None:

@@ -8,7 +8,7 @@ import time
 from gateway.adapters.redis import RedisFolds
 from gateway.control import folder
 from gateway.control.folder import Folder, FolderParts
-from gateway.core.studies import studies_of
+from gateway.core.studies import Studies, studies_of
 from gateway.serving.cells import Cells
 from tests.evidence import killed_record
 
@@ -18,10 +18,15 @@ async def main(url: str, namespace: str) -> None:
     folder.MAX_ENTRIES = folder.MAX_EVENTS = 7  # type: ignore[misc] # more and smaller turns
     folder.FREEZE_S = 0.0  # type: ignore[misc] # likewise
     studies = studies_of(100, {"exp": killed_record()})
+
+    async def newest() -> Studies:
+        return studies
+
     folding = Folder(
         FolderParts(
             store=RedisFolds(url, namespace=namespace, timeout_s=5.0, name="child"),
             studies=lambda: studies,
+            newest=newest,
             leads=lambda: True,
             now=time.time,
             entropy=os.urandom,

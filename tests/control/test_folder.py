@@ -17,6 +17,7 @@ from gateway.adapters.redis_keys import keys_of
 from gateway.adapters.valkey import EmbeddedValkey
 from gateway.control import folder
 from gateway.control.folder import HELD_S, RETENTION_S, Folder, FolderParts, watermark
+from gateway.core.endpoints import UnitKey
 from gateway.core.errors import StoreUnavailable
 from gateway.core.evidence import Entry, Outcome, Sightings, encode_entry
 from gateway.core.experiments import ExperimentRecord, State
@@ -27,7 +28,18 @@ from gateway.core.tallies import Evidence
 from gateway.core.unit_states import UnitState, decode_unit
 from gateway.evidence_ports import FoldBatch, FoldStore, Stored, Waiting
 from gateway.serving.cells import Cells
-from tests.evidence import Folded, killed_record, ordered, record_of, row, seen, told, unit_of
+from tests.evidence import (
+    UNIT,
+    Folded,
+    counted,
+    killed_record,
+    ordered,
+    record_of,
+    row,
+    seen,
+    told,
+    unit_of,
+)
 
 NOW = 2_000_000.0
 NOW_MS = int(1000 * NOW)
@@ -53,11 +65,15 @@ class Place:
     def studies(self) -> Studies:
         return studies_of(self.revision, self.records)
 
+    async def newest(self) -> Studies:
+        return self.studies
+
     def folder(self, store: FoldStore | None = None) -> Folder:
         return Folder(
             FolderParts(
                 store=store or self.folds,
                 studies=lambda: self.studies,
+                newest=self.newest,
                 leads=lambda: self.leads,
                 now=lambda: self.now,
                 entropy=os.urandom,
@@ -327,6 +343,30 @@ async def test_an_experiment_is_forgotten_after_its_retention(place: Place) -> N
     assert (await place.tallies()).cells == ()
     assert await place.states() == {}
     assert await place.folds.results() == {"": {"unknown_phase": 1}}
+
+
+@pytest.mark.parametrize("unit", [UNIT, None])
+async def test_nothing_is_left_of_an_experiment_that_was_deleted(
+    place: Place, unit: UnitKey | None
+) -> None:
+    """Also if it was deleted while nobody led, and of one whose requests are its units."""
+    place.records["exp"] = record_of(unit=unit)
+    place.records["other"] = record_of(id="x2", phases=(20,))
+    await place.tell(seen(row(phase=20)), seen(row()) if unit else counted(3))
+    await drain(place.folder())
+    del place.records["exp"]
+    await place.folder().sweep()
+    assert (await place.states(), await place.folds.results()) == ({}, {"x2": {"sightings": 1}})
+    assert (await place.tallies()).cells == ()
+
+
+async def test_no_snapshot_is_no_reason_to_delete(place: Place) -> None:
+    """A store that lost it may get it back."""
+    await place.tell(seen(row()))
+    await drain(place.folder())
+    place.records, place.revision = {}, 0
+    await place.folder().sweep()
+    assert len(await place.states()) == 1
 
 
 async def test_what_was_folded_is_counted_in_cells(place: Place) -> None:
