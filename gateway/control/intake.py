@@ -29,6 +29,8 @@ from gateway.telemetry import (
 
 MAX_WAITING_BYTES: Final = 32 * 1024 * 1024
 """Of entries that wait for the disk."""
+MOST_AHEAD_MS: Final = 60_000
+"""A clock that goes back further than this was wrong before."""
 OPEN_LOOK_S: Final = 0.5
 """Between two attempts to open a journal that another process has, or that the disk refuses."""
 
@@ -76,6 +78,7 @@ class Intake:
         self.host = ""
         self.found = 0  # the last sequence that an earlier process left
         self.shipped = 0  # and up to which it was shipped, as far as is known
+        self.was_ahead = False  # what was accepted last bears a moment that is yet to come
         self._is_open = False
         self._last_ms = 0
         self._waiting: list[_Wait] = []
@@ -97,8 +100,16 @@ class Intake:
         return not self._waiting and self._writing is None
 
     def now_ms(self) -> int:
-        """Unix milliseconds that never go back: nothing is accepted later at an earlier moment."""
-        self._last_ms = max(self._last_ms, int(self._now() * 1000))
+        """Unix milliseconds that do not go back: nothing is accepted later at an earlier moment.
+
+        A clock that was far ahead is the exception, or all would come too late until it is caught
+        up with: it is believed again, and `was_ahead` says so.
+        """
+        now_ms = int(self._now() * 1000)
+        if now_ms < self._last_ms - MOST_AHEAD_MS:
+            log.error("The clock went back by %d seconds.", (self._last_ms - now_ms) // 1000)
+            self.was_ahead, self._last_ms = True, now_ms
+        self._last_ms = max(self._last_ms, now_ms)
         return self._last_ms
 
     async def accept(self, events: Sequence[bytes], outcomes: int) -> None:

@@ -97,28 +97,28 @@ class Shipper:
         intake = self._intake
         if not self._has_met:
             await self._meet()
+        if intake.was_ahead:
+            await self._begin_anew()
         was_settled, now_ms = intake.is_settled, intake.now_ms()
         entries = await intake.in_thread(self._journal.read, MAX_ENTRIES, MAX_BYTES)
-        if entries:
-            through_ms = _moment(entries)
-        elif was_settled:
-            through_ms = now_ms
-        else:
+        if not entries and not was_settled:
             return 0  # something is on its way to the disk
+        through_ms = _moment(entries, intake.now_ms()) if entries else now_ms
         least, most = self._shipped_to, max(self._shipped_to, self._tried_to)
-        if entries:
-            self._tried_to = max(most, entries[-1][0])
+        last = entries[-1][0] if entries else most
+        self._tried_to = max(most, last)
         has = await self._store.ship(intake.host, entries, through_ms, (least, most))
         if has < least:
             await self._go_back(has)
             return await self.ship()
-        if has > most and not (entries and has == entries[-1][0]):
+        if has > most and has != last:
+            log.error("Another host ships under the id of this one.")
             await self._rename()
             return await self.ship()
         self._shipped_to = has
         if entries:
             self._shipped.value += len(entries)
-            await intake.in_thread(self._journal.mark, entries[-1][0])
+            await intake.in_thread(self._journal.mark, last)
         return len(entries)
 
     async def finish(self, timeout_s: float) -> None:
@@ -137,15 +137,25 @@ class Shipper:
         intake = self._intake
         self._shipped_to = self._tried_to = await self._store.ship(intake.host, (), 0)
         if self._shipped_to > intake.found:
+            log.error("The store has more of this host's journal than is here.")
             await self._rename()
         elif self._shipped_to < intake.shipped:
             await self._go_back(self._shipped_to)
         self._has_met = True
 
+    async def _begin_anew(self) -> None:
+        """Take an id of which the store was not told moments that are yet to come."""
+        intake = self._intake
+        has = await self._store.ship(intake.host, (), 0)
+        await intake.in_thread(self._journal.read, MAX_ENTRIES, MAX_BYTES)
+        await intake.in_thread(self._journal.mark, has)
+        await self._rename()
+        intake.was_ahead = False
+
     async def _rename(self) -> None:
         """Begin anew under another id, with what is not marked."""
         intake = self._intake
-        log.error("The store has more of this host's journal than is here; its id is changed.")
+        log.warning("The journal goes on under another id of this host.")
         intake.host = await intake.in_thread(self._journal.rename)
         self._shipped_to = self._tried_to = 0
 
@@ -163,13 +173,15 @@ class Shipper:
         return wait * (0.5 + self._draw() / 2)
 
 
-def _moment(entries: Sequence[tuple[int, bytes]]) -> int:
-    """When the last of these was accepted; one that cannot be read says nothing."""
+def _moment(entries: Sequence[tuple[int, bytes]], now_ms: int) -> int:
+    """When the last of these was accepted; 0 if that says nothing of what comes behind it.
+
+    One that cannot be read says nothing, nor does one from when the clock was wrong.
+    """
     for _, entry in reversed(entries):
-        try:
-            return accepted_of(entry)
-        except msgspec.DecodeError:
-            continue
+        with suppress(msgspec.DecodeError):
+            moment = accepted_of(entry)
+            return moment if moment <= now_ms else 0
     return 0
 
 

@@ -204,12 +204,41 @@ async def test_moments_never_go_back(tmp_path: Path) -> None:
     await house.accept("x")
     await house.intake.close()
     again = House(tmp_path)
-    again.clock.at = 500.0
+    again.clock.at = 950.0
     await again.intake.open()
     await again.accept("y")
     await again.intake.close()
     moments = [decode_entry(entry).accepted_ms for _, entry in kept_entries(tmp_path)]
     assert moments == [1_000_000, 1_000_000]
+
+
+async def test_a_clock_that_was_far_ahead_is_believed_once_it_is_right(house: House) -> None:
+    """What comes then is not late, and the store is not told of moments that are yet to come."""
+    await house.accept("x")
+    await house.shipper.ship()
+    house.clock.at += 86_400
+    await house.accept("y")
+    house.store.deaf = True
+    with pytest.raises(StoreUnavailable):
+        await house.shipper.ship()
+    house.store.deaf = False
+    ahead = house.intake.host
+    house.clock.at -= 86_400
+    await house.accept("z")
+    while await house.shipper.ship():
+        pass
+    assert house.intake.host != ahead
+    assert (house.names(), house.through_ms) == (["x", "y", "z"], 1_000_000)
+    assert decode_entry(house.store.stream[-1]).accepted_ms == 1_000_000
+
+
+async def test_a_moment_to_come_is_not_told(house: House) -> None:
+    """It was accepted by a clock that was wrong, and lies before what was accepted since."""
+    house.clock.at += 86_400
+    await house.accept("x")
+    house.clock.at -= 86_400
+    await house.shipper.ship()
+    assert (house.names(), house.through_ms) == (["x"], 0)
 
 
 async def test_a_journal_that_another_process_has_is_waited_for(
@@ -322,6 +351,21 @@ async def test_what_a_store_has_lost_is_shipped_again(house: House) -> None:
     house.store.stream, house.store.shipped = [], {}
     await house.shipper.ship()
     assert house.names() == ["x", "y", "z"]
+
+
+async def test_what_was_not_lost_is_passed_over_in_whatever_batches(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A journal goes back to the beginning of a segment, and the store has a part of that."""
+    for name in "abcde":
+        await house.accept(name)
+        await house.shipper.ship()
+    host = house.intake.host
+    house.store.stream, house.store.shipped[host] = house.store.stream[:3], (3, 5)
+    monkeypatch.setattr("gateway.control.shipping.MAX_ENTRIES", 1)
+    while await house.shipper.ship():
+        pass
+    assert (house.intake.host, house.names()) == (host, list("abcde"))
 
 
 async def test_what_a_store_lost_meanwhile_is_shipped_by_the_next_process(tmp_path: Path) -> None:
