@@ -7,6 +7,8 @@ every variant serves and is told of alike, whose unit comes next at any stage is
 If assigned is off, nothing can be said (`invalid`), and guards are read from rates alone. If only
 received is off, those of whom outcomes are known are not alike, so metrics are invalid and guards
 are not. If served is off that is no fault of the split: it is what the guards are there to see.
+Where silence counts as a value, who is told of is the effect itself, so received is then asked of
+the units that the other metrics could count, and of nobody if there are none.
 
 Risks. `alpha` is shared in equal parts by all guards without an own one and by all metrics that
 gate, and each part by the treatments: with a look at every tick the chance of any false harm is at
@@ -18,6 +20,7 @@ among the treatments, because any of them may be promoted.
 
 from collections.abc import Sequence
 from functools import lru_cache
+from statistics import fmean
 from typing import Final, Literal, TypeAlias
 
 from msgspec import Struct
@@ -29,10 +32,10 @@ from gateway.core.experiments import Experiment, ExperimentRecord, HoldReason, S
 from gateway.core.guarding import Asked, from_log
 from gateway.core.measuring import Levels
 from gateway.core.ranking import read_quantile
-from gateway.core.readings import Funnel, Reading, Stage, Verdict
+from gateway.core.readings import Funnel, Reading, Stage, Verdict, evidential
 from gateway.core.stats import ceilings, multinomial
 from gateway.core.stats.means import Sample
-from gateway.core.tallies import Evidence
+from gateway.core.tallies import Cell, Evidence
 
 MIN_UNITS: Final = 100
 """Units from which on a share of contaminated ones is a share."""
@@ -257,14 +260,39 @@ def _stage(
     """One stage; shares are told if they are off or if all is to be told."""
     rows, level = [stratum.counted(name) for stratum in seen], record.document.srm_alpha
     units = sum(map(sum, rows))
-    most = from_log(ceilings.shares(rows, weights), level)
+    asked = _answered(record.document, seen, rows) if name == "received" else [rows]
+    most = from_log(max((ceilings.shares(one, weights) for one in asked), default=0.0), level)
     if not exact and not most.holds:
         return Stage(name, units, test=most)
-    log_e = multinomial.log_e_over_phases(list(zip(rows, weights, strict=True)))
-    test = from_log(log_e, level)
+    # The mean of e-values is one, however they depend on each other.
+    found = [multinomial.log_e_over_phases(list(zip(one, weights, strict=True))) for one in asked]
+    test = evidential(fmean([from_log(log_e, level).e for log_e in found] or [1.0]), level)
     names = [variant.name for variant in record.document.variants]
     due = _shares(names, _due(rows, weights), units)
     return Stage(name, units, _shares(names, rows, units), due, test)
+
+
+def _answered(
+    document: Experiment, seen: Sequence[Stratum], received: list[list[int]]
+) -> list[list[list[int]]]:
+    """Units by stratum and variant that should be as many as the weights say; one for each test.
+
+    Outcomes of a metric whose silence is a value come because of what they say: one that is only
+    told when somebody buys comes more often for the better variant, and that is no fault.
+    """
+    needed = [m for m in document.metrics if m.silence == "missing" and m.role != "watch"]
+    is_plain = all(metric.silence == "missing" for metric in document.metrics)
+    if is_plain and len(needed) <= 1:
+        return [received]
+    counted = [
+        [[_counted(cells, metric.name) for cells in stratum.cells] for stratum in seen]
+        for metric in needed
+    ]
+    return [received, *counted] if is_plain else counted
+
+
+def _counted(cells: Sequence[Cell], metric: str) -> int:
+    return sum(cell.metrics[metric].units for cell in cells if metric in cell.metrics)
 
 
 def _due(rows: Sequence[Sequence[int]], weights: Sequence[Sequence[int]]) -> list[list[float]]:

@@ -186,6 +186,48 @@ def test_outcomes_that_come_for_one_variant_only_hold() -> None:
     assert decision.verdicts == {"errors/b": "equivalent", "sales/b": "invalid"}
 
 
+BOUGHT = replace(SALES, silence="default")
+"""Told only when somebody buys."""
+
+
+def test_outcomes_that_come_because_of_the_effect_are_no_missing_ones() -> None:
+    """Silence is a value here, so the better variant is told of more often."""
+    record = running(experiment(metrics=(BOUGHT,)))
+    better = seen(
+        cell(0, 20_000, received=4_000, sales=hits(20_000, 4_000)),
+        cell(1, 20_000, received=5_000, sales=hits(20_000, 5_000)),
+    )
+
+    decision = decide(record, better, 10.0)
+
+    assert decision.verdicts["sales/b"] == "better"
+    assert decision.state is State.PROMOTED
+
+
+def test_beside_them_outcomes_that_should_come_for_all_are_still_asked_for() -> None:
+    """Labels of one variant get lost, while its sales are told as ever."""
+    label = Metric("label", "label", kind="binary", margin=0.1)
+    record = running(experiment(metrics=(BOUGHT, label)))
+    lost = seen(
+        cell(0, 5_000, received=5_000, sales=hits(5_000, 1_500), label=hits(5_000, 2_500)),
+        cell(1, 5_000, received=5_000, sales=hits(5_000, 1_500), label=hits(4_000, 2_000)),
+    )
+
+    assert decide(record, lost, 10.0).reason == "missing_outcomes"
+
+
+def test_each_metric_must_be_told_of_for_all_variants() -> None:
+    """That some outcome came of every unit does not hide that one of two did not."""
+    label = Metric("label", "label", kind="binary", margin=0.1)
+    record = running(experiment(metrics=(SALES, label)))
+    lost = seen(
+        cell(0, 5_000, sales=hits(5_000, 1_500), label=hits(5_000, 2_500)),
+        cell(1, 5_000, sales=hits(5_000, 1_500), label=hits(4_000, 2_000)),
+    )
+
+    assert decide(record, lost, 10.0).reason == "missing_outcomes"
+
+
 def test_units_seen_under_two_variants_hold_beyond_the_allowed_share() -> None:
     """One and a half per cent are more than one."""
     record = running(experiment(metrics=(SALES,)))
