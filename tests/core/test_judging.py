@@ -239,6 +239,32 @@ def test_units_seen_under_two_variants_hold_beyond_the_allowed_share() -> None:
     assert decision.verdicts["sales/b"] == "invalid"
 
 
+REMAINING = Ramp((500, 5_000), control="remaining", dwell_s=1e6)
+LATER = Phase(2, 100.0, 10_000, {"a": 5_000, "b": 5_000})
+# The second step moved half of the control's units. What happens to them later is nobody's, so the
+# control has half of the errors that the candidate has.
+MOVED = (cell(0, 9_500, events=[500], contaminated=4_500), cell(1, 500, events=[50]))
+
+
+def test_events_that_moved_units_take_away_with_them_are_no_harm() -> None:
+    """Of units that stay, a step moves many if all the others are the control."""
+    record = running(experiment(REMAINING), LATER, step=1)
+    moved = seen(*MOVED, cell(0, 500, phase=2, events=[50]), cell(1, 500, phase=2, events=[50]))
+
+    decision = decide(record, moved, 200.0)
+
+    assert (decision.state, decision.reason) == (State.HELD, "contamination")
+    assert decision.verdicts == {"errors/b": "invalid"}
+
+
+def test_units_that_moved_do_not_shield_a_broken_version() -> None:
+    """Those that came since the last change of weights were moved by nobody."""
+    record = running(experiment(REMAINING), LATER, step=1)
+    broken = seen(*MOVED, cell(0, 500, phase=2, events=[50]), cell(1, 500, phase=2, events=[400]))
+
+    assert decide(record, broken, 200.0).state is State.ROLLED_BACK
+
+
 def test_few_units_seen_under_two_variants_are_allowed() -> None:
     """Not even one per cent."""
     mixed = seen(cell(0, 2_000, contaminated=19), cell(1, 2_000, contaminated=20))
@@ -451,6 +477,22 @@ def test_in_a_hold_out_events_of_units_that_were_moved_are_not_compared() -> Non
 
     assert decide(BEHIND, moved, 200.0).state is State.HOLDING_OUT
     assert decide(each, moved, 200.0).state is State.ROLLED_BACK
+
+
+def test_in_a_hold_out_units_that_were_moved_do_not_end_the_reading_of_outcomes() -> None:
+    """Nearly all of the control's units come back to the winner; new ones still tell."""
+    record = replace(BEHIND, document=replace(HOLD_OUT, metrics=(SALES,)))
+    moved = (
+        cell(0, 5_000, contaminated=4_000, sales=hits(5_000, 1_500)),
+        cell(1, 5_000, sales=hits(5_000, 1_500)),
+    )
+    lost = (
+        cell(0, 400, phase=2, sales=hits(400, 120)),
+        cell(1, 19_600, phase=2, sales=hits(19_600, 2_000)),
+    )
+
+    assert decide(record, seen(*moved), 200.0).state is State.HOLDING_OUT
+    assert decide(record, seen(*moved, *lost), 200.0).state is State.ROLLED_BACK
 
 
 THREE = experiment(Fixed({"a": 4_000, "b": 3_000, "c": 3_000}), metrics=(SALES,), names="abc")
