@@ -187,9 +187,10 @@ def goal_arms(record: ExperimentRecord, seen: Sequence[Stratum]) -> list[Sample]
     for stratum in seen:
         weights = [stratum.weights[i] for i in alive]
         if all(weights):
-            arms = [measuring.moments_of(goal, stratum.cells[i]) for i in alive]
-            rows.append((overlap_of(weights, sum(arm.n for arm in arms)), arms))
-    samples = measuring.arm_samples(rows)
+            arms = [stratum.cells[i] for i in alive]
+            units = sum(_counted(cells, goal.name) for cells in arms)
+            rows.append((overlap_of(weights, units), arms))
+    samples = measuring.arm_samples(goal, rows)
     if not samples:
         return []
     found = dict(zip(alive, samples, strict=True))

@@ -10,9 +10,9 @@ Harm is a loss beyond the margin, because the margin is what may be lost without
 loss within it, for certain. Claims are two-sided: `better` and `worse` leave no effect out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import exp
-from typing import Final
+from typing import Final, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -28,6 +28,7 @@ from gateway.core.tallies import Cell, MetricTally
 
 _NOBODY: Final = Sample(0, 0.0, 0.0)
 _FAR: Final = 690.0
+Sums = TypeVar("Sums", Moments, Comoments)
 
 
 class Levels(Struct, frozen=True):
@@ -156,16 +157,25 @@ def effect_of(metric: Metric, pairs: Sequence[Pair], *, display: bool = True) ->
     return _effect(*_both_means(metric, pairs), display=display)
 
 
-def arm_samples(strata: Sequence[tuple[float, Sequence[Moments]]]) -> list[Sample]:
+def arm_samples(
+    metric: Metric, strata: Sequence[tuple[float, Sequence[Sequence[Cell]]]]
+) -> list[Sample]:
     """Every variant of a metric over strata, each with its weight; what a bandit learns from."""
+    if metric.kind == "ratio":
+        pairs = [(weight, [_sums(metric, cells) for cells in arms]) for weight, arms in strata]
+        return [means.ratio_sample(pairs_together(*arm)) for arm in _by_arm(pairs)]
+    sums = [(weight, [moments_of(metric, cells) for cells in arms]) for weight, arms in strata]
+    return [means.mean_sample(together(*arm)) for arm in _by_arm(sums)]
+
+
+def _by_arm(
+    strata: Sequence[tuple[float, Sequence[Sums]]],
+) -> Iterator[tuple[list[Sums], list[float]]]:
+    """Of each arm the sums of every stratum in which all have a variance, and their weights."""
     read = [(weight, arms) for weight, arms in strata if has_spread([arm.n for arm in arms])]
-    if not read:
-        return []
     weights = [weight for weight, _ in read]
-    return [
-        means.mean_sample(together([arms[i] for _, arms in read], weights))
-        for i in range(len(read[0][1]))
-    ]
+    for place in range(len(read[0][1]) if read else 0):
+        yield [arms[place] for _, arms in read], weights
 
 
 def moments_of(metric: Metric, cells: Sequence[Cell]) -> Moments:

@@ -16,8 +16,9 @@ from gateway.core.experiments import (
 )
 from gateway.core.judging import decide
 from gateway.core.readings import Cause, Decision, Verdict
+from gateway.core.stats.moments import Comoments
 from gateway.core.stepping import next_record
-from gateway.core.tallies import Evidence, ShadowCell
+from gateway.core.tallies import Evidence, MetricTally, ShadowCell
 from tests.studies import ERRORS, EVEN, SALES, cell, experiment, hits, running, seen
 
 RAMP = Ramp((500, 1_000, 5_000), dwell_s=60, min_units=100)
@@ -555,6 +556,28 @@ def test_a_bandit_moves_its_weights_to_what_is_better() -> None:
     assert decision.state is State.RUNNING
     assert decision.weights["b"] > 7_500
     assert decision.moves(running(document))
+
+
+def clicks(per_view: float) -> MetricTally:
+    """A ratio of 2,000 units, the half of which has four views and the other half two."""
+    pair = Comoments.of([(views * per_view + off, views) for views in (2.0, 4.0) for off in NOISE])
+    return MetricTally(pair.n, pair=pair)
+
+
+NOISE = [0.1 * (place % 7 - 3) for place in range(1_000)]
+
+
+def test_a_bandit_learns_a_ratio_from_both_of_its_parts() -> None:
+    """The variant with as many clicks on fewer views is the better one."""
+    rate = Metric("rate", "clicks", kind="ratio", denominator="views", margin=0.1)
+    document = experiment(Bandit(every_s=900), metrics=(rate,), promote="never")
+    fewer_views = replace(
+        clicks(1.0),
+        pair=Comoments.of([(2.0 * views + off, views) for views in (1.0, 2.0) for off in NOISE]),
+    )
+    evidence = seen(cell(0, 2_000, rate=clicks(1.0)), cell(1, 2_000, rate=fewer_views))
+
+    assert decide(running(document), evidence, 900.0).weights["b"] == 9_500
 
 
 def test_phases_with_other_weights_are_not_added_up() -> None:
