@@ -162,13 +162,17 @@ def _going_on(record: ExperimentRecord, seen: Look, now: float) -> Move:
     """The strategy's next step, promotion, or the deadline."""
     standing = _standing(record, seen, now)
     ready = strategies.is_ready(record, standing, now)
-    if ready and strategies.is_last(record) and (winner := _best(record, seen, certified=True)):
+    done = ready and strategies.is_last(record)
+    winner = _best(record, seen, certified=True) if done else None
+    if winner and record.document.promote != "never":
         return _promotion(record, winner, Cause.CERTIFIED)
     late = ready and _is_late(record, now)
     is_ramp = isinstance(record.document.strategy, Ramp)
     step = strategies.next_step(record, standing, now) if is_ramp or not late else None
     if step is not None:
         return Move(State.RUNNING, "", "", step)
+    if winner:
+        return _promotion(record, winner, Cause.CERTIFIED)
     if late:
         return _after_deadline(record, seen)
     return Move(State.RUNNING, "", _forecast(seen))

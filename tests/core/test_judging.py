@@ -558,6 +558,16 @@ def test_a_bandit_moves_its_weights_to_what_is_better() -> None:
     assert decision.moves(running(document))
 
 
+def test_a_bandit_goes_on_learning_where_nothing_is_promoted() -> None:
+    """A certificate is no reason to leave the weights as they are."""
+    document = experiment(Bandit(every_s=900), metrics=(SALES,), promote="never")
+
+    decision = decide(running(document), ALIKE, 900.0)
+
+    assert decision.state is State.RUNNING
+    assert decision.moves(running(document))
+
+
 def clicks(per_view: float) -> MetricTally:
     """A ratio of 2,000 units, the half of which has four views and the other half two."""
     pair = Comoments.of([(views * per_view + off, views) for views in (2.0, 4.0) for off in NOISE])
