@@ -11,7 +11,7 @@ loss within it, for certain. Claims are two-sided: `better` and `worse` leave no
 """
 
 from collections.abc import Iterator, Sequence
-from math import exp
+from math import exp, sqrt
 from typing import Final, TypeVar
 
 from msgspec import Struct
@@ -28,6 +28,7 @@ from gateway.core.tallies import Cell, MetricTally
 
 _NOBODY: Final = Sample(0, 0.0, 0.0)
 _FAR: Final = 690.0
+_ROUNDING: Final = 1e-9
 Sums = TypeVar("Sums", Moments, Comoments)
 
 
@@ -60,7 +61,7 @@ def read_effect(
         levels: at which harm, safety and claims count.
         display: whether to tell what nothing is decided on, too.
     """
-    known, n, planned = effect.absolute, effect.absolute.n, metric.planned_units
+    known, n, planned = _with_spread(effect), effect.absolute.n, metric.planned_units
     settled = known.is_known and is_settled(metric, effect)
     reading = Reading(
         name=metric.name,
@@ -101,6 +102,18 @@ def _one_sided(z: float, n: int, level: float, planned: float, *, exact: bool) -
     if not exact and not most.holds:
         return most
     return evidential(float(sequences.one_sided_e(z, n, level, planned)), level)
+
+
+def _with_spread(effect: Effect) -> Estimate:
+    """The effect, with an error even if no unit differs from the others of its arm.
+
+    Where all of one arm have one value and all of the other another, what is left is the spread
+    about their common mean: the squared error is then the squared effect over the units.
+    """
+    known, scale = effect.absolute, abs(effect.control.mean) + abs(effect.treatment.mean)
+    if known.se != 0.0 or abs(known.effect) <= _ROUNDING * scale:
+        return known
+    return replace(known, se=abs(known.effect) / sqrt(known.n))
 
 
 def is_settled(metric: Metric, effect: Effect) -> bool:
@@ -253,7 +266,7 @@ def _effect(control: Sample, treatment: Sample, *, display: bool) -> Effect:
 
 def _with_display(reading: Reading, metric: Metric, effect: Effect, levels: Levels) -> Reading:
     """Add what people like to see: relative effect, forecast, and what one look would say."""
-    known, planned = effect.absolute, metric.planned_units
+    known, planned = _with_spread(effect), metric.planned_units
     rising = metric.direction == "increase"
     once = means.fixed(known, levels.claim)
     above = float(special.ndtr(known.effect / known.se))

@@ -57,6 +57,16 @@ def test_evidence_of_a_loss_beyond_the_margin_rolls_back(role: str) -> None:
     assert (decision.state, decision.reason) == (State.ROLLED_BACK, Cause.HARM)
 
 
+def test_a_loss_of_all_units_is_harm_though_none_differs_from_the_others() -> None:
+    """Each arm is without any spread: all of the control's units buy, and nobody else."""
+    record = running(experiment(guards=(), metrics=(SALES,)))
+    lost = seen(cell(0, 300, sales=hits(300, 300)), cell(1, 300, sales=hits(300, 0)))
+    alike = seen(cell(0, 300, sales=hits(300, 300)), cell(1, 300, sales=hits(300, 300)))
+
+    assert decide(record, lost, 10.0).state is State.ROLLED_BACK
+    assert decide(record, alike, 10.0).verdicts == {"sales/b": "inconclusive"}
+
+
 def test_a_metric_that_is_only_watched_neither_rolls_back_nor_blocks() -> None:
     """It has a verdict, and nothing follows from it."""
     watched = replace(SALES, role="watch")
