@@ -212,12 +212,18 @@ def _after_deadline(record: ExperimentRecord, seen: Look) -> Move:
 
 
 def _is_late(record: ExperimentRecord, now: float) -> bool:
-    """Whether the deadline has passed: of a ramp's step, else of the whole."""
+    """Whether the deadline has passed: of a ramp's step, else of the whole.
+
+    A shadow stage, a pause and a hold are no time in which evidence was waited for: who resumes an
+    experiment does not want it shipped, or rolled back, at the next look.
+    """
     deadline, phase = record.document.deadline_s, record.phase
     if deadline is None or phase is None:
         return False
-    ramp = isinstance(record.document.strategy, Ramp)
-    return now - (phase.at if ramp else record.started_at) >= deadline
+    began = phase.at if isinstance(record.document.strategy, Ramp) else record.started_at
+    if record.state is State.RUNNING:
+        began = max(began, record.since)
+    return now - began >= deadline
 
 
 def _lacks_data(seen: Look) -> bool:

@@ -422,6 +422,22 @@ def test_a_deadline_without_data_of_a_goal_concludes_nothing(choice: str) -> Non
     assert (decision.state, decision.reason) == (State.HELD, "no_data")
 
 
+@pytest.mark.parametrize("strategy", [RAMP, Fixed({"a": 5_000, "b": 5_000})])
+def test_a_deadline_is_waited_for_anew_after_a_pause(strategy: Ramp | Fixed) -> None:
+    """Who resumes what was paused for a day does not ship it at the next look."""
+    document = experiment(strategy, metrics=(SALES,), deadline_s=100.0, on_deadline="ship")
+    resumed = running(document, since=86_400.0, state=State.RUNNING)
+    noisy = seen(
+        cell(0, 500, events=[20], sales=hits(300, 90)),
+        cell(1, 500, events=[20], sales=hits(300, 91)),
+    )
+
+    assert not decide(resumed, noisy, 86_499.0).moves(resumed)
+    assert decide(resumed, noisy, 86_499.0).state is State.RUNNING
+    later = decide(resumed, noisy, 86_500.0)
+    assert later.state is State.PROMOTED or later.step == 1
+
+
 def test_a_ramp_that_ships_after_its_deadline_takes_one_step() -> None:
     """Shipping skips certificates, not steps."""
     document = experiment(RAMP, deadline_s=100.0, on_deadline="ship")
