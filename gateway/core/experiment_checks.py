@@ -151,6 +151,8 @@ def _check_measures(where: str, document: Experiment) -> None:
     goals = [metric for metric in document.metrics if metric.role == "goal"]
     if isinstance(document.strategy, Bandit) and not goals:
         _refuse(where, "a bandit learns from its first goal; give a metric with that role")
+    if isinstance(document.strategy, Bandit) and goals[0].kind == "quantile":
+        _refuse(where, "a bandit learns from means, so its first goal cannot be a quantile")
     decides = [metric for metric in document.metrics if metric.role != "watch"]
     if document.promote != "never" and not document.guards and not decides:
         _refuse(

@@ -119,6 +119,7 @@ class Bandit(Struct, frozen=True, forbid_unknown_fields=True, tag="bandit", tag_
     """Thompson sampling on the first goal: weights follow the chance of being best.
 
     `floor` is the least weight of a variant and `exposure` the enrolled share, out of 10,000.
+    Weights stay for `every_s` at first, and 2 per cent longer each time.
     """
 
     floor: int = 500

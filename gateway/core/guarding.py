@@ -114,6 +114,12 @@ def apart(reading: Reading, guard: Guard, level: float) -> Reading:
     )
 
 
+def doubted(reading: Reading) -> Reading:
+    """The guard where too many units saw two variants: harm still counts, and nothing else."""
+    verdict = Verdict.WORSE if reading.harm.holds else Verdict.INVALID
+    return replace(reading, verdict=verdict)
+
+
 def excess(reading: Reading, level: float) -> float:
     """Upper bound of the share of the variant's units with an event beyond the control's."""
     old, new = reading.units

@@ -162,13 +162,17 @@ def _going_on(record: ExperimentRecord, seen: Look, now: float) -> Move:
     """The strategy's next step, promotion, or the deadline."""
     standing = _standing(record, seen, now)
     ready = strategies.is_ready(record, standing, now)
-    if ready and strategies.is_last(record) and (winner := _best(record, seen, certified=True)):
+    done = ready and strategies.is_last(record)
+    winner = _best(record, seen, certified=True) if done else None
+    if winner and record.document.promote != "never":
         return _promotion(record, winner, Cause.CERTIFIED)
     late = ready and _is_late(record, now)
     is_ramp = isinstance(record.document.strategy, Ramp)
     step = strategies.next_step(record, standing, now) if is_ramp or not late else None
     if step is not None:
         return Move(State.RUNNING, "", "", step)
+    if winner:
+        return _promotion(record, winner, Cause.CERTIFIED)
     if late:
         return _after_deadline(record, seen)
     return Move(State.RUNNING, "", _forecast(seen))
@@ -208,12 +212,18 @@ def _after_deadline(record: ExperimentRecord, seen: Look) -> Move:
 
 
 def _is_late(record: ExperimentRecord, now: float) -> bool:
-    """Whether the deadline has passed: of a ramp's step, else of the whole."""
+    """Whether the deadline has passed: of a ramp's step, else of the whole.
+
+    A shadow stage, a pause and a hold are no time in which evidence was waited for: who resumes an
+    experiment does not want it shipped, or rolled back, at the next look.
+    """
     deadline, phase = record.document.deadline_s, record.phase
     if deadline is None or phase is None:
         return False
-    ramp = isinstance(record.document.strategy, Ramp)
-    return now - (phase.at if ramp else record.started_at) >= deadline
+    began = phase.at if isinstance(record.document.strategy, Ramp) else record.started_at
+    if record.state is State.RUNNING:
+        began = max(began, record.since)
+    return now - began >= deadline
 
 
 def _lacks_data(seen: Look) -> bool:

@@ -7,6 +7,8 @@ every variant serves and is told of alike, whose unit comes next at any stage is
 If assigned is off, nothing can be said (`invalid`), and guards are read from rates alone. If only
 received is off, those of whom outcomes are known are not alike, so metrics are invalid and guards
 are not. If served is off that is no fault of the split: it is what the guards are there to see.
+Where silence counts as a value, who is told of is the effect itself, so received is then asked of
+the units that the other metrics could count, and of nobody if there are none.
 
 Risks. `alpha` is shared in equal parts by all guards without an own one and by all metrics that
 gate, and each part by the treatments: with a look at every tick the chance of any false harm is at
@@ -18,6 +20,7 @@ among the treatments, because any of them may be promoted.
 
 from collections.abc import Sequence
 from functools import lru_cache
+from statistics import fmean
 from typing import Final, Literal, TypeAlias
 
 from msgspec import Struct
@@ -29,10 +32,10 @@ from gateway.core.experiments import Experiment, ExperimentRecord, HoldReason, S
 from gateway.core.guarding import Asked, from_log
 from gateway.core.measuring import Levels
 from gateway.core.ranking import read_quantile
-from gateway.core.readings import Funnel, Reading, Stage, Verdict
+from gateway.core.readings import Funnel, Reading, Stage, Verdict, evidential
 from gateway.core.stats import ceilings, multinomial
 from gateway.core.stats.means import Sample
-from gateway.core.tallies import Evidence
+from gateway.core.tallies import Cell, Evidence
 
 MIN_UNITS: Final = 100
 """Units from which on a share of contaminated ones is a share."""
@@ -139,19 +142,22 @@ def look(record: ExperimentRecord, evidence: Evidence, *, display: bool = False)
     funnel, risks = _funnel(record, seen, exact=display), risks_of(record.document)
     broken = funnel.assigned.is_off or _is_lifted_by_people(record)
     alive = living(record)
-    share, units = _contamination(record, seen, alive)
-    contaminated = units >= MIN_UNITS and share > document.max_contaminated
+    kept = _kept_apart(record, evidence, seen, alive)
+    share, contaminated, told = kept.share, kept.contaminated, kept.outcomes
+    harm = tuple([level / kept.spent for level in risks.guards])
     comparable = not (broken or contaminated or funnel.received.is_off)
     readings: list[Reading] = []
     for index in range(1, len(document.variants)):
         if not any(stratum.weights[index] for stratum in seen):
             continue
-        guarded = _guard_pairs(record, evidence, seen, index)
-        guards = _guards(document, risks, index, guarded, display=display and not broken)
+        asked = Asked(harm, risks.safe, exact=display and not broken)
+        guards = _guards(document, asked, index, pairs_of(kept.events, index))
+        if contaminated:
+            guards = [guarding.doubted(reading) for reading in guards]
         if broken:
             both = zip(guards, document.guards, risks.guards, strict=True)
             guards = [guarding.apart(reading, guard, level) for reading, guard, level in both]
-        metrics = _metrics(document, risks, index, pairs_of(seen, index), display=display)
+        metrics = _metrics(document, risks, index, pairs_of(told, index), display=display)
         if not comparable:
             metrics = [replace(reading, verdict=Verdict.INVALID) for reading in metrics]
         readings += [*guards, *metrics]
@@ -181,9 +187,10 @@ def goal_arms(record: ExperimentRecord, seen: Sequence[Stratum]) -> list[Sample]
     for stratum in seen:
         weights = [stratum.weights[i] for i in alive]
         if all(weights):
-            arms = [measuring.moments_of(goal, stratum.cells[i]) for i in alive]
-            rows.append((overlap_of(weights, sum(arm.n for arm in arms)), arms))
-    samples = measuring.arm_samples(rows)
+            arms = [stratum.cells[i] for i in alive]
+            units = sum(_counted(cells, goal.name) for cells in arms)
+            rows.append((overlap_of(weights, units), arms))
+    samples = measuring.arm_samples(goal, rows)
     if not samples:
         return []
     found = dict(zip(alive, samples, strict=True))
@@ -195,30 +202,53 @@ def _is_lifted_by_people(record: ExperimentRecord) -> bool:
     return record.state is State.HELD and record.reason == HoldReason.SRM
 
 
-def _guard_pairs(
-    record: ExperimentRecord, evidence: Evidence, seen: Sequence[Stratum], index: int
-) -> tuple[Pair, ...]:
-    """The units in which events of one treatment are compared.
+class _KeptApart(Struct, frozen=True):
+    """Which units can be compared, though some were moved from one variant to another.
 
-    During a reverse hold-out of units that stay, only those that came since: most of the control's
-    earlier ones were moved, so their later events are missing, which would look like harm. For
-    this the risk is spent anew.
+    `events` and `outcomes` are the strata to compare those in; `spent` divides the risk of harm.
     """
-    if record.state is State.HOLDING_OUT and record.document.unit is not None and record.phase:
-        return pairs_of(strata(record, evidence, first=record.phase.number), index)
-    return pairs_of(seen, index)
+
+    share: float
+    contaminated: bool
+    events: tuple[Stratum, ...]
+    outcomes: tuple[Stratum, ...]
+    spent: int = 1
 
 
-def _guards(
-    document: Experiment, risks: Risks, index: int, pairs: Sequence[Pair], *, display: bool
-) -> list[Reading]:
+def _kept_apart(
+    record: ExperimentRecord,
+    evidence: Evidence,
+    seen: tuple[Stratum, ...],
+    alive: Sequence[str],
+) -> _KeptApart:
+    """See what was moved.
+
+    Of units that stay, a change of weights moves many; their later events are nobody's, so the
+    variant that they left seems to have fewer. In a reverse hold-out, and when more units were
+    moved than may be, guards are read from those that came with the weights of now, which nothing
+    has moved since. That spends the risk anew: once in a hold-out; else 1 / (k (k + 1)) of it in
+    the k-th phase, which adds up to once at most. Outcomes are read from those in a hold-out only.
+    """
+    share, contaminated = _contamination(record, seen, alive)
+    stays = record.state is State.HOLDING_OUT and record.document.unit is not None
+    if record.phase is None or not (stays or contaminated):
+        return _KeptApart(share, contaminated, seen, seen)
+    since = strata(record, evidence, first=record.phase.number)
+    if not stays:
+        phases = len(record.phases)
+        return _KeptApart(share, contaminated, since, seen, phases * (phases + 1))
+    if not contaminated:
+        return _KeptApart(share, contaminated, since, seen)
+    return _KeptApart(*_contamination(record, since, alive), since, since)
+
+
+def _guards(document: Experiment, asked: Asked, index: int, pairs: Sequence[Pair]) -> list[Reading]:
     name = document.variants[index].name
-    asked = Asked(risks.guards, risks.safe, exact=display)
     readings = guarding.read_guards(document.guards, name, pairs, asked)
-    if not display:
+    if not asked.exact:
         return readings
     return [
-        guarding.with_display(reading, guard, pairs, place, risks.safe)
+        guarding.with_display(reading, guard, pairs, place, asked.safe)
         for place, (reading, guard) in enumerate(zip(readings, document.guards, strict=True))
     ]
 
@@ -257,14 +287,39 @@ def _stage(
     """One stage; shares are told if they are off or if all is to be told."""
     rows, level = [stratum.counted(name) for stratum in seen], record.document.srm_alpha
     units = sum(map(sum, rows))
-    most = from_log(ceilings.shares(rows, weights), level)
+    asked = _answered(record.document, seen, rows) if name == "received" else [rows]
+    most = from_log(max((ceilings.shares(one, weights) for one in asked), default=0.0), level)
     if not exact and not most.holds:
         return Stage(name, units, test=most)
-    log_e = multinomial.log_e_over_phases(list(zip(rows, weights, strict=True)))
-    test = from_log(log_e, level)
+    # The mean of e-values is one, however they depend on each other.
+    found = [multinomial.log_e_over_phases(list(zip(one, weights, strict=True))) for one in asked]
+    test = evidential(fmean([from_log(log_e, level).e for log_e in found] or [1.0]), level)
     names = [variant.name for variant in record.document.variants]
     due = _shares(names, _due(rows, weights), units)
     return Stage(name, units, _shares(names, rows, units), due, test)
+
+
+def _answered(
+    document: Experiment, seen: Sequence[Stratum], received: list[list[int]]
+) -> list[list[list[int]]]:
+    """Units by stratum and variant that should be as many as the weights say; one for each test.
+
+    Outcomes of a metric whose silence is a value come because of what they say: one that is only
+    told when somebody buys comes more often for the better variant, and that is no fault.
+    """
+    needed = [m for m in document.metrics if m.silence == "missing" and m.role != "watch"]
+    is_plain = all(metric.silence == "missing" for metric in document.metrics)
+    if is_plain and len(needed) <= 1:
+        return [received]
+    counted = [
+        [[_counted(cells, metric.name) for cells in stratum.cells] for stratum in seen]
+        for metric in needed
+    ]
+    return [received, *counted] if is_plain else counted
+
+
+def _counted(cells: Sequence[Cell], metric: str) -> int:
+    return sum(cell.metrics[metric].units for cell in cells if metric in cell.metrics)
 
 
 def _due(rows: Sequence[Sequence[int]], weights: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -283,17 +338,18 @@ def _shares(names: Sequence[str], rows: Sequence[Sequence[float]], total: int) -
 
 def _contamination(
     record: ExperimentRecord, seen: Sequence[Stratum], alive: Sequence[str]
-) -> tuple[float, int]:
-    """Share of units that were seen under two variants, and of how many it is one.
+) -> tuple[float, bool]:
+    """Share of units that were seen under two variants, and whether it is too large.
 
     Only of variants that are still assigned: the units of one that was taken out had to move.
     """
     if not any(cell.contaminated for stratum in seen for cells in stratum.cells for cell in cells):
-        return 0.0, 0
+        return 0.0, False
     keep = [i for i, v in enumerate(record.document.variants) if i == 0 or v.name in alive]
     units = moved = 0
     for stratum in seen:
         assigned, contaminated = stratum.counted("assigned"), stratum.counted("contaminated")
         units += sum(assigned[i] for i in keep)
         moved += sum(contaminated[i] for i in keep)
-    return (moved / units if units else 0.0), units
+    share = moved / units if units else 0.0
+    return share, units >= MIN_UNITS and share > record.document.max_contaminated

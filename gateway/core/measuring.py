@@ -10,9 +10,9 @@ Harm is a loss beyond the margin, because the margin is what may be lost without
 loss within it, for certain. Claims are two-sided: `better` and `worse` leave no effect out.
 """
 
-from collections.abc import Sequence
-from math import exp
-from typing import Final
+from collections.abc import Iterator, Sequence
+from math import exp, sqrt
+from typing import Final, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -28,6 +28,8 @@ from gateway.core.tallies import Cell, MetricTally
 
 _NOBODY: Final = Sample(0, 0.0, 0.0)
 _FAR: Final = 690.0
+_ROUNDING: Final = 1e-9
+Sums = TypeVar("Sums", Moments, Comoments)
 
 
 class Levels(Struct, frozen=True):
@@ -59,7 +61,7 @@ def read_effect(
         levels: at which harm, safety and claims count.
         display: whether to tell what nothing is decided on, too.
     """
-    known, n, planned = effect.absolute, effect.absolute.n, metric.planned_units
+    known, n, planned = _with_spread(effect), effect.absolute.n, metric.planned_units
     settled = known.is_known and is_settled(metric, effect)
     reading = Reading(
         name=metric.name,
@@ -100,6 +102,18 @@ def _one_sided(z: float, n: int, level: float, planned: float, *, exact: bool) -
     if not exact and not most.holds:
         return most
     return evidential(float(sequences.one_sided_e(z, n, level, planned)), level)
+
+
+def _with_spread(effect: Effect) -> Estimate:
+    """The effect, with an error even if no unit differs from the others of its arm.
+
+    Where all of one arm have one value and all of the other another, what is left is the spread
+    about their common mean: the squared error is then the squared effect over the units.
+    """
+    known, scale = effect.absolute, abs(effect.control.mean) + abs(effect.treatment.mean)
+    if known.se != 0.0 or abs(known.effect) <= _ROUNDING * scale:
+        return known
+    return replace(known, se=abs(known.effect) / sqrt(known.n))
 
 
 def is_settled(metric: Metric, effect: Effect) -> bool:
@@ -156,16 +170,25 @@ def effect_of(metric: Metric, pairs: Sequence[Pair], *, display: bool = True) ->
     return _effect(*_both_means(metric, pairs), display=display)
 
 
-def arm_samples(strata: Sequence[tuple[float, Sequence[Moments]]]) -> list[Sample]:
+def arm_samples(
+    metric: Metric, strata: Sequence[tuple[float, Sequence[Sequence[Cell]]]]
+) -> list[Sample]:
     """Every variant of a metric over strata, each with its weight; what a bandit learns from."""
+    if metric.kind == "ratio":
+        pairs = [(weight, [_sums(metric, cells) for cells in arms]) for weight, arms in strata]
+        return [means.ratio_sample(pairs_together(*arm)) for arm in _by_arm(pairs)]
+    sums = [(weight, [moments_of(metric, cells) for cells in arms]) for weight, arms in strata]
+    return [means.mean_sample(together(*arm)) for arm in _by_arm(sums)]
+
+
+def _by_arm(
+    strata: Sequence[tuple[float, Sequence[Sums]]],
+) -> Iterator[tuple[list[Sums], list[float]]]:
+    """Of each arm the sums of every stratum in which all have a variance, and their weights."""
     read = [(weight, arms) for weight, arms in strata if has_spread([arm.n for arm in arms])]
-    if not read:
-        return []
     weights = [weight for weight, _ in read]
-    return [
-        means.mean_sample(together([arms[i] for _, arms in read], weights))
-        for i in range(len(read[0][1]))
-    ]
+    for place in range(len(read[0][1]) if read else 0):
+        yield [arms[place] for _, arms in read], weights
 
 
 def moments_of(metric: Metric, cells: Sequence[Cell]) -> Moments:
@@ -243,7 +266,7 @@ def _effect(control: Sample, treatment: Sample, *, display: bool) -> Effect:
 
 def _with_display(reading: Reading, metric: Metric, effect: Effect, levels: Levels) -> Reading:
     """Add what people like to see: relative effect, forecast, and what one look would say."""
-    known, planned = effect.absolute, metric.planned_units
+    known, planned = _with_spread(effect), metric.planned_units
     rising = metric.direction == "increase"
     once = means.fixed(known, levels.claim)
     above = float(special.ndtr(known.effect / known.se))

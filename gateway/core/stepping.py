@@ -16,8 +16,9 @@ from gateway.core.readings import Decision
 from gateway.core.snapshot import Snapshot
 from gateway.core.transitions import promote
 
-LAST_PHASES: Final = 1_990
-"""Weights stay from then on: a record holds at most 2,000 phases."""
+LAST_PHASES: Final = 1_970
+"""Of 2,000 that a record holds. From then on weights stay, but that a variant can be taken out, and
+that what is promoted gets its traffic."""
 
 
 def next_record(
@@ -48,7 +49,7 @@ def next_record(
         verdicts=decision.verdicts,
     )
     begins = state in ENROLLING and decision.moves(record) and not usurped
-    if begins and len(record.phases) < LAST_PHASES:
+    if begins and (len(record.phases) < LAST_PHASES or _must_move(record, decision)):
         after = _in_phase(after, Phase(number, at, decision.exposure, decision.weights))
     return record if after == record else after
 
@@ -82,6 +83,13 @@ def step(
         if champion != version:
             snapshot = promote(snapshot, model, version, record.document.alias)
     return with_record(snapshot, name, after)
+
+
+def _must_move(record: ExperimentRecord, decision: Decision) -> bool:
+    """Whether a variant loses all its units, or a promotion gives them to another."""
+    before = {} if record.phase is None else record.phase.weights
+    gone = any(weight and not decision.weights.get(name) for name, weight in before.items())
+    return gone or decision.state is not record.state
 
 
 def _may_promote(record: ExperimentRecord, winner: str, champion: int | None) -> bool:

@@ -18,6 +18,12 @@ from gateway.core.stats.thompson import normal_weights
 HALF: Final = SCALE // 2
 GROWTH: Final = 1.25
 """A step that the risk budget cuts short is taken only if it is worth a phase of its own."""
+STIR: Final = SCALE // 100
+"""So many units out of 10,000 must move, or a bandit leaves its weights alone."""
+SLOWER: Final = 1.02
+"""By this factor a bandit's weights stay longer each time, so that its phases stay few: what they
+were is in every look at the evidence and in every entry of the ledger. Weights of 15 minutes have
+changed at most 206 times after a month, and 332 times after a year."""
 
 
 class Step(Struct, frozen=True):
@@ -202,7 +208,8 @@ def _reweigh(
 ) -> Step | None:
     """Weights by the chance of being best, exactly; a variant that was taken out stays out."""
     phase, document = record.phase, record.document
-    if phase is None or now - phase.at < strategy.every_s:
+    stays_s = strategy.every_s * SLOWER ** (len(record.phases) - 1)
+    if phase is None or now - phase.at < stays_s:
         return None
     names = [variant.name for variant in document.variants]
     alive = [index for index, name in enumerate(names) if phase.weights.get(name, 0)]
@@ -216,5 +223,5 @@ def _reweigh(
     weights = dict.fromkeys(names, 0)
     for index, weight in zip(alive, apportioned(chances, max(strategy.floor, 1)), strict=True):
         weights[names[index]] = weight
-    same = all(phase.weights.get(name, 0) == weight for name, weight in weights.items())
-    return None if same else Step(record.step, strategy.exposure, weights)
+    moved = sum(max(weight - phase.weights.get(name, 0), 0) for name, weight in weights.items())
+    return Step(record.step, strategy.exposure, weights) if moved >= STIR else None

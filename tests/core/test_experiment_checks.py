@@ -1,6 +1,7 @@
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.core.compare import Tolerance
 from gateway.core.endpoints import UnitKey
@@ -76,6 +77,10 @@ def test_sound_documents_are_taken(fields: dict[str, Any]) -> None:
         ({"strategy": Ramp(steps=(100,), risk_budget=0.0)}, "must be above 0"),
         ({"strategy": Bandit(floor=5_001), "metrics": (GOAL,)}, "floor is 5001"),
         ({"strategy": Bandit()}, "learns from its first goal"),
+        (
+            {"strategy": Bandit(), "metrics": (replace(GOAL, kind="quantile"),)},
+            "its first goal cannot be a quantile",
+        ),
         ({"guards": tuple(Guard(name=f"g{n}", event="error") for n in range(16))}, "at most 15"),
         ({"guards": (ERRORS, ERRORS)}, "are named 'errors'"),
         ({"guards": (Guard(name="slow", event="slow"),)}, "'slow' needs it"),

@@ -16,8 +16,9 @@ from gateway.core.experiments import (
 )
 from gateway.core.judging import decide
 from gateway.core.readings import Cause, Decision, Verdict
+from gateway.core.stats.moments import Comoments
 from gateway.core.stepping import next_record
-from gateway.core.tallies import Evidence, ShadowCell
+from gateway.core.tallies import Evidence, MetricTally, ShadowCell
 from tests.studies import ERRORS, EVEN, SALES, cell, experiment, hits, running, seen
 
 RAMP = Ramp((500, 1_000, 5_000), dwell_s=60, min_units=100)
@@ -54,6 +55,16 @@ def test_evidence_of_a_loss_beyond_the_margin_rolls_back(role: str) -> None:
     decision = decide(record, lost, 10.0)
 
     assert (decision.state, decision.reason) == (State.ROLLED_BACK, Cause.HARM)
+
+
+def test_a_loss_of_all_units_is_harm_though_none_differs_from_the_others() -> None:
+    """Each arm is without any spread: all of the control's units buy, and nobody else."""
+    record = running(experiment(guards=(), metrics=(SALES,)))
+    lost = seen(cell(0, 300, sales=hits(300, 300)), cell(1, 300, sales=hits(300, 0)))
+    alike = seen(cell(0, 300, sales=hits(300, 300)), cell(1, 300, sales=hits(300, 300)))
+
+    assert decide(record, lost, 10.0).state is State.ROLLED_BACK
+    assert decide(record, alike, 10.0).verdicts == {"sales/b": "inconclusive"}
 
 
 def test_a_metric_that_is_only_watched_neither_rolls_back_nor_blocks() -> None:
@@ -186,6 +197,48 @@ def test_outcomes_that_come_for_one_variant_only_hold() -> None:
     assert decision.verdicts == {"errors/b": "equivalent", "sales/b": "invalid"}
 
 
+BOUGHT = replace(SALES, silence="default")
+"""Told only when somebody buys."""
+
+
+def test_outcomes_that_come_because_of_the_effect_are_no_missing_ones() -> None:
+    """Silence is a value here, so the better variant is told of more often."""
+    record = running(experiment(metrics=(BOUGHT,)))
+    better = seen(
+        cell(0, 20_000, received=4_000, sales=hits(20_000, 4_000)),
+        cell(1, 20_000, received=5_000, sales=hits(20_000, 5_000)),
+    )
+
+    decision = decide(record, better, 10.0)
+
+    assert decision.verdicts["sales/b"] == "better"
+    assert decision.state is State.PROMOTED
+
+
+def test_beside_them_outcomes_that_should_come_for_all_are_still_asked_for() -> None:
+    """Labels of one variant get lost, while its sales are told as ever."""
+    label = Metric("label", "label", kind="binary", margin=0.1)
+    record = running(experiment(metrics=(BOUGHT, label)))
+    lost = seen(
+        cell(0, 5_000, received=5_000, sales=hits(5_000, 1_500), label=hits(5_000, 2_500)),
+        cell(1, 5_000, received=5_000, sales=hits(5_000, 1_500), label=hits(4_000, 2_000)),
+    )
+
+    assert decide(record, lost, 10.0).reason == "missing_outcomes"
+
+
+def test_each_metric_must_be_told_of_for_all_variants() -> None:
+    """That some outcome came of every unit does not hide that one of two did not."""
+    label = Metric("label", "label", kind="binary", margin=0.1)
+    record = running(experiment(metrics=(SALES, label)))
+    lost = seen(
+        cell(0, 5_000, sales=hits(5_000, 1_500), label=hits(5_000, 2_500)),
+        cell(1, 5_000, sales=hits(5_000, 1_500), label=hits(4_000, 2_000)),
+    )
+
+    assert decide(record, lost, 10.0).reason == "missing_outcomes"
+
+
 def test_units_seen_under_two_variants_hold_beyond_the_allowed_share() -> None:
     """One and a half per cent are more than one."""
     record = running(experiment(metrics=(SALES,)))
@@ -195,6 +248,32 @@ def test_units_seen_under_two_variants_hold_beyond_the_allowed_share() -> None:
 
     assert (decision.state, decision.reason) == (State.HELD, "contamination")
     assert decision.verdicts["sales/b"] == "invalid"
+
+
+REMAINING = Ramp((500, 5_000), control="remaining", dwell_s=1e6)
+LATER = Phase(2, 100.0, 10_000, {"a": 5_000, "b": 5_000})
+# The second step moved half of the control's units. What happens to them later is nobody's, so the
+# control has half of the errors that the candidate has.
+MOVED = (cell(0, 9_500, events=[500], contaminated=4_500), cell(1, 500, events=[50]))
+
+
+def test_events_that_moved_units_take_away_with_them_are_no_harm() -> None:
+    """Of units that stay, a step moves many if all the others are the control."""
+    record = running(experiment(REMAINING), LATER, step=1)
+    moved = seen(*MOVED, cell(0, 500, phase=2, events=[50]), cell(1, 500, phase=2, events=[50]))
+
+    decision = decide(record, moved, 200.0)
+
+    assert (decision.state, decision.reason) == (State.HELD, "contamination")
+    assert decision.verdicts == {"errors/b": "invalid"}
+
+
+def test_units_that_moved_do_not_shield_a_broken_version() -> None:
+    """Those that came since the last change of weights were moved by nobody."""
+    record = running(experiment(REMAINING), LATER, step=1)
+    broken = seen(*MOVED, cell(0, 500, phase=2, events=[50]), cell(1, 500, phase=2, events=[400]))
+
+    assert decide(record, broken, 200.0).state is State.ROLLED_BACK
 
 
 def test_few_units_seen_under_two_variants_are_allowed() -> None:
@@ -343,6 +422,22 @@ def test_a_deadline_without_data_of_a_goal_concludes_nothing(choice: str) -> Non
     assert (decision.state, decision.reason) == (State.HELD, "no_data")
 
 
+@pytest.mark.parametrize("strategy", [RAMP, Fixed({"a": 5_000, "b": 5_000})])
+def test_a_deadline_is_waited_for_anew_after_a_pause(strategy: Ramp | Fixed) -> None:
+    """Who resumes what was paused for a day does not ship it at the next look."""
+    document = experiment(strategy, metrics=(SALES,), deadline_s=100.0, on_deadline="ship")
+    resumed = running(document, since=86_400.0, state=State.RUNNING)
+    noisy = seen(
+        cell(0, 500, events=[20], sales=hits(300, 90)),
+        cell(1, 500, events=[20], sales=hits(300, 91)),
+    )
+
+    assert not decide(resumed, noisy, 86_499.0).moves(resumed)
+    assert decide(resumed, noisy, 86_499.0).state is State.RUNNING
+    later = decide(resumed, noisy, 86_500.0)
+    assert later.state is State.PROMOTED or later.step == 1
+
+
 def test_a_ramp_that_ships_after_its_deadline_takes_one_step() -> None:
     """Shipping skips certificates, not steps."""
     document = experiment(RAMP, deadline_s=100.0, on_deadline="ship")
@@ -411,6 +506,22 @@ def test_in_a_hold_out_events_of_units_that_were_moved_are_not_compared() -> Non
     assert decide(each, moved, 200.0).state is State.ROLLED_BACK
 
 
+def test_in_a_hold_out_units_that_were_moved_do_not_end_the_reading_of_outcomes() -> None:
+    """Nearly all of the control's units come back to the winner; new ones still tell."""
+    record = replace(BEHIND, document=replace(HOLD_OUT, metrics=(SALES,)))
+    moved = (
+        cell(0, 5_000, contaminated=4_000, sales=hits(5_000, 1_500)),
+        cell(1, 5_000, sales=hits(5_000, 1_500)),
+    )
+    lost = (
+        cell(0, 400, phase=2, sales=hits(400, 120)),
+        cell(1, 19_600, phase=2, sales=hits(19_600, 2_000)),
+    )
+
+    assert decide(record, seen(*moved), 200.0).state is State.HOLDING_OUT
+    assert decide(record, seen(*moved, *lost), 200.0).state is State.ROLLED_BACK
+
+
 THREE = experiment(Fixed({"a": 4_000, "b": 3_000, "c": 3_000}), metrics=(SALES,), names="abc")
 
 
@@ -471,6 +582,38 @@ def test_a_bandit_moves_its_weights_to_what_is_better() -> None:
     assert decision.state is State.RUNNING
     assert decision.weights["b"] > 7_500
     assert decision.moves(running(document))
+
+
+def test_a_bandit_goes_on_learning_where_nothing_is_promoted() -> None:
+    """A certificate is no reason to leave the weights as they are."""
+    document = experiment(Bandit(every_s=900), metrics=(SALES,), promote="never")
+
+    decision = decide(running(document), ALIKE, 900.0)
+
+    assert decision.state is State.RUNNING
+    assert decision.moves(running(document))
+
+
+def clicks(per_view: float) -> MetricTally:
+    """A ratio of 2,000 units, the half of which has four views and the other half two."""
+    pair = Comoments.of([(views * per_view + off, views) for views in (2.0, 4.0) for off in NOISE])
+    return MetricTally(pair.n, pair=pair)
+
+
+NOISE = [0.1 * (place % 7 - 3) for place in range(1_000)]
+
+
+def test_a_bandit_learns_a_ratio_from_both_of_its_parts() -> None:
+    """The variant with as many clicks on fewer views is the better one."""
+    rate = Metric("rate", "clicks", kind="ratio", denominator="views", margin=0.1)
+    document = experiment(Bandit(every_s=900), metrics=(rate,), promote="never")
+    fewer_views = replace(
+        clicks(1.0),
+        pair=Comoments.of([(2.0 * views + off, views) for views in (1.0, 2.0) for off in NOISE]),
+    )
+    evidence = seen(cell(0, 2_000, rate=clicks(1.0)), cell(1, 2_000, rate=fewer_views))
+
+    assert decide(running(document), evidence, 900.0).weights["b"] == 9_500
 
 
 def test_phases_with_other_weights_are_not_added_up() -> None:

@@ -206,3 +206,15 @@ def test_weights_stay_when_a_record_is_full_of_phases() -> None:
     full = replace(record, phases=tuple(replace(first, number=n + 1) for n in range(LAST_PHASES)))
     decision = decision_of(full, exposure=9_000)
     assert next_record(full, decision, at=1.0, number=9_999, champion=1) is full
+
+
+def test_a_variant_is_taken_out_even_of_a_record_that_is_full_of_phases() -> None:
+    """Harm goes before bounds, and there is room left for it."""
+    record = record_of(started())
+    first = record.phases[0]
+    full = replace(record, phases=tuple(replace(first, number=n + 1) for n in range(LAST_PHASES)))
+    decision = decision_of(full, weights={"control": 10_000, "candidate": 0})
+
+    after = next_record(full, decision, at=1.0, number=9_999, champion=1)
+
+    assert after.phases[-1].weights == {"control": 10_000, "candidate": 0}

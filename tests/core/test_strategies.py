@@ -174,6 +174,32 @@ def test_a_bandit_weighs_by_the_chance_of_being_best_over_its_floor() -> None:
     assert sum(step.weights.values()) == 10_000
 
 
+def test_a_bandit_leaves_alone_what_is_nearly_right() -> None:
+    """Each change of weights is a phase, which every later look has to read."""
+    record = running(experiment(BANDIT, metrics=(SALES,), names="abc"))
+    step = next_step(record, Standing({}, arms=ARMS), 900.0)
+    assert step is not None
+    near = {"a": step.weights["a"] + 60, "b": step.weights["b"] - 60, "c": step.weights["c"]}
+    far = {"a": step.weights["a"] + 160, "b": step.weights["b"] - 160, "c": step.weights["c"]}
+
+    settled, off = (
+        running(experiment(BANDIT, metrics=(SALES,), names="abc"), Phase(2, 0.0, 10_000, weights))
+        for weights in (near, far)
+    )
+
+    assert next_step(settled, Standing({}, arms=ARMS), 1e6) is None
+    assert next_step(off, Standing({}, arms=ARMS), 1e6) == step
+
+
+def test_a_bandit_takes_its_time_once_it_has_moved_often() -> None:
+    """Two per cent longer each time: a hundred phases later seven times as long."""
+    later = (Phase(n, 0.0, 10_000, {"a": 4_000, "b": 3_000, "c": 3_000}) for n in range(2, 102))
+    record = running(experiment(BANDIT, metrics=(SALES,), names="abc"), *later)
+
+    assert next_step(record, Standing({}, arms=ARMS), 7.2 * 900) is None
+    assert next_step(record, Standing({}, arms=ARMS), 7.3 * 900) is not None
+
+
 def test_a_bandit_turns_to_the_least_where_less_is_better() -> None:
     """The smallest mean gets the largest weight."""
     goal = SALES.__class__("loss", "loss", direction="decrease")
@@ -204,7 +230,7 @@ def test_a_bandit_leaves_out_what_was_taken_out() -> None:
     """Its weight stays zero, floor or not."""
     record = running(SPLIT, Phase(2, 100.0, 10_000, {"a": 6_667, "b": 3_333, "c": 0}))
 
-    step = next_step(record, Standing({}, arms=ARMS), 1_000.0)
+    step = next_step(record, Standing({}, arms=ARMS), 1_100.0)
 
     assert step is not None
     assert step.weights["c"] == 0
