@@ -96,12 +96,12 @@ def champion(gateway: Gateway, model: str = "flight-delay") -> int:
 
 def alias_moves(gateway: Gateway, model: str = "flight-delay") -> list[int]:
     """The champions that commits made, oldest first."""
-    target, moves = f"models/{model}", []
-    for entry in gateway.audit():
-        documents = [entry, *entry.get("also", ())]
-        for one in documents:
-            if one["target"] == target and one["document"]:
-                moves.append(one["document"]["aliases"]["champion"])
+    moves = [
+        one["document"]["aliases"]["champion"]
+        for entry in gateway.audit()
+        for one in (entry, *entry.get("also", ()))
+        if one["target"] == f"models/{model}" and one["document"]
+    ]
     return [after for before, after in itertools.pairwise(moves) if before != after]
 
 
