@@ -156,7 +156,7 @@ class Gateway:
 
     def settle(self, within_s: float = 20.0) -> None:
         """Wait until every process serves the newest revision."""
-        eventually(lambda: is_complete(self.told("GET", "/admin/v1/status")), within_s)
+        eventually(lambda: self.told("GET", "/admin/v1/status")["complete"], within_s)
 
     def run_cli(self, *words: str, code: int = 0) -> str:
         """Run the command line against this gateway; what it printed."""
@@ -202,6 +202,6 @@ def resident_mib(pid: int) -> float:
 
 
 def is_complete(status: Mapping[str, Any]) -> bool:
-    """Whether every process serves the newest revision whole."""
+    """Whether every process serves the revision that this host serves whole."""
     promotion = status["promotion"]
     return bool(promotion["complete"] == promotion["of"])
