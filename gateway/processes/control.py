@@ -14,7 +14,7 @@ from gateway.doors.http.listening import Listener, configure
 from gateway.processes.birth import Birth
 from gateway.processes.control_half import ControlHalf, check_admin
 from gateway.processes.fleet import Fleet
-from gateway.processes.living import BEAT_S, beat, leave_within, told_to_stop
+from gateway.processes.living import BEAT_S, STEADY_BEAT_S, beat, leave_within, told_to_stop
 from gateway.processes.roster import Roster, share
 from gateway.processes.slots import workers_stop_s
 from gateway.serving.cells import Cells, watch_process
@@ -114,4 +114,4 @@ class _Control:
     async def _beat(self, roster: Roster) -> None:
         while True:
             beat(roster, self._birth, self._state)
-            await asyncio.sleep(BEAT_S)
+            await asyncio.sleep(STEADY_BEAT_S if self._state == READY else BEAT_S)

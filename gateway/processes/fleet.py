@@ -116,6 +116,7 @@ class Fleet:
         self._repository: Repository | None = None
         self._sink: OutcomeSink | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._parted = asyncio.Event()  # a link ended since `watch` last saw to it
         # What every worker is told.
         self._orders = Orders()
         # What the dead left.
@@ -208,10 +209,13 @@ class Fleet:
     async def watch(self) -> None:
         """Take leave of workers whose links ended once their processes have. For ever."""
         while True:
-            await asyncio.sleep(LOOK_S)
-            for member in list(self._members.values()):
-                if not member.link.is_open and self._is_gone(member):
-                    self._bury(member)
+            await self._parted.wait()
+            self._parted.clear()
+            while parted := [one for one in self._members.values() if not one.link.is_open]:
+                for member in parted:
+                    if self._is_gone(member):
+                        self._bury(member)
+                await asyncio.sleep(LOOK_S)
 
     async def emptied(self) -> None:
         """Wait until every worker has hung up."""
@@ -290,6 +294,7 @@ class Fleet:
             self._records.source(member.source, pid, int(region[HANDED_OVER]))
 
     def _hung_up(self, link: Link) -> None:
+        self._parted.set()
         member = self._links.pop(link, None)
         if member is not None and member.link is link and member.pulse is not None:
             _settle(member)
