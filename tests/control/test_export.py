@@ -155,7 +155,8 @@ def assert_balanced(exporter: Exporter, cells: Cells) -> None:
 @pytest.mark.parametrize("on_disk", [False, True])
 async def test_an_idle_exporter_sleeps_until_records_come(tmp_path: Path, *, on_disk: bool) -> None:
     """Between records nothing is due at any time; those that come then are sent."""
-    stage = Stage(state=tmp_path if on_disk else None)
+    settings = ExportSettings(metrics=False)
+    stage = Stage(settings=settings, state=tmp_path if on_disk else None)
     loop: Any = asyncio.get_running_loop()
     task = asyncio.create_task(stage.exporter.run())
     for count in (1, 2):
