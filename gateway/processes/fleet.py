@@ -193,8 +193,8 @@ class Fleet:
     def shadow_report(self, endpoint: str) -> Rows:
         """What the shadows of an endpoint found in all workers."""
         collections = [member.shadows.get(endpoint, []) for member in self._members.values()]
-        samples = self._shadow_samples
-        return added_shadows([*collections, self._shadows.get(endpoint, [])], samples)
+        collections.append(self._shadows.get(endpoint, []))
+        return added_shadows(collections, self._shadow_samples)
 
     def recent_inputs(self, endpoint: str) -> Rows:
         """What each worker kept of what the endpoint was asked, as asked for last; oldest first."""
@@ -212,9 +212,8 @@ class Fleet:
             await self._parted.wait()
             self._parted.clear()
             while parted := [one for one in self._members.values() if not one.link.is_open]:
-                for member in parted:
-                    if self._is_gone(member):
-                        self._bury(member)
+                for member in filter(self._is_gone, parted):
+                    self._bury(member)
                 await asyncio.sleep(LOOK_S)
 
     async def emptied(self) -> None:
@@ -353,10 +352,9 @@ class Fleet:
             del self._members[member.slot]
         self._series = folded(self._series, member.series)
         self._statistics = added_statistics([self._statistics, member.statistics])
-        samples = self._shadow_samples
         for endpoint, rows in member.shadows.items():
             known = self._shadows.get(endpoint, [])
-            self._shadows[endpoint] = added_shadows([known, rows], samples)
+            self._shadows[endpoint] = added_shadows([known, rows], self._shadow_samples)
         region = self._roster.region(member.slot, member.life)
         key = self._orders.accuse(member.report, int(region[EXIT_CODE]))
         if key is not None:

@@ -2,6 +2,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from time import monotonic
@@ -152,6 +153,11 @@ def assert_balanced(exporter: Exporter, cells: Cells) -> None:
     assert total(cells, "tiltyard.record.emitted") == settled + exporter.pending
 
 
+def has_delivered(stage: Stage, count: int) -> bool:
+    """Whether so many records were delivered."""
+    return total(stage.cells, "tiltyard.record.delivered") == count
+
+
 @pytest.mark.parametrize("on_disk", [False, True])
 async def test_an_idle_exporter_sleeps_until_records_come(tmp_path: Path, *, on_disk: bool) -> None:
     """Between records nothing is due at any time; those that come then are sent."""
@@ -161,7 +167,7 @@ async def test_an_idle_exporter_sleeps_until_records_come(tmp_path: Path, *, on_
     task = asyncio.create_task(stage.exporter.run())
     for count in (1, 2):
         stage.emit(1)
-        await until(lambda count=count: total(stage.cells, "tiltyard.record.delivered") == count)
+        await until(partial(has_delivered, stage, count))
         stage.time.now += SAVE_S
         await until(lambda: all(timer.cancelled() for timer in loop._scheduled))
     task.cancel()

@@ -103,7 +103,7 @@ class FastProtocol(GuardedProtocol):
             if exchange.size > MAX_DRAINED_BYTES:
                 return False
             exchange.rejected(error)
-            denial = _denial(type(error), str(error))
+            denial = _denial(type(error), str(error))  # type: ignore[arg-type]  # classes are hashable
         except GatewayError:
             return False
         self.method = b"POST"
@@ -195,7 +195,7 @@ class FastProtocol(GuardedProtocol):
                 return False
             exchange.rejected(error)
             # Told once its body was read and dropped.
-            self._denial = _denial(type(error), str(error))
+            self._denial = _denial(type(error), str(error))  # type: ignore[arg-type]  # as above
         except GatewayError:
             return False  # the ASGI door tells it
         self._taking = exchange
