@@ -20,6 +20,7 @@ OTHER_VARIABLES: Final = frozenset({"TILTYARD_CONFIG", "TILTYARD_TOKEN", "TILTYA
 """Variables with the prefix that are no settings: the file's place, and the CLI's own."""
 MIN_SEAL_KEY_BYTES: Final = 16
 MAX_WORKERS: Final = 256
+MAX_NICENESS: Final = 19
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -92,6 +93,8 @@ class PoolSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Threads of one run; never 0, which would take every core of the host."""
     executor_threads: int = 2
     """Runs at the same time, for models too slow to run on the event loop."""
+    niceness: int = 5
+    """By how much runs in threads give way to the event loop, 0 to 19; 0 is not at all."""
     arena_mb: int | None = None
     """MiB that all runs of one process may take, 0 for no cap; half of the memory if not set.
 
@@ -123,6 +126,8 @@ class BatchSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Memory of the inputs that wait for one version."""
     max_wait_ms: float = 1_000.0
     """Requests are refused with 503 when they would wait longer for their run than this."""
+    crowd_wait_ms: float = 100.0
+    """The same where more requests wait already than share a run (`max_rows`)."""
     target_ms: float = 20.0
     """How long a run in a thread may take when several requests share it."""
     inline_target_ms: float = 2.0
@@ -308,6 +313,9 @@ def _check(settings: Settings) -> None:
 
 
 def _check_numbers(settings: Settings) -> None:
+    if not 0 <= settings.pool.niceness <= MAX_NICENESS:
+        message = f"Setting pool.niceness is {settings.pool.niceness}; it must be 0 to 19."
+        raise InvalidRequest(message)
     if settings.pool.arena_mb is not None and settings.pool.arena_mb < 0:
         message = f"Setting pool.arena_mb is {settings.pool.arena_mb}; it must be at least 0."
         raise InvalidRequest(message)
@@ -326,6 +334,7 @@ def _check_numbers(settings: Settings) -> None:
         "batching.max_queued_rows": settings.batching.max_queued_rows,
         "batching.max_queued_mb": settings.batching.max_queued_mb,
         "batching.max_wait_ms": settings.batching.max_wait_ms,
+        "batching.crowd_wait_ms": settings.batching.crowd_wait_ms,
         "batching.target_ms": settings.batching.target_ms,
         "batching.inline_target_ms": settings.batching.inline_target_ms,
         "admission.max_in_flight": settings.admission.max_in_flight,

@@ -94,6 +94,8 @@ class EmbeddedValkey:
         """Start the server again whenever it dies, with back-off. Never returns by itself."""
         pause_s = LOOK_S
         while not self._stopping:
+            if self._child is not None:
+                await _ended(self._child.pid)
             await asyncio.sleep(pause_s)
             if await self._is_alive():
                 pause_s = LOOK_S
@@ -239,6 +241,22 @@ class EmbeddedValkey:
         lock, self._lock = self._lock, None
         if lock is not None:
             os.close(lock)
+
+
+async def _ended(pid: int) -> None:
+    """Wait for the end of a child that was not waited for; not at all where that cannot be told."""
+    loop = asyncio.get_running_loop()
+    try:
+        watched = os.pidfd_open(pid)
+    except OSError:
+        return
+    ended = asyncio.Event()
+    loop.add_reader(watched, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(watched)
+        os.close(watched)
 
 
 def _socket_path(folder: Path) -> Path:

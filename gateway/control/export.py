@@ -98,6 +98,7 @@ class Exporter:
         # Changes with the processes.
         self._sources: dict[str, _Source] = {}
         # Change with every request.
+        self._busy = asyncio.Event()  # records came; until then `run` does nothing
         self._sending: deque[_Sending] = deque()
         self._attempts = 0
         self._resume_at = 0.0
@@ -131,6 +132,7 @@ class Exporter:
         self._drop("queue_full", parcel.dropped)
         if not parcel.records:
             return
+        self._busy.set()
         for frame in self._frames_of(known, parcel):
             self._pace.came(frame.size)
             if not self._spool.add(frame):
@@ -231,6 +233,9 @@ class Exporter:
     async def _run_records(self) -> None:
         while True:
             wait = await self.ship()
+            if not self.pending:
+                self._busy.clear()
+                await self._busy.wait()
             await asyncio.sleep(wait)
 
     async def _run_disk(self) -> None:
@@ -241,6 +246,8 @@ class Exporter:
             if self._clock.monotonic() - saved_at >= SAVE_S:
                 await self._spool.save()
                 saved_at = self._clock.monotonic()
+            if self._spool.is_saved and not self._busy.is_set():
+                await self._busy.wait()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.linger_s):
                     await self._spool.pressed.wait()

@@ -24,6 +24,8 @@ log: Final = logging.getLogger(__name__)
 
 TURN_S: Final = 0.1
 """Between two turns when there is nothing more to do."""
+IDLE_S: Final = 1.0
+"""The same while no experiment is known; evidence for none cannot be folded sooner."""
 MAX_PAUSE_S: Final = 5.0
 MAX_ENTRIES: Final = 1_000
 """Read at once."""
@@ -88,7 +90,7 @@ class Folder:
         while True:
             try:
                 is_busy = self._parts.leads() and await self.turn()
-                pause_s = 0.0 if is_busy else TURN_S
+                pause_s = 0.0 if is_busy else TURN_S if self._parts.studies().by_id else IDLE_S
                 now = self._parts.now()
                 if self._parts.leads() and not is_busy and not 0 <= now - swept_at < SWEEP_S:
                     await self.sweep()

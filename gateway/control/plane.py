@@ -29,7 +29,7 @@ from gateway.ports import DataPlane, Disk, ModelStore, Store
 from gateway.serving.cells import Cells
 from gateway.tasks import Tasks
 
-PROMOTIONS_S: Final = 0.25
+PROMOTIONS_S: Final = 0.5
 """How often the promotions stream is looked at."""
 
 

@@ -119,6 +119,11 @@ class Spool:
         """Whether there is a record log."""
         return self._folder is not None
 
+    @property
+    def is_saved(self) -> bool:
+        """Whether everything is written, and the cursor written down."""
+        return self._cursor == self._marked and not self._unwritten
+
     def add(self, frame: Frame) -> bool:
         """Take a frame in; False if memory is full, and the frame is not taken."""
         if not self._has_room(frame):

@@ -116,6 +116,7 @@ class Fleet:
         self._repository: Repository | None = None
         self._sink: OutcomeSink | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._parted = asyncio.Event()  # a link ended since `watch` last saw to it
         # What every worker is told.
         self._orders = Orders()
         # What the dead left.
@@ -192,8 +193,8 @@ class Fleet:
     def shadow_report(self, endpoint: str) -> Rows:
         """What the shadows of an endpoint found in all workers."""
         collections = [member.shadows.get(endpoint, []) for member in self._members.values()]
-        samples = self._shadow_samples
-        return added_shadows([*collections, self._shadows.get(endpoint, [])], samples)
+        collections.append(self._shadows.get(endpoint, []))
+        return added_shadows(collections, self._shadow_samples)
 
     def recent_inputs(self, endpoint: str) -> Rows:
         """What each worker kept of what the endpoint was asked, as asked for last; oldest first."""
@@ -208,10 +209,12 @@ class Fleet:
     async def watch(self) -> None:
         """Take leave of workers whose links ended once their processes have. For ever."""
         while True:
-            await asyncio.sleep(LOOK_S)
-            for member in list(self._members.values()):
-                if not member.link.is_open and self._is_gone(member):
+            await self._parted.wait()
+            self._parted.clear()
+            while parted := [one for one in self._members.values() if not one.link.is_open]:
+                for member in filter(self._is_gone, parted):
                     self._bury(member)
+                await asyncio.sleep(LOOK_S)
 
     async def emptied(self) -> None:
         """Wait until every worker has hung up."""
@@ -290,6 +293,7 @@ class Fleet:
             self._records.source(member.source, pid, int(region[HANDED_OVER]))
 
     def _hung_up(self, link: Link) -> None:
+        self._parted.set()
         member = self._links.pop(link, None)
         if member is not None and member.link is link and member.pulse is not None:
             _settle(member)
@@ -348,10 +352,9 @@ class Fleet:
             del self._members[member.slot]
         self._series = folded(self._series, member.series)
         self._statistics = added_statistics([self._statistics, member.statistics])
-        samples = self._shadow_samples
         for endpoint, rows in member.shadows.items():
             known = self._shadows.get(endpoint, [])
-            self._shadows[endpoint] = added_shadows([known, rows], samples)
+            self._shadows[endpoint] = added_shadows([known, rows], self._shadow_samples)
         region = self._roster.region(member.slot, member.life)
         key = self._orders.accuse(member.report, int(region[EXIT_CODE]))
         if key is not None:

@@ -39,6 +39,8 @@ log: Final = logging.getLogger(__name__)
 
 LOOK_S: Final = 0.1
 """Between two parcels, and between two attempts to reach control."""
+QUIET_LOOKS: Final = 3
+"""So many looks are one while nothing comes that is to be handed over."""
 PULSE_LOOKS: Final = 10
 """A pulse goes out with every so many looks, if anything was asked for since the last."""
 IDLE_LOOKS: Final = 100
@@ -68,20 +70,26 @@ class Homeward:
         self._link: Link | None = None
         self._told: Standing | None = None
         self._looks = 0
+        self._handed = 0  # parcels
         self._done = -1
+        self._done_at = 0  # looks
         worker.moved = self._tell_standing
 
     async def run(self) -> None:
         """Stay connected and hand over what there is, for ever."""
+        quiet = 0
         while True:
+            handed = self._handed
             self._hand_over()
+            quiet = 0 if handed != self._handed or self._link is None else quiet + 1
+            looks = QUIET_LOOKS if quiet > PULSE_LOOKS else 1
             if self._link is None:
                 await self._connect()
             else:
-                self._looks += 1
-                if self._looks % PULSE_LOOKS == 0:
+                before, self._looks = self._looks, self._looks + looks
+                if before // PULSE_LOOKS != self._looks // PULSE_LOOKS:
                     self._beat()
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(LOOK_S * looks)
 
     async def ask(self, *words: Any, what: Any, timeout_s: float = ASK_S) -> Any:  # noqa: ANN401 - as it travels
         """Ask control.
@@ -178,6 +186,7 @@ class Homeward:
             parcel = recorder.take()
             if parcel is None:
                 return False
+            self._handed += 1
             self._send(Handed(parcel))
         return self._link is not None
 
@@ -185,8 +194,9 @@ class Homeward:
         """Send a pulse, unless it would say what the last one did."""
         all_statistics = (loaded.statistics for loaded in self._worker.pool.all())
         done = sum(one.success.count + one.fail.count for one in all_statistics)
-        if self._takes_more() and (done != self._done or self._looks % IDLE_LOOKS == 0):
-            self._done = done
+        is_due = self._looks - self._done_at >= IDLE_LOOKS
+        if self._takes_more() and (done != self._done or is_due):
+            self._done, self._done_at = done, self._looks
             self._send(self._pulse(with_shadows=False))
 
     def _tell_standing(self) -> None:

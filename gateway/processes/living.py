@@ -12,6 +12,8 @@ from gateway.processes.roster import Roster
 from gateway.serving.vitals import HEARTBEAT, STATE
 
 BEAT_S: Final = 0.1
+STEADY_BEAT_S: Final = 0.25
+"""While nothing changes."""
 FAILED_TO_STOP: Final = 1
 
 

@@ -16,7 +16,7 @@ from gateway.processes.accepting import Accepting, sockets_to_hold
 from gateway.processes.birth import Birth
 from gateway.processes.homeward import FarOutcomes, FarRepository, Homeward
 from gateway.processes.interpreter import settle_down
-from gateway.processes.living import BEAT_S, beat, leave_within, told_to_stop
+from gateway.processes.living import BEAT_S, STEADY_BEAT_S, beat, leave_within, told_to_stop
 from gateway.processes.roster import Roster, share
 from gateway.processes.serving_half import ServingHalf
 from gateway.processes.slots import workers_stop_s
@@ -99,4 +99,5 @@ async def _live(birth: Birth, roster: Roster, half: ServingHalf, accepting: Acce
             await accepting.hold(wanted)
         elif roster.is_relieved(birth.slot, birth.life):
             await accepting.hold(set())  # whoever connects now is another's
-        await asyncio.sleep(BEAT_S)
+        is_steady = is_serving and worker.has_company and not worker.stopping
+        await asyncio.sleep(STEADY_BEAT_S if is_steady else BEAT_S)

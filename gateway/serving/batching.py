@@ -23,15 +23,13 @@ from gateway.core.errors import DeadlineExceeded, GatewayError, NotReady, Overlo
 from gateway.ports import Engine
 from gateway.serving.fitting import STALL_NS, Pace, Targets
 from gateway.serving.jobs import Job, Result, answer, settled, tell_together
-from gateway.serving.queueing import Lane, Queue
+from gateway.serving.queueing import MIB, Lane, Queue, bounds
 from gateway.serving.runs import BatchRun, Shared, cut
 from gateway.serving.statistics import Statistics
 from gateway.serving.threads import Threads
 from gateway.serving.warming import Timing
 from gateway.settings import BatchSettings
 
-MIB: Final = 1024 * 1024
-NO_LIMIT: Final = 1 << 60
 GRAIN_S: Final = 0.002
 """Deadlines are looked at so long after they passed, so that a timer serves several."""
 WAITING: Final = "The request's time ran out while it waited."
@@ -55,6 +53,7 @@ class Batcher:
         "_limit",
         "_max_rows",
         "_most",
+        "_most_queued",
         "_pace",
         "_queue",
         "_runs",
@@ -135,7 +134,7 @@ class Batcher:
         is_usual = self._uniform and job.rows == 1 and not job.deadline_ns
         if not is_usual:
             self._measure(job)
-        if queue.size + job.size > self._limit:
+        if queue.size + job.size > self._limit and not self._is_few(job.size):
             self._refuse()
         queue.put(job, queue.main if is_usual else self._lane_of(job))
         if not self._is_due:
@@ -175,6 +174,11 @@ class Batcher:
         if job.deadline_ns and (not self.is_inline or lane is queue.large):
             self._watch(job.deadline_ns)
         return lane
+
+    def _is_few(self, size: int) -> bool:
+        """Whether no more wait than share a run, so that only the longest wait is too long."""
+        queue = self._queue
+        return queue.size + size <= self._most_queued and queue.jobs < self._settings.max_rows
 
     def _refuse(self) -> None:
         """Raise, unless nothing waits: a request larger than a bound is not refused for ever."""
@@ -381,15 +385,11 @@ class Batcher:
 
     def _bound(self) -> None:
         """Draw from the run times how much may share a run and how much may wait."""
-        settings, pace = self._settings, self._pace
-        self._most = pace.most if self._shares_runs else 0
-        limit: float = NO_LIMIT
-        if (each_ns := self._each_ns()) > 0:
-            limit = min(limit, settings.max_wait_ms * 1e6 / each_ns)
-        if self._uniform:
-            room = settings.max_queued_mb * MIB / self._shared.row_bytes
-            limit = min(limit, settings.max_queued_rows, room)
-        self._limit = -1 if self._hangs else int(limit)
+        self._most = self._pace.most if self._shares_runs else 0
+        row_bytes = self._shared.row_bytes if self._uniform else 0
+        self._limit, self._most_queued = bounds(self._settings, self._each_ns(), row_bytes)
+        if self._hangs:
+            self._limit = self._most_queued = -1
 
     def _each_ns(self) -> float:
         """How long each unit of size that waits keeps the next one waiting."""

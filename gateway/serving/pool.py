@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from typing import Final
 
 from gateway.core.errors import GatewayError, NotReady
@@ -27,7 +28,7 @@ from gateway.serving.batching import Batcher
 from gateway.serving.cells import Cells
 from gateway.serving.lanes import Lanes
 from gateway.serving.statistics import Statistics
-from gateway.serving.threads import ThreadLimits, Threads
+from gateway.serving.threads import ThreadLimits, Threads, give_way
 from gateway.serving.warming import Warmth, warm
 from gateway.settings import BatchSettings, PoolSettings
 from gateway.telemetry import MODEL_LOAD_DURATION, MODEL_NAME, MODEL_VERSION, RESULT
@@ -132,7 +133,8 @@ class Pool:
         self._changed = changed
         self._versions: dict[Key, Loaded] = {}
         self._retired: list[Loaded] = []
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="tiltyard-load")
+        yielding = partial(give_way, parts.pool.niceness)
+        self._loader = ThreadPoolExecutor(1, "tiltyard-load", initializer=yielding)
         self._threads = Threads(
             parts.loop,
             parts.now_ns,
@@ -142,6 +144,7 @@ class Pool:
                 stuck_each=max(parts.pool.spare_threads // 2, 1),
                 stuck_s=parts.pool.stuck_s,
             ),
+            prepare=yielding,
             after_flush=parts.after_flush,
             work_ns=parts.work_ns if parts.pool.intra_op_threads == 1 else None,
         )

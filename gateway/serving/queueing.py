@@ -11,11 +11,14 @@ from typing import Final, TypeAlias
 
 from gateway.core.tensors import Tensors
 from gateway.serving.jobs import Job, Place, settled
+from gateway.settings import BatchSettings
 
 Shape: TypeAlias = tuple[tuple[int, ...], ...]
 """All dimensions but the first of each input."""
 
 MIN_SWEEP: Final = 32
+MIB: Final = 1024 * 1024
+NO_LIMIT: Final = 1 << 60
 _NOTHING: Final[Tensors] = {}
 
 
@@ -117,6 +120,11 @@ class Queue:
         """Whether anything waits but what is too large for the loop."""
         return bool(self._ring or self.again.jobs)
 
+    @property
+    def jobs(self) -> int:
+        """How many wait, and perhaps some that left."""
+        return sum(len(lane.jobs) for lane in (self.again, self.large, *self._ring))
+
     def __iter__(self) -> Iterator[Job]:
         """All that wait, and perhaps some that left."""
         for lane in (self.again, self.large, *self._ring):
@@ -179,3 +187,20 @@ class Queue:
             self.rows -= sum([job.rows or 1 for job in batch])
             self.bytes -= sum([job.bytes for job in batch])
         return rows, size
+
+
+def bounds(settings: BatchSettings, each_ns: float, row_bytes: int) -> tuple[int, int]:
+    """How much may wait, in units of size: where there is a crowd, and in any case.
+
+    Args:
+        settings: bounds.
+        each_ns: how long each unit that waits keeps the next one waiting, 0 if nobody knows.
+        row_bytes: of one row where size is rows, else 0.
+    """
+    most = crowd = float(NO_LIMIT)
+    if each_ns > 0:
+        most = settings.max_wait_ms * 1e6 / each_ns
+        crowd = settings.crowd_wait_ms * 1e6 / each_ns
+    if row_bytes:
+        most = min(most, settings.max_queued_rows, settings.max_queued_mb * MIB / row_bytes)
+    return int(min(crowd, most, NO_LIMIT)), int(min(most, NO_LIMIT))

@@ -7,11 +7,10 @@ the process is busy nothing is queued at all, so shadows are the first to go.
 """
 
 import logging
-import os
-import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from heapq import heappush, heapreplace
 from typing import Any, Final
 
@@ -26,7 +25,7 @@ from gateway.serving.findings import Copy, Finding, Work, record_of, run_copy, t
 from gateway.serving.payloads import payload_text
 from gateway.serving.pool import Loaded, PoolParts
 from gateway.serving.recording import Recorder
-from gateway.serving.threads import Run, ThreadLimits, Threads
+from gateway.serving.threads import Run, ThreadLimits, Threads, give_way
 from gateway.settings import ShadowSettings
 from gateway.telemetry import (
     DROP_REASON,
@@ -165,7 +164,7 @@ class Shadows:
                 slots=1, spare=settings.spare_threads, stuck_each=1, stuck_s=settings.max_wait_s
             ),
             name="tiltyard-shadow",
-            prepare=_yield_to_others,
+            prepare=partial(give_way, NICENESS),
         )
 
     def offer(self, plan: ShadowPlan, loaded: Loaded | None, copy: Copy, in_flight: int) -> None:
@@ -307,9 +306,3 @@ def _labels(endpoint: str, plan: ShadowPlan) -> Attributes:
         (VARIANT, plan.variant.name),
         (MODEL_VERSION, plan.variant.version),
     )
-
-
-def _yield_to_others() -> None:
-    """Let the scheduler prefer every other thread, where it knows threads apart (Linux)."""
-    with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

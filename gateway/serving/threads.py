@@ -7,6 +7,7 @@ gets no further slot, so that a version that hangs does not take what others nee
 """
 
 import logging
+import os
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -260,3 +261,10 @@ class Threads:
                 source.is_asking = False
                 self._line.remove(source)
             source.gave_up()
+
+
+def give_way(niceness: int) -> None:
+    """Let the scheduler prefer other threads to this one, where it knows them apart (Linux)."""
+    if niceness:
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)

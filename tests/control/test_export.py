@@ -2,6 +2,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from time import monotonic
@@ -13,13 +14,14 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from gateway.adapters.segments import Segments
-from gateway.control.export import Exporter
+from gateway.control.export import SAVE_S, Exporter
 from gateway.control.export_parts import Clock, ExportParts, ExportSettings, Wire
 from gateway.serving.cells import Cells
 from gateway.serving.recording import Recorder
 from gateway.settings import RecordingSettings
 from gateway.telemetry import ASSIGNMENT_COUNT, Delivery, Record, Series, Trace
 from tests.otlp_receiver import log_records, plain
+from tests.planes import until
 from tests.records import make_record
 
 AT = 1_700_000_000_000_000_000
@@ -149,6 +151,29 @@ def assert_balanced(exporter: Exporter, cells: Cells) -> None:
     """Nothing is lost without being counted: the law of this room."""
     settled = total(cells, "tiltyard.record.delivered") + sum(dropped(cells).values())
     assert total(cells, "tiltyard.record.emitted") == settled + exporter.pending
+
+
+def has_delivered(stage: Stage, count: int) -> bool:
+    """Whether so many records were delivered."""
+    return total(stage.cells, "tiltyard.record.delivered") == count
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+async def test_an_idle_exporter_sleeps_until_records_come(tmp_path: Path, *, on_disk: bool) -> None:
+    """Between records nothing is due at any time; those that come then are sent."""
+    settings = ExportSettings(metrics=False)
+    stage = Stage(settings=settings, state=tmp_path if on_disk else None)
+    loop: Any = asyncio.get_running_loop()
+    task = asyncio.create_task(stage.exporter.run())
+    for count in (1, 2):
+        stage.emit(1)
+        await until(partial(has_delivered, stage, count))
+        stage.time.now += SAVE_S
+        await until(lambda: all(timer.cancelled() for timer in loop._scheduled))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert_balanced(stage.exporter, stage.cells)
 
 
 async def test_what_an_exporter_before_took_is_not_missed() -> None:

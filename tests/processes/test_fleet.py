@@ -12,6 +12,7 @@ from gateway.core.evidence import SIGHTING, Sightings, encode_events, encode_sig
 from gateway.core.experiments import Phase, study_of
 from gateway.core.models import Key
 from gateway.ports import Artifact, EndpointReport, Parcel, Update, VersionReport, WorkerReport
+from gateway.processes import homeward as homeward_page
 from gateway.processes.birth import Birth
 from gateway.processes.fleet import Fleet
 from gateway.processes.frames import (
@@ -275,6 +276,18 @@ async def test_what_died_with_a_worker_is_counted(house: House) -> None:
     assert house.sink.losses == [("2", 9)]
 
 
+async def test_a_worker_that_ends_after_its_link_is_missed_all_the_same(house: House) -> None:
+    """A link may be lost long before the process is gone."""
+    worker = await house.worker(2)
+    await until(lambda: 2 in house.fleet._members)
+    worker.link.cut()
+    await until(lambda: house.fleet.connected == 0)
+    assert 2 in house.fleet._members
+
+    house.roster.end(2, 1, 0)
+    await until(lambda: 2 not in house.fleet._members)
+
+
 async def test_a_link_that_was_lost_is_no_death(house: House) -> None:
     """A worker that lives and comes back is known as it was; nothing of it is lost."""
     worker = await house.worker(1)
@@ -412,6 +425,23 @@ async def test_a_worker_lives_on_the_link(house: House) -> None:
         assert house.fleet.report().revision == 5
         (row,) = house.fleet.statistics("m", 1)
         assert row["inference_count"] == 1
+        running.cancel()
+        await homeward.flush()
+    await until(lambda: house.fleet.connected == 0)
+
+
+async def test_a_quiet_worker_still_hands_over_what_comes(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While nothing is recorded it looks less often, and goes on looking."""
+    monkeypatch.setattr(homeward_page, "LOOK_S", 0.001)
+    with Plane({ONE: FakeEngine()}) as plane:
+        homeward = homeward_of(house, plane)
+        running = asyncio.create_task(homeward.run())
+        await until(lambda: homeward._looks > 5 * homeward_page.PULSE_LOOKS)
+        assert house.sink.received == []
+        plane.recorder.record(make_record())
+        await until(lambda: house.sink.received == [("1", 1)])
         running.cancel()
         await homeward.flush()
     await until(lambda: house.fleet.connected == 0)

@@ -678,6 +678,22 @@ async def test_a_wait_that_is_foreseen_to_be_long_is_refused() -> None:
     bench.close()
 
 
+async def test_a_crowd_waits_for_less_long_than_a_few() -> None:
+    """As many as share a run may wait for long; where more do, the bound is a shorter one."""
+    engine = SlowEngine()
+    slow = (Timing(1, 4, 10_000_000), Timing(2, 8, 20_000_000))  # 10 ms for each row
+    bench = Bench(engine, inline=False, timings=slow, max_rows=8, crowd_wait_ms=50)
+    engine.hold()
+    bench.submit(0.0)
+    await until(engine.entered.is_set)
+    answers = [bench.submit(float(i))[1] for i in range(8)]
+    with pytest.raises(Overloaded, match="8 rows wait"):
+        bench.submit(9.0)
+    engine.release()
+    await until(lambda: all(answers))
+    bench.close()
+
+
 async def test_a_request_whose_time_would_run_out_in_the_queue_is_refused_at_once() -> None:
     """Nobody waits for an answer that cannot be there in time; the more patient do."""
     engine = SlowEngine()

@@ -1,10 +1,12 @@
 import asyncio
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from gateway.serving.threads import Run, ThreadLimits, Threads
+from gateway.serving.threads import Run, ThreadLimits, Threads, give_way
 from tests.fakes import NanoClock
 from tests.planes import until
 
@@ -223,4 +225,26 @@ async def test_an_idle_thread_holds_nothing_of_its_last_run() -> None:
     source.put(Big())
     await until(lambda: source.results == [None])
     await until(gone.is_set)
+    threads.close()
+
+
+def own_niceness() -> int:
+    """Of the calling thread."""
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+
+async def test_threads_give_way_to_the_loop_and_the_loop_to_nobody() -> None:
+    """The scheduler knows each thread's niceness; that of the event loop stays as it was."""
+    before = own_niceness()
+    wanted = min(before + 5, 19)
+    threads = Threads(
+        asyncio.get_running_loop(),
+        NanoClock().monotonic_ns,
+        prepare=partial(give_way, wanted),
+    )
+    source = Worker(threads)
+    source.put(own_niceness)
+    await until(lambda: bool(source.results))
+    assert source.results == [wanted]
+    assert own_niceness() == before
     threads.close()

@@ -8,6 +8,7 @@ ASGI door, which gives the same bytes.
 """
 
 import asyncio
+from functools import lru_cache
 from typing import Any, Final
 
 import uvicorn
@@ -88,12 +89,21 @@ class FastProtocol(GuardedProtocol):
             self._learn(data)
 
     def _takes(self, route: Route, head: Head, body: bytes) -> bool:
-        """Take a request that is whole, unless it is out of turn or refused by its head."""
+        """Take a request that is whole, unless it is out of turn or refused by its head.
+
+        One that finds no room is told so here: under overload most are, and each costs the others.
+        """
         if self._running or self.owed or self.flow.write_paused:
             return False
+        denial: Response | None = None
         exchange = Exchange(self._desk, route, head, self._respond, self)
         try:
             exchange.open(self.client[0] if self.client else "")
+        except (Overloaded, Throttled) as error:
+            if exchange.size > MAX_DRAINED_BYTES:
+                return False
+            exchange.rejected(error)
+            denial = _denial(type(error), str(error))  # type: ignore[arg-type]  # classes are hashable
         except GatewayError:
             return False
         self.method = b"POST"
@@ -101,6 +111,9 @@ class FastProtocol(GuardedProtocol):
         self._since = self.watch.now
         self._is_last = False
         self._exchange = exchange
+        if denial is not None:
+            self._respond(denial)
+            return True
         self.owed = 1
         exchange.take(body)
         return True
@@ -181,7 +194,8 @@ class FastProtocol(GuardedProtocol):
             if self.chunked or exchange.size > MAX_DRAINED_BYTES:
                 return False
             exchange.rejected(error)
-            self._denial = error_response(error)  # told once its body was read and dropped
+            # Told once its body was read and dropped.
+            self._denial = _denial(type(error), str(error))  # type: ignore[arg-type]  # as above
         except GatewayError:
             return False  # the ASGI door tells it
         self._taking = exchange
@@ -259,6 +273,12 @@ class FastProtocol(GuardedProtocol):
         self._taking = self._exchange = self._denial = None
         self._body = b""
         self._parts.clear()
+
+
+@lru_cache(maxsize=16)
+def _denial(kind: type[GatewayError], sentence: str) -> Response:
+    """The response to who finds no room; there are few, and they are never changed."""
+    return error_response(kind(sentence))
 
 
 def _block(response: Response, *, is_stopping: bool, is_last: bool) -> bytes:

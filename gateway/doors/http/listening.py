@@ -1,8 +1,9 @@
 """Listening: sockets, and uvicorn as it suits this gateway."""
 
+import asyncio
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Final, Literal
 
@@ -15,10 +16,39 @@ from gateway.doors.http.watch import Bounds, Watch
 from gateway.settings import HttpSettings, Settings
 
 BACKLOG: Final = 2048
+DATE_S: Final = 1.0
+"""How often the date that answers state is set anew."""
 
 
 class Listener(uvicorn.Server):
-    """A uvicorn server that leaves the process's signals to the front step."""
+    """A uvicorn server that leaves the process's signals to the front step.
+
+    It ends as soon as `should_exit` is set, and wakes up for nothing else but the date.
+    """
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        """Not serving yet."""
+        self._ending = asyncio.Event()
+        super().__init__(config)
+
+    @property
+    def should_exit(self) -> bool:
+        """Whether it is to end; set it on the event loop."""
+        return self._ending.is_set()
+
+    @should_exit.setter
+    def should_exit(self, value: bool) -> None:
+        if value:
+            self._ending.set()
+        else:
+            self._ending.clear()
+
+    async def main_loop(self) -> None:
+        """Serve until it is to end."""
+        while not await self.on_tick(0):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(DATE_S):
+                    await self._ending.wait()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -28,6 +28,7 @@ from gateway.serving.admission import MIB
 from gateway.settings import AdmissionSettings, HttpSettings
 from gateway.telemetry import ADMISSION_REJECTED, REQUEST_DURATION
 from tests.doors.http.two_doors import (
+    DATE,
     HEALTH,
     INFER,
     ONE,
@@ -763,6 +764,24 @@ async def test_who_finds_no_room_is_told_so(kind: Kind) -> None:
         engine.release()
         assert status_of(await first.read()) == 200
         assert status_of(await one.ask(post())) == 200
+        assert one.held() == (0, 0, 0)
+
+
+@each_door
+async def test_who_is_known_by_sight_is_refused_alike(kind: Kind) -> None:
+    """However often a caller comes again on its connection: the same bytes, each time counted."""
+    engine = SlowEngine()
+    async with door(kind, {ONE: engine}, pool=THREADED, max_in_flight=1) as one:
+        engine.hold()
+        first, second = await one.dial(), await one.dial()
+        first.send(bodies_of(1.0))
+        await until(engine.entered.is_set)
+        answers = {DATE.sub(b"", await second.ask(post())) for _ in range(6)}
+        assert [status_of(answer) for answer in answers] == [503]
+        assert one.plane.count(ADMISSION_REJECTED) == 6
+        engine.release()
+        assert status_of(await first.read()) == 200
+        assert status_of(await second.ask(post())) == 200
         assert one.held() == (0, 0, 0)
 
 

@@ -1,11 +1,14 @@
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from gateway.core.errors import InvalidRequest
-from gateway.doors.http.listening import configure
+from gateway.doors.http import listening
+from gateway.doors.http.listening import Listener, bind, configure
 from gateway.doors.http.messages import Message, Receive, Send
 from gateway.settings import Settings
+from tests.planes import until
 
 
 async def app(scope: Message, receive: Receive, send: Send) -> None:
@@ -28,3 +31,17 @@ def test_a_certificate_that_cannot_be_used_is_found_at_once(
     with pytest.raises(InvalidRequest, match="certificate") as refused:
         configure(app, Settings(), (str(place), str(place)), lifespan="off")
     assert str(tmp_path) not in str(refused.value)
+
+
+async def test_a_listener_ends_when_it_is_told_and_not_at_its_next_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It wakes up for the date alone, however far off that is."""
+    monkeypatch.setattr(listening, "DATE_S", 3600.0)
+    listener = Listener(configure(app, Settings(), (None, None), lifespan="off"))
+    serving = asyncio.create_task(listener.serve(sockets=[bind("127.0.0.1", 0)]))
+    await until(lambda: listener.started)
+    listener.should_exit = True
+    async with asyncio.timeout(20):
+        await serving
+    assert listener.should_exit

@@ -41,7 +41,7 @@ INFER = b"/v2/models/m/infer"
 HEALTH = b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n"
 WAIT_S = 15
 _LENGTH = re.compile(rb"\r\ncontent-length: (\d+)\r\n")
-_DATE = re.compile(rb"\r\ndate: [^\r]*\r\n")
+DATE = re.compile(rb"\r\ndate: [^\r]*\r\n")
 
 
 class NanEngine(FakeEngine):
@@ -206,7 +206,7 @@ class Door:
             is_open = await caller.is_open()
         finally:
             caller.close()
-        return [_DATE.sub(b"\r\ndate: -\r\n", answer) for answer in told], is_open
+        return [DATE.sub(b"\r\ndate: -\r\n", answer) for answer in told], is_open
 
     async def talks(self, *requests: bytes) -> list[bytes]:
         """Answers but for their date, each read before the next request is sent."""
@@ -215,7 +215,7 @@ class Door:
             told = [await caller.ask(request) for request in requests]
         finally:
             caller.close()
-        return [_DATE.sub(b"\r\ndate: -\r\n", answer) for answer in told]
+        return [DATE.sub(b"\r\ndate: -\r\n", answer) for answer in told]
 
     def held(self) -> tuple[int, int, int]:
         """Requests admitted, in flight, and versions leased."""
