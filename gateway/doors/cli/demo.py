@@ -14,7 +14,7 @@ import httpx
 import typer
 from rich.console import Console
 
-from gateway.core.errors import NotFound, NotReady
+from gateway.core.errors import InvalidRequest, NotFound, NotReady
 from gateway.doors.cli.client import find_token
 from gateway.doors.cli.front import (
     FAILED,
@@ -30,7 +30,8 @@ from gateway.doors.cli.front import (
     nearby_url_of,
 )
 from gateway.doors.cli.output import say, show_json
-from gateway.doors.cli.story import TRAFFIC, DemoOptions, run_demo
+from gateway.doors.cli.readouts import page_of
+from gateway.doors.cli.story import TRAFFIC, DemoOptions, Story, run_demo
 from gateway.doors.cli.telling import document_of, show
 from gateway.settings import PREFIX, Settings
 
@@ -48,6 +49,9 @@ def demo(  # noqa: PLR0913 - an argument for each option
     requests: Annotated[
         int, typer.Option(help="Flights to send, 39,985 at most.", min=1_000)
     ] = 39_000,
+    pages: Annotated[
+        Path | None, typer.Option(help="A folder for the reports of the experiments, in HTML.")
+    ] = None,
     model_store: ModelStore = None,
     as_json: AsJson = False,
 ) -> None:
@@ -66,23 +70,36 @@ def demo(  # noqa: PLR0913 - an argument for each option
     if _answers(front, f"{admin_url}/health"):
         inference_url = check_url(url or nearby_url_of(settings.http))
         places = (inference_url, admin_url, find_token(front, token_file))
-        _tell(front, DemoOptions(*places, traffic, requests), as_json=as_json)
+        _tell(front, DemoOptions(*places, traffic, requests), pages, as_json=as_json)
         return
     if not as_json:
         say("No gateway runs here; starting one of the demo's own.")
     with _own_gateway(front, settings) as places:
-        _tell(front, DemoOptions(*places, traffic, requests), as_json=as_json)
+        _tell(front, DemoOptions(*places, traffic, requests), pages, as_json=as_json)
 
 
-def _tell(front: FrontStep, options: DemoOptions, *, as_json: bool) -> None:
+def _tell(front: FrontStep, options: DemoOptions, pages: Path | None, *, as_json: bool) -> None:
     console = Console(quiet=as_json)
     story = run_demo(options, front, console)
     show(story, console)
+    if pages is not None:
+        _write_pages(pages, story)
     if as_json:
         show_json(document_of(story))
     if not story.is_right:
         complain("Not everything ended as it should.")
         raise typer.Exit(FAILED)
+
+
+def _write_pages(folder: Path, story: Story) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for told in story.chapters:
+            page = page_of(told.report, told.chapter.document, told.history)
+            (folder / f"{told.chapter.name}.html").write_text(page, encoding="utf-8")
+    except OSError as error:
+        message = f"'{folder.name}' cannot hold the reports: {error.strerror}."
+        raise InvalidRequest(message) from error
 
 
 @contextmanager
