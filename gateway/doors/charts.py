@@ -75,8 +75,8 @@ def steps_chart(samples: Sequence[Sample]) -> str:
     """Shares over time, as steps from 0 to 1."""
     if not samples:
         return ""
-    end = max(samples[-1].at, samples[0].at + 1.0)
-    across = Scale(samples[0].at, end, LEFT, WIDTH - RIGHT)
+    end = max(samples[-1].at, 1.0)
+    across = Scale(0.0, end, LEFT, WIDTH - RIGHT)
     up = Scale(0.0, 1.0, HEIGHT - BOTTOM, TOP)
     corners: list[tuple[float, float]] = []
     for one in samples:
@@ -133,9 +133,8 @@ def _scales(known: Sequence[Sample], lines: Sequence[Line]) -> tuple[Scale, Scal
     numbers += [line.value for line in lines]
     low, high = min(numbers), max(numbers)
     room = (high - low) * 0.15 or abs(high) * 0.1 or 1.0
-    end = max(known[-1].at, known[0].at + 1.0)
     return (
-        Scale(known[0].at, end, LEFT, WIDTH - RIGHT),
+        Scale(0.0, max(known[-1].at, 1.0), LEFT, WIDTH - RIGHT),
         Scale(low - room, high + room, HEIGHT - BOTTOM, TOP),
     )
 
@@ -157,10 +156,10 @@ def _frame(across: Scale, up: Scale) -> str:
             f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
             f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{number_text(number)}</text>'
         )
-    span = across.high - across.low
+    span = across.high
     unit = next((size for size, _ in _UNITS if span >= 2 * size), 1)
     for number in _ticks(0.0, span / unit):
-        x = across.place(across.low + number * unit)
+        x = across.place(number * unit)
         text = span_text(number * unit)
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 10}" text-anchor="middle">{text}</text>')
     return "".join(parts)
