@@ -64,7 +64,8 @@ class Kind(Struct, frozen=True, eq=False, kw_only=True):
 
     Compared by identity, so that whoever counts or encodes keeps what belongs to a kind in a
     dictionary. `digest` is empty where no version was reached. `study` is what is noted of the
-    units of this phase of its experiment.
+    units of this phase of its experiment. `failed_with` is the kind of the error for which the
+    default answered in place of the variant that was intended.
     """
 
     endpoint: str
@@ -84,6 +85,7 @@ class Kind(Struct, frozen=True, eq=False, kw_only=True):
     experiment: str | None = None
     phase: int = 0
     study: Study | None = None
+    failed_with: str | None = None
 
 
 class Record(Struct, gc=False):

@@ -49,7 +49,8 @@ class Assignment(Struct, frozen=True):
     `propensity` is the probability, before the draw, that a unit under this rule gets this
     variant. `unit` is what was hashed; `sticky` is False when that was a fresh draw for this
     request because it named no unit. `salt` and `rule` are set where a split drew. `intended` names
-    the variant that could not answer, where the default fell in for it: analyse as intended.
+    the variant that could not answer, where the default fell in for it: analyse as intended;
+    `failed_with` is the kind of its error.
     `segment` is that of the request, where its experiment tells segments apart.
     """
 
@@ -63,6 +64,7 @@ class Assignment(Struct, frozen=True):
     falls_back: bool = False
     intended: str | None = None
     segment: int = 0
+    failed_with: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +258,7 @@ def force(plan: Plan, name: str) -> Assignment:
     return Assignment(variant, Reason.FORCED)
 
 
-def fall_back(plan: Plan, assignment: Assignment) -> Assignment:
+def fall_back(plan: Plan, assignment: Assignment, failed_with: str | None = None) -> Assignment:
     """The default in place of a variant that could not answer; the unit stays as it was drawn."""
     return replace(
         assignment,
@@ -264,6 +266,7 @@ def fall_back(plan: Plan, assignment: Assignment) -> Assignment:
         reason=Reason.FALLBACK,
         falls_back=False,
         intended=assignment.variant.name,
+        failed_with=failed_with,
     )
 
 

@@ -216,7 +216,7 @@ def _kind_of(flight: Flight) -> tuple[Kind, bytes]:
         assignment.rule,
         id(assignment.reason),  # an enum member lives for ever, and its hash is slow
         assignment.sticky,
-        assignment.intended,
+        assignment.intended and (assignment.intended, assignment.failed_with),
         flight.loaded is None,
     )
     known = kinds.get(key)
@@ -248,6 +248,7 @@ def _new_kind(flight: Flight) -> tuple[Kind, bytes]:
         experiment=None if study is None else study.experiment,
         phase=0 if study is None else study.phase,
         study=study,
+        failed_with=assignment.failed_with,
     )
     facts = PredictionFacts(
         at_ms=0,

@@ -196,7 +196,8 @@ class Pipeline:
     def _fall_back(self, flight: Flight, result: Result) -> None:
         self.concluder.fell_back(flight, result)
         flight.let_go()
-        flight.assignment = fall_back(flight.served.plan, flight.assignment)
+        failed_with = result.kind if isinstance(result, GatewayError) else None
+        flight.assignment = fall_back(flight.served.plan, flight.assignment, failed_with)
         try:
             self._queue(flight)
         except Exception as error:  # noqa: BLE001 - every failure is answered

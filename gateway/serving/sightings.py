@@ -6,7 +6,7 @@ they are counted. What is told and what is known of units is bounded: a sighting
 no room is dropped and counted, and told the next time that the unit is seen.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final, TypeAlias
 
 from gateway.core.evidence import SERVED, SIGHTING, Compared, Counts, Sightings, encode_sightings
@@ -37,6 +37,7 @@ class _Face:
         failed = error_type is not None and error_type not in CALLER_ERRORS
         # The default answered in its place: the variant that was meant has failed all the same.
         failed = failed or kind.intended is not None
+        causes = {error_type, kind.failed_with}
         self.study = study
         self.guards = len(study.guards)
         self.phase = study.phase
@@ -50,7 +51,7 @@ class _Face:
                 self.slow.append((round((guard.over_ms or 0.0) * _NS_PER_MS), bit))
             elif guard.event == _INVALID and error_type is None and not failed:
                 self.if_invalid |= bit
-            elif failed and _is_hit(guard, error_type):
+            elif failed and _is_hit(guard, causes):
                 self.bits |= bit
 
     def bits_of(self, record: Record) -> int:
@@ -200,10 +201,10 @@ def drop_into(cells: Cells) -> Observe:
     return observe
 
 
-def _is_hit(guard: Guard, error_type: str | None) -> bool:
-    """Whether a failure is an event of this guard; one without a type fell back."""
+def _is_hit(guard: Guard, causes: Collection[str | None]) -> bool:
+    """Whether a failure is an event of this guard."""
     if guard.event == "timeout":
-        return error_type == _TIMEOUT
+        return _TIMEOUT in causes
     if guard.event == _INVALID:
-        return error_type == _INVALID
+        return _INVALID in causes
     return True

@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.core.endpoints import UnitKey
+from gateway.core.errors import InvalidOutput
 from gateway.core.evidence import SERVED, SIGHTING, Compared, Counts, Sightings, decode_sightings
 from gateway.core.experiments import (
     Experiment,
@@ -145,6 +146,12 @@ def test_a_failure_that_the_default_made_good_is_the_intended_variants() -> None
     watcher = watchman()
     watcher.note([seen(kind_of(variant="default", intended="candidate"))])
     assert rows_of(told(watcher)) == [(7, 1, CANDIDATE, 0, SERVED | ERROR | SLOW)]
+
+
+def test_what_the_default_made_good_hits_the_guard_of_its_cause() -> None:
+    """Or a guard on outputs would find a version safe that spoils every one of them."""
+    kind = kind_of(variant="default", intended="candidate", failed_with="invalid_output")
+    assert bits_of(kind) == SERVED | ERROR | INVALID | SLOW
 
 
 def test_only_the_guards_of_the_document_are_noted() -> None:
@@ -356,6 +363,17 @@ async def test_a_candidate_that_fails_is_an_error_of_its_unit() -> None:
         assert answer.error is None
         ((_, _, variant, _, bits),) = rows_of(handed_over(plane))
         assert (variant, bits) == (CANDIDATE, ERROR | SLOW | SERVED)
+
+
+async def test_outputs_that_the_default_made_good_are_the_candidates() -> None:
+    """The guard on outputs hears of them, though every answer was finite."""
+    engine = FailingEngine(InvalidOutput("The model's output holds NaN."))
+    with Plane({ONE: FakeEngine(), TWO: engine}) as plane:
+        await plane.serve(studied(on_error="fallback"))
+        answer = await plane.ask(plane.call(engine.poison, unit=unit_given(plane, 2)))
+        assert answer.error is None
+        ((_, _, variant, _, bits),) = rows_of(handed_over(plane))
+        assert (variant, bits) == (CANDIDATE, ERROR | INVALID | SLOW | SERVED)
 
 
 async def test_requests_as_units_leave_counts() -> None:
