@@ -18,14 +18,11 @@ from gateway.processes.living import BEAT_S, STEADY_BEAT_S, beat, leave_within, 
 from gateway.processes.roster import Roster, share
 from gateway.processes.slots import workers_stop_s
 from gateway.serving.cells import Cells, watch_process
-from gateway.serving.threads import give_way
 from gateway.serving.vitals import DRAINING, READY, STARTING
 from gateway.tasks import Tasks
 
 FLUSH_SHARE: Final = 0.6
 """Of control's own part of the time to stop in: what telemetry may take."""
-NICENESS: Final = 5
-"""Where control and workers share a core, answers go before records and promotions."""
 
 
 def run(birth: Birth) -> int:
@@ -34,7 +31,6 @@ def run(birth: Birth) -> int:
     Raises:
         GatewayError: a setting is wrong, or the embedded store cannot be had.
     """
-    give_way(NICENESS)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_Control(birth).live())
 
