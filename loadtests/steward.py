@@ -16,7 +16,7 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import redis
 from msgspec.structs import replace
@@ -56,6 +56,8 @@ PHASES: Final = (11, 12, 13)
 UNITS: Final = 1_000
 EVENTS: Final = 10
 FAR_S: Final = 3600.0
+NAMESPACE: Final = "load"
+TIMEOUT_S: Final = 5.0
 
 
 def record_of(number: int, metrics: int) -> ExperimentRecord:
@@ -80,7 +82,7 @@ def record_of(number: int, metrics: int) -> ExperimentRecord:
     )
 
 
-def cells_of(number: int, metrics: int, more: int) -> dict[str, bytes]:
+def cells_of(number: int, metrics: int, more: int) -> dict[Any, Any]:
     """Tallies in which both variants are alike; `more` units on, so that numbers move."""
     tally = {}
     for phase in PHASES:
@@ -110,8 +112,9 @@ def fill(url: str, experiments: int, metrics: int, more: int) -> None:
 
 async def measure(url: str, experiments: int, metrics: int) -> None:
     """Tick."""
-    stated = {"namespace": "load", "timeout_s": 5.0, "name": "load"}
-    store, folds, history = (kind(url, **stated) for kind in (RedisStore, RedisFolds, RedisHistory))
+    store = RedisStore(url, namespace=NAMESPACE, timeout_s=TIMEOUT_S, name=NAMESPACE)
+    folds = RedisFolds(url, namespace=NAMESPACE, timeout_s=TIMEOUT_S, name=NAMESPACE)
+    history = RedisHistory(url, namespace=NAMESPACE, timeout_s=TIMEOUT_S, name=NAMESPACE)
     records = {f"x{number}": record_of(number, metrics) for number in range(experiments)}
     model = ModelRecord({1: "1" * 64, 2: "2" * 64}, {CHAMPION: 1})
     snapshot = replace(EMPTY, revision=PHASES[-1], models={"m": model}, experiments=records)
