@@ -105,7 +105,8 @@ class Steward:
             if decision is None:
                 continue
             steps += await self._take(snapshot, name, evidence, decision, now)
-            self._note(points, record, point_of(record, evidence, decision, now))
+            if self._is_time(record, now):
+                self._note(points, record, point_of(record, evidence, decision, now))
             # Others get their turn: a hundred experiments take a while.
             await asyncio.sleep(0)
         self._settle(live)
@@ -171,12 +172,15 @@ class Steward:
         log.info("Experiment '%s' is %s: %s", name, after.state, change.entry.reason)
         return 1
 
-    def _note(self, points: dict[str, bytes], record: ExperimentRecord, point: Point) -> None:
-        """Keep a point if numbers moved since the last one, and not too often."""
+    def _is_time(self, record: ExperimentRecord, now: float) -> bool:
+        """Whether the last point is old enough for another."""
         before = self._points.get(record.id)
-        if before is not None and (
-            0 <= point.at - before.at < POINT_S or replace(point, at=before.at) == before
-        ):
+        return before is None or not 0 <= now - before.at < POINT_S
+
+    def _note(self, points: dict[str, bytes], record: ExperimentRecord, point: Point) -> None:
+        """Keep a point if numbers moved since the last one."""
+        before = self._points.get(record.id)
+        if before is not None and replace(point, at=before.at) == before:
             return
         self._points[record.id] = point
         points[record.id] = msgspec.json.encode(point)

@@ -169,8 +169,10 @@ def report_of(
 
 def point_of(record: ExperimentRecord, evidence: Evidence, decision: Decision, now: float) -> Point:
     """What is kept of one look."""
-    cells = by_variant(evidence)
     phase = record.phase
+    units = [0] * len(record.document.variants)
+    for cell in evidence.cells:
+        units[cell.variant] += cell.assigned
     return Point(
         at=now,
         state=record.state,
@@ -178,8 +180,8 @@ def point_of(record: ExperimentRecord, evidence: Evidence, decision: Decision, n
         exposure=record.exposure,
         weights={} if phase is None else phase.weights,
         units={
-            variant.name: cells[place].assigned if place in cells else 0
-            for place, variant in enumerate(record.document.variants)
+            variant.name: count
+            for variant, count in zip(record.document.variants, units, strict=True)
         },
         readings=tuple(
             PointReading(
