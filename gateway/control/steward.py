@@ -139,9 +139,8 @@ class Steward:
         after = next_record(record, decision, at=now, number=number, champion=champion)
         if after is record:
             return 0
-        exact = self._judged(name, record, evidence, now, self._parts.decide_exactly)
-        if exact is None:
-            return 0
+        # What people would like to know besides must not stand in the way of a rollback.
+        exact = self._judged(name, record, evidence, now, self._parts.decide_exactly) or decision
         basis = Basis(
             schema=SCHEMA,
             record=record,

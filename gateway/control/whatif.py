@@ -56,8 +56,17 @@ def logged_units(
     """The units of an experiment whose value of a metric is final, in the order of enrolment.
 
     A unit's propensities are the weights of the phase that enrolled it, among the enrolled.
+
+    Raises:
+        InvalidRequest: the silent ones have a value, and are counted without being kept.
     """
     document = record.document
+    if document.unit is None and metric.silence == "default":
+        message = (
+            f"Silence is a value of '{metric.name}', and where each request is a unit those of "
+            "which nothing came are only counted; no policy can be judged by the others alone."
+        )
+        raise InvalidRequest(message)
     place = document.metrics.index(metric)
     variants = [variant.name for variant in document.variants]
     segments = (OTHER, *(document.segment.values if document.segment is not None else ()))

@@ -28,7 +28,7 @@ from msgspec.structs import replace
 
 from gateway.core import guarding, measuring
 from gateway.core.arms import Pair, Stratum, overlap_of, pairs_of, strata
-from gateway.core.experiments import Experiment, ExperimentRecord, HoldReason, State
+from gateway.core.experiments import Experiment, ExperimentRecord, HoldReason, Metric, State
 from gateway.core.guarding import Asked, from_log
 from gateway.core.measuring import Levels
 from gateway.core.ranking import read_quantile
@@ -190,7 +190,10 @@ def goal_arms(record: ExperimentRecord, seen: Sequence[Stratum]) -> list[Sample]
             arms = [stratum.cells[i] for i in alive]
             units = sum(_counted(cells, goal.name) for cells in arms)
             rows.append((overlap_of(weights, units), arms))
-    samples = measuring.arm_samples(goal, rows)
+    try:
+        samples = measuring.arm_samples(goal, rows)
+    except (ArithmeticError, ValueError):
+        return []
     if not samples:
         return []
     found = dict(zip(alive, samples, strict=True))
@@ -257,15 +260,21 @@ def _metrics(
     document: Experiment, risks: Risks, index: int, pairs: Sequence[Pair], *, display: bool
 ) -> list[Reading]:
     name = document.variants[index].name
-    readings = []
-    for metric, levels in zip(document.metrics, risks.metrics, strict=True):
+    both = zip(document.metrics, risks.metrics, strict=True)
+    return [_metric(metric, levels, name, pairs, display=display) for metric, levels in both]
+
+
+def _metric(
+    metric: Metric, levels: Levels, variant: str, pairs: Sequence[Pair], *, display: bool
+) -> Reading:
+    """One metric. Outcomes that no arithmetic can take must not blind the guards beside it."""
+    try:
         if metric.kind == "quantile":
-            reading = read_quantile(metric, name, pairs, levels)
-        else:
-            effect = measuring.effect_of(metric, pairs, display=display)
-            reading = measuring.read_effect(metric, name, effect, levels, display=display)
-        readings.append(reading)
-    return readings
+            return read_quantile(metric, variant, pairs, levels)
+        effect = measuring.effect_of(metric, pairs, display=display)
+        return measuring.read_effect(metric, variant, effect, levels, display=display)
+    except (ArithmeticError, ValueError):
+        return measuring.unread(metric, variant, levels)
 
 
 def _funnel(record: ExperimentRecord, seen: Sequence[Stratum], *, exact: bool) -> Funnel:

@@ -63,13 +63,8 @@ def read_effect(
     """
     known, n, planned = _with_spread(effect), effect.absolute.n, metric.planned_units
     settled = known.is_known and is_settled(metric, effect)
-    reading = Reading(
-        name=metric.name,
-        variant=variant,
-        role=metric.role,
-        harm=evidential(1.0, levels.harm),
-        safe=evidential(1.0, levels.safe),
-        claim=evidential(1.0, levels.claim),
+    reading = replace(
+        unread(metric, variant, levels),
         control=effect.control.mean if effect.control.n else None,
         treatment=effect.treatment.mean if effect.treatment.n else None,
         estimate=known.effect if effect.control.n and effect.treatment.n else None,
@@ -94,6 +89,19 @@ def read_effect(
         interval=(band.lower, band.upper),
     )
     return _with_display(told, metric, effect, levels) if display else told
+
+
+def unread(metric: Metric, variant: str, levels: Levels) -> Reading:
+    """A metric of which nothing can be said: no pass, and no failure."""
+    return Reading(
+        name=metric.name,
+        variant=variant,
+        role=metric.role,
+        harm=evidential(1.0, levels.harm),
+        safe=evidential(1.0, levels.safe),
+        claim=evidential(1.0, levels.claim),
+        settled=False,
+    )
 
 
 def _one_sided(z: float, n: int, level: float, planned: float, *, exact: bool) -> Evidential:

@@ -71,6 +71,7 @@ class Scene:
         self.clock = ManualClock(1_000.0)
         self.units = 5
         self.away = False
+        self.untellable = False
         self.asked: list[list[str]] = []
         self.points: list[tuple[str, Any]] = []
         self.decide: Callable[[ExperimentRecord, Evidence, float], Decision] = judge_by_units
@@ -91,13 +92,18 @@ class Scene:
                 evidence_of=self.evidence_of,
                 keep_points=self.keep_points,
                 decide=self.judge,
-                decide_exactly=self.judge,
+                decide_exactly=self.judge_exactly,
                 now=self.clock,
                 circumstances=HERE,
             )
         )
 
     def judge(self, record: ExperimentRecord, evidence: Evidence, now: float) -> Decision:
+        return self.decide(record, evidence, now)
+
+    def judge_exactly(self, record: ExperimentRecord, evidence: Evidence, now: float) -> Decision:
+        if self.untellable:
+            raise OverflowError
         return self.decide(record, evidence, now)
 
     async def evidence_of(self, ids: Sequence[str]) -> Mapping[str, Evidence]:

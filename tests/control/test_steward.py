@@ -221,6 +221,17 @@ async def test_one_that_cannot_be_judged_leaves_the_others_alone(scene: Scene) -
     assert ALARM not in scene.standing.alarms
 
 
+async def test_a_rollback_does_not_wait_for_what_cannot_be_told(scene: Scene) -> None:
+    """The step is taken on what was decided from, and the fault is an alarm."""
+    scene.untellable = True
+    scene.units = 13
+
+    assert await scene.steward.tick() == 1
+
+    assert scene.registry.snapshot.experiments["exp"].state is State.ROLLED_BACK
+    assert "'exp' cannot be judged" in scene.standing.alarms[ALARM]
+
+
 async def test_points_of_history_are_few_and_only_of_what_moved(scene: Scene) -> None:
     """At most one in a few seconds, and none while numbers stand still."""
     await scene.steward.tick()

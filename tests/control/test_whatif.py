@@ -4,6 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.control.whatif import logged_units
+from gateway.core.errors import InvalidRequest
 from gateway.core.experiments import ExperimentRecord, Metric, Phase, Segment
 from gateway.core.unit_states import Seen, UnitState, Value, encode_unit
 from tests.rollouts import document_of, record_of, started
@@ -58,3 +59,14 @@ def test_only_final_values_count_and_silence_is_no_value() -> None:
 def test_units_of_no_phase_of_it_are_left_out(phase: int) -> None:
     """Their propensities are not known."""
     assert logged_units(studied(), LOSS, {key(1): unit(phase, 1, 1)}) == []
+
+
+def test_requests_that_are_units_cannot_be_judged_by_those_that_were_told_of_alone() -> None:
+    """Who bought is told; that the others did not is in counts."""
+    record = studied()
+    each = replace(record, document=replace(record.document, unit=None))
+    bought = replace(LOSS, silence="default")
+
+    with pytest.raises(InvalidRequest, match="Silence is a value of 'loss'"):
+        logged_units(each, bought, {key(1): unit(99, 1, 1)})
+    assert logged_units(each, LOSS, {key(1): unit(99, 1, 1)})

@@ -79,6 +79,31 @@ def test_a_metric_that_is_only_watched_neither_rolls_back_nor_blocks() -> None:
     assert decision.verdicts["sales/b"] == "worse"
 
 
+def test_outcomes_beyond_arithmetic_do_not_blind_the_guards() -> None:
+    """One who reports denominators of nearly nothing gets no ratio, and shields nobody."""
+    rate = Metric("rate", "clicks", kind="ratio", denominator="views", margin=0.1)
+    score = Metric("score", "score", margin=0.1, covariate="output")
+    tiny = Comoments.of([(1.0, 1e-250), (2.0, 3e-250)] * 500)
+    huge = Comoments.of([(1e100, 1.0), (1e100, 2.0)] * 500)
+    low = Comoments.of([(-1e100, 1.0), (-1e100, 2.0)] * 500)
+    record = running(experiment(metrics=(rate, score)))
+    arms = [
+        cell(
+            place,
+            1_000,
+            events=[events],
+            rate=MetricTally(1_000, pair=tiny),
+            score=MetricTally(1_000, moments=pair.y, pair=pair),
+        )
+        for place, events, pair in ((0, 5, huge), (1, 60, low))
+    ]
+
+    decision = decide(record, seen(*arms), 10.0, display=True)
+
+    assert decision.state is State.ROLLED_BACK
+    assert "'b' does harm by 'errors'" in decision.detail
+
+
 def test_a_loss_within_the_margin_is_no_harm() -> None:
     """The margin is what may be lost: sure to be a loss, and sure to be within it."""
     record = running(experiment(guards=(), metrics=(SALES,)))

@@ -97,14 +97,18 @@ def ratio_sample(sums: Comoments) -> Sample:
     """The arm of a ratio metric, sum of y over sum of x, by the delta method.
 
     variance = V_y / x^2 + V_x y^2 / x^4 - 2 Cov y / x^3 with y and x the means. Where the
-    denominators sum to zero there is no ratio, and the variance is infinite.
+    denominators sum to zero, or to so little that floats do not hold the ratio or its variance,
+    there is no ratio, and the variance is infinite.
     """
     y, x = sums.y.mean, sums.x.mean
     if x == 0.0:
         return Sample(sums.n, 0.0, inf)
     ratio = y / x
     spread = sums.y.variance + ratio * (ratio * sums.x.variance - 2 * sums.covariance)
-    return Sample(sums.n, ratio, max(spread, 0.0) / (x * x))
+    variance = max(spread, 0.0) / x / x
+    if not isfinite(ratio) or not isfinite(spread) or not isfinite(variance):
+        return Sample(sums.n, 0.0, inf)
+    return Sample(sums.n, ratio, variance)
 
 
 def adjustment(control: Comoments, treatment: Comoments) -> float:

@@ -37,6 +37,7 @@ Numbers: TypeAlias = float | NDArray[np.float64]
 MIN_UNITS: Final = 100
 MIN_EVENTS: Final = 10
 _LARGEST: Final = 700.0  # exp of it is still finite, so that an e-value can be stored as JSON
+_FAR: Final = 1e6  # standard errors beyond which nothing changes, and squares do not overflow
 
 
 class Band(Struct, frozen=True):
@@ -99,14 +100,15 @@ def one_sided_multiplier(n: Numbers, alpha: float, planned: float) -> Numbers:
 def two_sided_e(z: Numbers, n: Numbers, alpha: float, planned: float) -> Numbers:
     """E-value against effect = null; z is (effect - null) / se, n the units of both arms."""
     gain = n * tuning(alpha, planned)
-    exponent = np.minimum(gain * z * z / (2 * (gain + 1)), _LARGEST)
+    far = np.minimum(np.abs(z), _FAR)
+    exponent = np.minimum(gain * far * far / (2 * (gain + 1)), _LARGEST)
     return np.exp(exponent) / np.sqrt(gain + 1)
 
 
 def one_sided_e(z: Numbers, n: Numbers, alpha: float, planned: float) -> Numbers:
     """E-value against effect <= null; turn the sign of z for effect >= null."""
     gain = n * tuning(2 * alpha, planned)
-    positive = np.maximum(z, 0.0)
+    positive = np.clip(z, 0.0, _FAR)
     exponent = np.minimum(gain * positive * positive / (2 * (gain + 1)), _LARGEST)
     return 2 * np.expm1(exponent) / np.sqrt(gain + 1)
 
