@@ -108,7 +108,7 @@ def two_sided_e(z: Numbers, n: Numbers, alpha: float, planned: float) -> Numbers
 def one_sided_e(z: Numbers, n: Numbers, alpha: float, planned: float) -> Numbers:
     """E-value against effect <= null; turn the sign of z for effect >= null."""
     gain = n * tuning(2 * alpha, planned)
-    positive = np.clip(z, 0.0, _FAR)
+    positive = np.minimum(np.maximum(z, 0.0), _FAR)
     exponent = np.minimum(gain * positive * positive / (2 * (gain + 1)), _LARGEST)
     return 2 * np.expm1(exponent) / np.sqrt(gain + 1)
 
