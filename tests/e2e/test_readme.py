@@ -13,6 +13,8 @@ import pytest
 import redis
 
 from gateway.core.endpoints import Endpoint, Rule, Shadow, check_endpoint
+from gateway.core.experiment_checks import check_experiment
+from gateway.core.experiments import Experiment
 from gateway.doors.documents import read_strictly
 from tests.e2e.conftest import MakeGateway
 from tests.e2e.gateways import ROOT, Gateway, eventually, free_port
@@ -87,6 +89,12 @@ def test_its_shell_blocks_run(make_gateway: MakeGateway, valkey: ValkeyProcess) 
         assert header in printed[0]
     assert gateway.told("GET", "/admin/v1/models/flight-delay")["aliases"] == {"champion": 1}
 
+    shown, after = [run_script(gateway, script) for script in blocks(README, "bash")]
+
+    assert shown.count('{"accepted":1,"refused":[]}') == 50
+    assert "new-model on flight-delay is running: ramp, step 0" in shown
+    assert "All of them came out as they are recorded." in after
+
     (message,) = re.findall(r"^\$ redis-cli (XADD .*)$", README, re.MULTILINE)
     words = shlex.split(message.replace("$TOKEN", gateway.token))
     client: Any = redis.Redis.from_url(valkey.url, decode_responses=True)
@@ -98,11 +106,27 @@ def test_its_shell_blocks_run(make_gateway: MakeGateway, valkey: ValkeyProcess) 
 
 def run(gateway: Gateway, line: str) -> str:
     """Run a line of the README against this gateway; what it printed."""
-    command = line.replace(".venv/bin/tiltyard", f"{sys.executable} -m gateway")
-    command = command.replace("http://localhost:8080", gateway.url)
-    command = command.replace("localhost:8080", gateway.url)
-    ran = subprocess.run(
-        shlex.split(command),
+    return ran(gateway, shlex.split(here(gateway, line)))
+
+
+def run_script(gateway: Gateway, script: str) -> str:
+    """Run a whole block of the README in a shell, until a command fails; what it printed."""
+    words = here(gateway, script).replace(" report.html", f" {gateway.state / 'report.html'}")
+    return ran(gateway, ["bash", "-e", "-c", words])
+
+
+def here(gateway: Gateway, text: str) -> str:
+    """The text with this gateway in place of the one that it speaks of."""
+    text = text.replace(".venv/bin/tiltyard", f"{sys.executable} -m gateway")
+    text = text.replace("http://localhost:8080", gateway.url)
+    text = text.replace("localhost:8080", gateway.url)
+    return text.replace(".tiltyard/", f"{gateway.state}/")
+
+
+def ran(gateway: Gateway, words: list[str]) -> str:
+    """What a command printed; it must succeed."""
+    process = subprocess.run(
+        words,
         cwd=ROOT,
         env=gateway.environ(),
         capture_output=True,
@@ -110,8 +134,8 @@ def run(gateway: Gateway, line: str) -> str:
         timeout=60,
         check=False,
     )
-    assert ran.returncode == 0, f"{line}\n{ran.stdout}{ran.stderr}"
-    return ran.stdout
+    assert process.returncode == 0, f"{words}\n{process.stdout}{process.stderr}"
+    return process.stdout
 
 
 def test_the_example_file_is_the_one_it_describes() -> None:
@@ -120,3 +144,11 @@ def test_the_example_file_is_the_one_it_describes() -> None:
     weights = [variant["weight"] for variant in document["rules"][0]["split"]["variants"]]
     assert weights == [9_000, 1_000]
     assert document["shadows"][0]["share"] == 5_000
+
+
+def test_the_experiment_shown_is_the_example() -> None:
+    """The page on experiments shows `docs/examples/ramp.json`, which is taken as it stands."""
+    example = (ROOT / "docs" / "examples" / "ramp.json").read_text()
+    shown = blocks((ROOT / "docs" / "experiments.md").read_text(), "json")
+    assert example in shown
+    check_experiment("shown", read_strictly(example.encode(), Experiment))
