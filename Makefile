@@ -23,7 +23,7 @@ setup: $(VENV)/.dev ## create .venv with everything that running, testing and li
 run: $(VENV)/.run ## serve (inference on 8080, admin on 8082); Ctrl-C stops
 	@exec $(BIN)/tiltyard serve $(ARGS)
 
-demo: $(VENV)/.run ## serve the sample models with an experiment under way
+demo: $(VENV)/.run ## real flights through three experiments that decide themselves
 	@exec $(BIN)/tiltyard demo $(ARGS)
 
 test: $(VENV)/.dev ## run every test

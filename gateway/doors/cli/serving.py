@@ -79,7 +79,7 @@ def banner_of(settings: Settings) -> str:
     say(f"  {_command('status', settings)}  # the admin token is in {place}")
     if (Path(settings.model_store) / TRAFFIC).is_file():
         words = _command("demo", settings, url, settings.model_store)
-        say(f"  {words}  # ten thousand real flights through this gateway")
+        say(f"  {words}  # real flights, and three experiments that decide themselves")
     say("Ctrl-C stops it.")
     return "".join(f"{line}\n" for line in lines)
 
