@@ -214,14 +214,13 @@ class State(StrEnum):
     PROMOTED = "promoted"
     ROLLED_BACK = "rolled_back"
     STOPPED = "stopped"
-    EXPIRED = "expired"
 
 
 ENROLLING: Final = frozenset({State.RUNNING, State.HELD, State.PAUSED, State.HOLDING_OUT})
 """States in which units are assigned."""
 LIVE: Final = ENROLLING | {State.SHADOW}
 """States that the steward looks at."""
-TERMINAL: Final = frozenset({State.PROMOTED, State.ROLLED_BACK, State.STOPPED, State.EXPIRED})
+TERMINAL: Final = frozenset({State.PROMOTED, State.ROLLED_BACK, State.STOPPED})
 
 
 class HoldReason(StrEnum):

@@ -3,6 +3,7 @@
 Every number is finite and JSON holds it, so that a decision read back is the decision made.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final, Literal, TypeAlias
 
@@ -227,7 +228,14 @@ class Decision(Struct, frozen=True, omit_defaults=True):
         """Whether there is anything to commit: a new state, reason, step, weight or verdict."""
         if record.state is not self.state or record.reason != self.reason:
             return True
-        return record.step != self.step or self.moves(record) or record.verdicts != self.verdicts
+        if record.step != self.step or self.moves(record):
+            return True
+        return _said(record.verdicts) != _said(self.verdicts)
+
+
+def _said(verdicts: Mapping[str, str]) -> dict[str, str]:
+    """What verdicts say; one that says nothing yet is as good as none."""
+    return {key: one for key, one in verdicts.items() if one != Verdict.INCONCLUSIVE}
 
 
 def evidential(e: float, level: float) -> Evidential:

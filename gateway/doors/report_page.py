@@ -314,7 +314,7 @@ td,th{padding:6px 10px 6px 0;border-bottom:1px solid var(--rule);vertical-align:
 .badge{border:1px solid currentColor;border-radius:9px;padding:0 8px;font-size:13px;font-weight:500;
 white-space:nowrap;color:var(--plain);vertical-align:middle}
 .better,.equivalent,.promoted,.holding_out{color:var(--good)}
-.worse,.rolled_back,.invalid{color:var(--bad)}.held,.paused,.expired{color:var(--odd)}
+.worse,.rolled_back,.invalid{color:var(--bad)}.held,.paused{color:var(--odd)}
 .running,.shadow{color:var(--line)}.reached{font-weight:700}
 .remark{border-left:3px solid var(--odd);padding-left:10px}
 figure{margin:12px 0}figcaption{color:var(--soft);font-size:13px}

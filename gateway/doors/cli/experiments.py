@@ -8,7 +8,7 @@ import typer
 from gateway.doors.cli.client import AdminClient
 from gateway.doors.cli.endpoints import read_file
 from gateway.doors.cli.front import AdminUrl, AsJson, IfMatch, Reason, TokenFile
-from gateway.doors.cli.output import say, share, show_json, show_table
+from gateway.doors.cli.output import nearest_safe, say, share, show_json, show_table
 from gateway.doors.cli.readouts import report
 
 app = typer.Typer(no_args_is_help=True, help="Splits under study: drafts, what runs, what ended.")
@@ -261,7 +261,7 @@ def _show_report(report: dict[str, Any]) -> None:
 def _show_readings(title: str, readings: list[dict[str, Any]]) -> None:
     show_table(
         title,
-        ("metric", "variant", "verdict", "estimate", "interval", "requests left", "harm", "safe"),
+        ("metric", "variant", "verdict", "estimate", "interval", "units left", "harm", "safe"),
         [
             (
                 f"{row['name']} ({row['role']})",
@@ -271,7 +271,7 @@ def _show_readings(title: str, readings: list[dict[str, Any]]) -> None:
                 _interval(row.get("interval")),
                 "-" if row.get("left") is None else f"{row['left']:,}",
                 _evidence(row.get("harm", {})),
-                _evidence(row.get("safe", {})),
+                _evidence(nearest_safe(row)),
             )
             for row in readings
         ],

@@ -47,6 +47,15 @@ def plain(value: Any) -> str:  # noqa: ANN401 - whatever a document holds
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
+def nearest_safe(reading: dict[str, Any]) -> dict[str, float]:
+    """Of the two ways in which a guard may be certified, the one that is nearer."""
+    ways = [way for way in (reading.get("safe"), reading.get("negligible")) if way]
+    nearest: dict[str, float] = max(
+        ways, key=lambda way: way.get("e", 1.0) / way.get("threshold", 20.0), default={}
+    )
+    return nearest
+
+
 def share(value: float) -> str:
     """A share as a percentage."""
     return f"{value:.2%}"

@@ -36,7 +36,7 @@ from gateway.doors.cli.traffic import Flight, read_flights
 TRAFFIC: Final = f"{MODEL}/traffic.csv.gz"
 """Where the flights are, below the model store."""
 ENDPOINTS: Final = {ENDPOINT: MODEL, DRILL_ENDPOINT: DRILL}
-TERMINAL: Final = frozenset({"promoted", "rolled_back", "stopped", "expired"})
+TERMINAL: Final = frozenset({"promoted", "rolled_back", "stopped"})
 SETTLE_S: Final = 30.0
 LOOK_S: Final = 0.25
 _NOT_FOUND: Final = 404

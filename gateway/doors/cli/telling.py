@@ -5,6 +5,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from gateway.doors.cli.output import nearest_safe
 from gateway.doors.cli.story import Story, Told
 
 
@@ -60,7 +61,7 @@ def _readings(told: Told) -> Table:
             _number(reading.get("treatment")),
             _difference(reading),
             _number(reading.get("harm", {}).get("e", 1.0)),
-            _number(reading.get("safe", {}).get("e", 1.0)),
+            _number(nearest_safe(reading).get("e", 1.0)),
         )
     return table
 

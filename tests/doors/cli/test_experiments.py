@@ -67,7 +67,7 @@ def test_what_is_shown_can_be_read_at_a_glance(desk: Desk, file: str) -> None:
     desk.world.evidence[record.id] = evidence_of(record, 100)
     shown = desk.run("experiment", "show", "exp").stdout
     assert "exp on flights is running" in shown
-    for word in ("requests left", "1,200", "equivalent", "-0.5 to 0.125", "1,500 duplicate"):
+    for word in ("units left", "1,200", "equivalent", "-0.5 to 0.125", "1,500 duplicate"):
         assert word in shown
     assert desk.json("experiment", "show", "exp")["readings"][0]["verdict"] == "equivalent"
     document = msgspec.json.decode(desk.run("experiment", "show", "exp", "--document").stdout)
