@@ -51,8 +51,9 @@ class _Wait:
 class Intake:
     """Implements `gateway.ports.OutcomeSink`.
 
-    closed → (`run` opens the journal) → open → closed. Whatever comes while it is closed is
-    refused or dropped.
+    closed → (`run` opens the journal) → open → closed. Outcomes that come while it is closed are
+    refused. Sightings that come before are kept until it opens: what workers saw while control was
+    away is the first that they hand over. Those that come after are dropped.
     """
 
     def __init__(
@@ -79,8 +80,9 @@ class Intake:
         self.found = 0  # the last sequence that an earlier process left
         self.shipped = 0  # and up to which it was shipped, as far as is known
         self.was_ahead = False  # what was accepted last bears a moment that is yet to come
-        self._is_open = False
+        self._is_open = self._is_over = False
         self._last_ms = 0
+        self._early: list[bytes] = []
         self._waiting: list[_Wait] = []
         self._waiting_bytes = 0
         self._pressed = asyncio.Event()
@@ -132,10 +134,13 @@ class Intake:
         """Keep what a worker saw, if there is room; never waits and never raises."""
         events = encode_events((sightings,))
         is_full = 2 * self._journal.unshipped > self._keep_bytes
-        if not self._is_open or is_full or self._waiting_bytes > MAX_WAITING_BYTES // 2:
+        if self._is_over or is_full or self._waiting_bytes > MAX_WAITING_BYTES // 2:
             self._dropped.value += 1
-            return
-        self._add((events,), len(events), None)
+        elif self._is_open:
+            self._add((events,), len(events), None)
+        else:
+            self._early.append(events)
+            self._waiting_bytes += len(events)
 
     async def run(self) -> None:
         """Open the journal and write what comes, until cancelled."""
@@ -160,6 +165,9 @@ class Intake:
                 except msgspec.DecodeError:
                     log.warning("The last entry of the journal cannot be read.")
             self._is_open, self._failing = True, False
+        early, self._early, self._waiting_bytes = self._early, [], 0
+        for events in early:
+            self._add((events,), len(events), None)
 
     async def write(self) -> None:
         """Write what waits, in one go. A caller that is cancelled leaves the writing to its end."""
@@ -175,6 +183,7 @@ class Intake:
 
     async def close(self) -> None:
         """Write what waits, and let go of the journal. Whoever reads it must be gone."""
+        self._is_over = True
         if self._is_open:
             self._is_open = False
             while not self.is_settled:

@@ -174,16 +174,28 @@ async def test_sightings_go_before_outcomes(house: House, tmp_path: Path) -> Non
 
 
 async def test_nothing_is_accepted_before_and_after_its_time(tmp_path: Path) -> None:
-    """A closed intake refuses outcomes and drops sightings."""
+    """A closed intake refuses outcomes; one that is over drops sightings."""
     house = House(tmp_path)
     for _ in range(2):
         with pytest.raises(NotReady):
             await house.intake.accept([events_of("x")], 1)
-        house.intake.observe(Sightings())
         if not house.intake.host:
             await house.intake.open()
             await house.intake.close()
-    assert house.cells.counter(EVIDENCE_DROPPED).value == 2
+    house.intake.observe(Sightings())
+    assert house.cells.counter(EVIDENCE_DROPPED).value == 1
+
+
+async def test_sightings_that_come_before_the_journal_opens_are_kept(tmp_path: Path) -> None:
+    """What workers saw while control was away is not lost because they are quicker than a disk."""
+    house = House(tmp_path)
+    for unit in (b"u", b"v"):
+        house.intake.observe(Sightings(units=unit * 35))
+    await house.intake.open()
+    await house.intake.close()
+    seen = [decode_entry(entry).events for _, entry in kept_entries(tmp_path)]
+    assert seen == [(Sightings(units=unit * 35),) for unit in (b"u", b"v")]
+    assert house.cells.counter(EVIDENCE_DROPPED).value == 0
 
 
 async def test_what_waits_is_written_in_the_end(tmp_path: Path) -> None:
