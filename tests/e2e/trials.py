@@ -32,6 +32,8 @@ ENDPOINT = {"schema": 1, "model": "flight-delay", "token_scalars": ["probabiliti
 ERRORS = {"name": "errors", "event": "error", "negligible": 0.3}
 """A guard that some dozens of units without an error certify."""
 PATIENCE_S = 30.0
+PACE_S = 0.008
+"""Of each caller between two units: enough to go on with, and no load test."""
 OK, ACCEPTED = 200, 202
 
 
@@ -196,6 +198,14 @@ class Callers:
         eventually(lambda: self.faults or len(self.diary.told) >= before + answers, PATIENCE_S)
         assert self.faults == []
 
+    def catch_up(self) -> None:
+        """Wait until all that was answered so far is reported and accepted."""
+        told = self.diary.told[-2 * self._callers :]
+        eventually(
+            lambda: self.faults or all(one.id in self.diary.values for one in told), PATIENCE_S
+        )
+        assert self.faults == []
+
     async def _run(self) -> None:
         try:
             await asyncio.gather(*(self._call(number) for number in range(self._callers)))
@@ -214,7 +224,7 @@ class Callers:
                 self.diary.told.append(told)
                 if self._metric is not None and not await self._report(client, gateway, told):
                     return
-                await asyncio.sleep(0.002)
+                await asyncio.sleep(PACE_S)
                 if self._stop.is_set():
                     return
 
@@ -331,6 +341,10 @@ class Books:
     def counted(self, experiment_id: str, metric: str) -> int:
         """Units whose time is over and whose value counts."""
         return sum(cell.metrics[metric].units for cell in self.cells(experiment_id).values())
+
+    def waiting(self, experiment_id: str, metric: str) -> int:
+        """Units whose time is not over."""
+        return sum(cell.metrics[metric].waiting for cell in self.cells(experiment_id).values())
 
     def sums(self, experiment_id: str, metric: str) -> dict[tuple[int, int], Sum]:
         """The tallies of a metric, as `reference` has them."""
