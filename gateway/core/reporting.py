@@ -264,7 +264,9 @@ def _phases(
     found = []
     told = {phase.number for phase in record.phases[-LAST_PHASES:]}
     for phase in record.phases:
-        cells = tuple(cell for cell in evidence.cells if cell.phase == phase.number)
+        cells: tuple[Cell, ...] = ()
+        if phase.number in told:
+            cells = tuple(cell for cell in evidence.cells if cell.phase == phase.number)
         part = replace(evidence, cells=cells)
         found.append(
             PhaseReport(
@@ -272,9 +274,7 @@ def _phases(
                 at=phase.at,
                 exposure=phase.exposure,
                 weights=phase.weights,
-                readings=decide(record, part, now).readings
-                if cells and phase.number in told
-                else (),
+                readings=decide(record, part, now).readings if cells else (),
             )
         )
     return tuple(found)

@@ -47,6 +47,8 @@ class Rollout(Struct, frozen=True):
         claimed: `metric/variant` that was ever called better or worse.
         naive: The same, had a z-test for a single look been read at every look.
         held: Reasons for which it was ever held.
+        harmed: Treatments of which harm was ever shown: one of several is taken out, and the
+            rollout goes on.
     """
 
     state: State
@@ -58,6 +60,7 @@ class Rollout(Struct, frozen=True):
     claimed: tuple[str, ...]
     naive: tuple[str, ...]
     held: tuple[str, ...]
+    harmed: tuple[str, ...] = ()
 
 
 class Rate(Struct, frozen=True):
@@ -85,6 +88,7 @@ class Summary(Struct, frozen=True):
         rollouts: How many there were.
         promoted: Ended as promoted, the reverse hold-out included.
         rolled_back: Ended as rolled back.
+        harmed: Had any treatment taken out, or were rolled back, because of harm.
         undecided: Still ran, or were held, after the last tick.
         claimed: Had any metric called better or worse at any look.
         naive: Would have had, by a z-test for a single look that is read at every look.
@@ -97,6 +101,7 @@ class Summary(Struct, frozen=True):
     rollouts: int
     promoted: Rate
     rolled_back: Rate
+    harmed: Rate
     undecided: Rate
     claimed: Rate
     naive: Rate
@@ -124,6 +129,7 @@ def rollout(document: Experiment, scenario: Scenario, generator: np.random.Gener
     claimed: dict[str, None] = {}
     naive: dict[str, None] = {}
     held: dict[str, None] = {}
+    harmed: dict[str, None] = {}
     winner: str | None = None
     cells: list[Cell] = []
     now = 0.0
@@ -133,6 +139,7 @@ def rollout(document: Experiment, scenario: Scenario, generator: np.random.Gener
         decision = decide(record, Evidence(tuple(cells), through_ms=round(now * 1_000)), now)
         claimed |= dict.fromkeys(r.key for r in decision.readings if r.verdict in _CLAIMS)
         naive |= dict.fromkeys(r.key for r in decision.readings if _would_claim(r))
+        harmed |= dict.fromkeys(r.variant for r in decision.readings if r.is_harm)
         if decision.state is State.HELD:
             held[decision.reason] = None
         number, phases = len(blocks) + 1, len(record.phases)
@@ -153,6 +160,7 @@ def rollout(document: Experiment, scenario: Scenario, generator: np.random.Gener
         claimed=tuple(claimed),
         naive=tuple(naive),
         held=tuple(held),
+        harmed=tuple(harmed),
     )
 
 
@@ -190,6 +198,7 @@ def summary(ended: Iterable[Rollout]) -> Summary:
         rollouts=n,
         promoted=rate(len(promoted), n),
         rolled_back=rate(len(back), n),
+        harmed=rate(sum(bool(one.harmed) for one in every), n),
         undecided=rate(n - len(decided), n),
         claimed=rate(sum(bool(one.claimed) for one in every), n),
         naive=rate(sum(bool(one.naive) for one in every), n),

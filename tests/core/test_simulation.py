@@ -49,6 +49,17 @@ def test_a_rollout_tells_how_it_ended() -> None:
     assert 0 < ended.treated < ended.units
 
 
+def test_a_treatment_that_is_taken_out_counts_as_harmed() -> None:
+    """The rollout goes on with the others, so how it ends does not tell."""
+    document = experiment(Fixed({"a": 4_000, "b": 3_000, "c": 3_000}), names="abc")
+    scenario = Scenario(dict.fromkeys("abc", truth()) | {"c": truth(errors=0.2)}, ticks=3)
+
+    told = simulated(document, scenario, 5)
+
+    assert told.harmed.count == 5
+    assert told.rolled_back.count == 0
+
+
 def test_every_kind_of_metric_can_be_simulated() -> None:
     """Without an effect none of them does harm, and their means are where they were put."""
     metrics = (

@@ -102,7 +102,8 @@ def two_sided_e(z: Numbers, n: Numbers, alpha: float, planned: float) -> Numbers
     gain = n * tuning(alpha, planned)
     far = np.minimum(np.abs(z), _FAR)
     exponent = np.minimum(gain * far * far / (2 * (gain + 1)), _LARGEST)
-    return np.exp(exponent) / np.sqrt(gain + 1)
+    evidence: Numbers = np.exp(exponent) / np.sqrt(gain + 1)
+    return evidence
 
 
 def one_sided_e(z: Numbers, n: Numbers, alpha: float, planned: float) -> Numbers:

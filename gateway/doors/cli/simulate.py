@@ -189,7 +189,7 @@ def _meaning(name: "Name", document: Experiment, one: "Summary") -> str:
     alpha, beta = document.alpha, document.beta
     if name == "same":
         return (
-            f"False rollbacks {_rate(one.rolled_back)} and false claims {_rate(one.claimed)}, "
+            f"False rollbacks {_rate(one.harmed)} and false claims {_rate(one.claimed)}, "
             f"each to stay within {alpha:.1%}; {_rate(one.promoted)} promoted, rightly."
         )
     if name == "margin":
