@@ -255,6 +255,13 @@ class Store(Protocol):
     async def signing_keys(self, fresh: SigningKeys) -> SigningKeys:
         """The shared signing keys; `fresh` becomes them if there are none."""
 
+    async def replace_signing_keys(self, before: SigningKeys, after: SigningKeys) -> None:
+        """Put `after` in the place of `before`.
+
+        Raises:
+            Conflict: the shared keys are not `before`.
+        """
+
     async def acknowledge(self, process: str, document: bytes, ttl_s: int) -> None:
         """Say what a process serves; forgotten after `ttl_s`."""
 

@@ -178,6 +178,12 @@ class MemoryStore:
         self.keys = self.keys or fresh
         return self.keys
 
+    async def replace_signing_keys(self, before: SigningKeys, after: SigningKeys) -> None:
+        self._reach()
+        if self.keys != before:
+            raise Conflict("The signing keys moved.")
+        self.keys = after
+
     async def acknowledge(self, process: str, document: bytes, ttl_s: int) -> None:
         self._reach()
         self.processes[process] = document

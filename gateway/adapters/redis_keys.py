@@ -9,7 +9,7 @@ key                        type     writer         TTL      meaning
 {ns}:audit                 stream   any control    none     one entry a commit, id `epoch-revision`
 {ns}:events                channel  any control    -        the new revision; only ever a hint
 {ns}:manifests             hash     any control    none     `model:number` -> Manifest, write-once
-{ns}:signing-keys          string   first control  none     SigningKeys; secret
+{ns}:signing-keys          string   any control    none     SigningKeys; secret
 {ns}:leader                string   the leader     seconds  name of the process that leads
 {ns}:processes             set      any control    none     names of processes that have reported
 {ns}:process:<name>        string   that process   seconds  what it serves; gone when it is gone

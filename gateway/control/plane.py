@@ -11,17 +11,18 @@ from gateway.control.experiments import Experiments
 from gateway.control.export import Exporter
 from gateway.control.folder import Folder, FolderParts
 from gateway.control.intake import Intake
-from gateway.control.keyring import Keyring
+from gateway.control.keyring import Keyring, Timing
 from gateway.control.promotions import Promotions
 from gateway.control.registry import Registry
 from gateway.control.reports import ReportParts, Reports
 from gateway.control.repository import ServedRepository
 from gateway.control.shipping import Shipper
 from gateway.control.steward import Steward, StewardParts
-from gateway.control.watcher import Watcher, WatcherParts
+from gateway.control.watcher import Watcher, WatcherParts, settling_s
 from gateway.control.whatif import WhatIfs
 from gateway.core.deciding import Circumstances
 from gateway.core.judging import decide
+from gateway.core.predictions import SigningKeys
 from gateway.core.snapshot import Snapshot
 from gateway.core.studies import Studies, studies_of
 from gateway.evidence_ports import EvidenceStore, FoldStore, HistoryStore, Journal
@@ -38,7 +39,8 @@ class ControlParts:
     """What the control plane needs of its process.
 
     `exporter` is None where no collector is configured. `now` is in UTC seconds. `cells` are those
-    of this process; `journal_bytes` bounds the journal.
+    of this process; `journal_bytes` bounds the journal. `max_age_s` is how old a prediction may be
+    when its outcome comes.
     """
 
     store: Store
@@ -58,6 +60,7 @@ class ControlParts:
     process: str
     poll_s: float
     scan_s: float
+    max_age_s: float
 
 
 class ControlPlane:
@@ -195,3 +198,18 @@ class ControlPlane:
     async def status(self) -> dict[str, Any]:
         """Who serves what, and what is wrong."""
         return await self.watcher.status()
+
+    async def rotate_keys(self, actor: str) -> SigningKeys:
+        """Let a new key sign on every host; takes the time that hosts need to hear of it.
+
+        Raises:
+            Conflict: another rotation was faster.
+            StoreUnavailable: the store is away.
+            InvalidRequest: the shared keys cannot be read.
+        """
+        timing = Timing(
+            now=self._parts.now,
+            settle_s=settling_s(self._parts.poll_s),
+            max_age_s=self._parts.max_age_s,
+        )
+        return await self.keyring.rotate(actor, timing)

@@ -61,6 +61,15 @@ class WatcherParts:
     entropy: Callable[[int], bytes]
 
 
+def settling_s(poll_s: float) -> float:
+    """After how many seconds every host that reaches the store has read its secrets again.
+
+    A host does so at the first look after `REFRESH_S`, and its next look is at most `MAX_PAUSE_S`
+    away after a failure; doubled, so that slow replies fit in too.
+    """
+    return 2 * (REFRESH_S + poll_s) + MAX_PAUSE_S
+
+
 class Watcher:
     """Requires: `start` once, before the catalog scans; then `run` and `complete` for ever."""
 

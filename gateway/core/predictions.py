@@ -51,17 +51,21 @@ _UNIT_PERSON: Final = b"tiltyard-unit-1"
 _URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 
 
-class SigningKeys(Struct, frozen=True, forbid_unknown_fields=True):
+class SigningKeys(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The keys that hosts share: `current` signs, every key in `keys` verifies.
 
     `unit_key` blinds units in tokens and records; it does not rotate with the signing keys, so a
-    unit keeps its hash within a split. All keys are 32 bytes as lower-case hex.
+    unit keeps its hash within a split. All keys are 32 bytes as lower-case hex. `made` says when a
+    key began to sign, in UTC seconds; one that it leaves out is of unknown age. `waiting` is the
+    key of a rotation that is under way: it is to sign next and has never signed.
     """
 
     schema: int
     current: int
     keys: dict[int, str]
     unit_key: str
+    made: dict[int, float] = {}
+    waiting: int | None = None
 
 
 class PredictionFacts(Struct, frozen=True):

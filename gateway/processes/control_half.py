@@ -96,6 +96,7 @@ class ControlHalf:
                 process=process_name(settings),
                 poll_s=settings.redis.poll_s,
                 scan_s=settings.store_scan_s,
+                max_age_s=settings.outcomes.max_age_s,
             )
         )
         self._cells.watch(self._measure)
@@ -117,6 +118,8 @@ class ControlHalf:
                 status=self.plane.status,
                 metrics=self.metrics,
                 tokens=lambda: self.plane.keyring.tokens,
+                keys=lambda: self.plane.keyring.keys,
+                rotate_keys=self.plane.rotate_keys,
                 settings=self._settings.admin,
                 clock=time.monotonic,
             )

@@ -281,6 +281,56 @@ async def test_an_unknown_outcome_is_said_to_be_unknown(valkey_url: str, namespa
         await store.close()
 
 
+FIRST = SigningKeys(schema=1, current=1, keys={1: "a" * 64}, unit_key="b" * 64)
+SECOND = SigningKeys(1, 2, {**FIRST.keys, 2: "c" * 64}, FIRST.unit_key, {2: 1.0})
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+async def test_keys_whose_replacement_was_cut_off_are_replaced_once(
+    valkey_url: str, namespace: str, *, arrives: bool
+) -> None:
+    """Whether EXEC arrived or its reply was lost, the keys stand and the caller hears so."""
+    cuts = 0
+
+    def cut_once(asked: bytes) -> bool:
+        nonlocal cuts
+        cuts += b"EXEC" in asked
+        return b"EXEC" in asked and cuts == 1
+
+    async with Line(socket_of(valkey_url)) as line:
+        store = RedisStore(line.url, namespace=namespace, timeout_s=1.0, name="test")
+        await store.signing_keys(FIRST)
+        if arrives:
+            line.cut_after = cut_once
+        else:
+            line.cut_before = cut_once
+        await store.replace_signing_keys(FIRST, SECOND)
+        assert await store.signing_keys(FIRST) == SECOND
+        assert cuts == (1 if arrives else 2)
+        await store.close()
+
+
+async def test_keys_that_a_person_wrote_are_replaced(
+    redis_store: RedisStore, keys: Keys, client: Any
+) -> None:
+    """What counts is what the document says, not how it is laid out."""
+    await redis_store.signing_keys(FIRST)
+    await client.set(keys.signing_keys, (await client.get(keys.signing_keys)).replace(b":", b" : "))
+    await redis_store.replace_signing_keys(FIRST, SECOND)
+    assert await redis_store.signing_keys(FIRST) == SECOND
+
+
+async def test_damaged_keys_are_not_replaced(
+    redis_store: RedisStore, keys: Keys, client: Any
+) -> None:
+    """Who rotates hears that the keys cannot be read; they stay for a person to look at."""
+    await client.set(keys.signing_keys, b'{"schema": "topsecret"}')
+    with pytest.raises(InvalidRequest) as caught:
+        await redis_store.replace_signing_keys(FIRST, SECOND)
+    assert "topsecret" not in "".join(traceback.format_exception(caught.value))
+    assert await client.get(keys.signing_keys) == b'{"schema": "topsecret"}'
+
+
 async def test_a_long_audit_log_is_read_in_pages(redis_store: RedisStore) -> None:
     """Every entry is read, however many there are."""
     base = EMPTY

@@ -162,6 +162,40 @@ async def test_signing_keys_are_made_once(store: Store) -> None:
     assert await store.signing_keys(other) == first
 
 
+KEYS = SigningKeys(schema=1, current=1, keys={1: "a" * 64}, unit_key="b" * 64)
+
+
+async def test_signing_keys_are_replaced_by_who_read_them(store: Store) -> None:
+    """What was read is replaced whole, and everybody reads what stands."""
+    after = SigningKeys(1, 2, {**KEYS.keys, 2: "c" * 64}, KEYS.unit_key, {2: 1_000.5}, 1)
+    await store.signing_keys(KEYS)
+    await store.replace_signing_keys(KEYS, after)
+    assert await store.signing_keys(KEYS) == after
+
+
+async def test_signing_keys_that_moved_are_left_alone(store: Store) -> None:
+    """Who read other keys, or where there are none, gets a Conflict and changes nothing."""
+    other = SigningKeys(schema=1, current=2, keys={2: "c" * 64}, unit_key="d" * 64)
+    with pytest.raises(Conflict):
+        await store.replace_signing_keys(other, KEYS)
+    await store.signing_keys(KEYS)
+    with pytest.raises(Conflict):
+        await store.replace_signing_keys(other, other)
+    assert await store.signing_keys(other) == KEYS
+
+
+async def test_of_racing_replacements_one_stands(store: Store) -> None:
+    """Of many that began from the same keys, exactly one wins; the others are told."""
+    await store.signing_keys(KEYS)
+    offered = [SigningKeys(1, 1, KEYS.keys, KEYS.unit_key, {1: float(n)}) for n in range(1, 9)]
+    results = await asyncio.gather(
+        *(store.replace_signing_keys(KEYS, one) for one in offered), return_exceptions=True
+    )
+    assert sum(isinstance(result, Conflict) for result in results) == 7
+    winner = offered[results.index(None)]
+    assert await store.signing_keys(KEYS) == winner
+
+
 async def test_acknowledgements_are_listed_by_process(store: Store) -> None:
     """Each process's newest document is read back."""
     assert await store.acknowledgements() == {}

@@ -53,6 +53,20 @@ async def test_keys_made_alone_are_offered_later(
     assert store.keys == own == disk.signing_keys()
 
 
+@pytest.mark.parametrize("away", [False, True])
+async def test_keys_made_here_and_shared_go_when_the_shared_ones_go(
+    keyring: Keyring, store: MemoryStore, data_plane: FakeDataPlane, *, away: bool
+) -> None:
+    """What a host offered is kept for as long as the store keeps it, and no longer."""
+    store.away = away
+    await keyring.begin()
+    store.away = False
+    await keyring.refresh()
+    store.keys = SigningKeys(schema=1, current=9, keys={9: "c" * 64}, unit_key="b" * 64)
+    await keyring.refresh()
+    assert data_plane.secrets[-1].keys == store.keys
+
+
 async def test_keys_of_others_sign_from_then_on(
     keyring: Keyring, store: MemoryStore, disk: StateFolder, data_plane: FakeDataPlane
 ) -> None:

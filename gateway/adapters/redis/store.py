@@ -16,8 +16,9 @@ from redis.exceptions import RedisError, WatchError
 
 from gateway.adapters.redis.borders import bordered, cancelling_kept
 from gateway.adapters.redis.connections import Connections
-from gateway.adapters.redis.replies import entries_of
+from gateway.adapters.redis.replies import bytes_of, entries_of
 from gateway.adapters.redis.seals import SEAL_CHARACTERS, is_sealed
+from gateway.adapters.redis.signing_keys import Swap, read_keys, swap
 from gateway.adapters.redis.transactions import Written, write
 from gateway.adapters.redis_keys import Keys, keys_of, manifest_field
 from gateway.core.audit import AuditEntry, Commit, decode_entry
@@ -153,11 +154,17 @@ class RedisStore:
             if document is None:
                 await client.set(self._keys.signing_keys, msgspec.json.encode(fresh), nx=True)
                 document = await client.get(self._keys.signing_keys)
-        try:
-            return msgspec.json.decode(document or b"", type=SigningKeys)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            message = "The signing keys in the store cannot be read."
-            raise InvalidRequest(message) from None
+        return read_keys(bytes_of(document))
+
+    async def replace_signing_keys(self, before: SigningKeys, after: SigningKeys) -> None:
+        """Put `after` in the place of `before`.
+
+        Raises:
+            Conflict: the shared keys are not `before`.
+            InvalidRequest: keys that cannot be read; they are never repeated.
+        """
+        async with self._bordered() as client:
+            await swap(client, Swap(self._keys.signing_keys, before, after, self._timeout_s))
 
     async def acknowledge(self, process: str, document: bytes, ttl_s: int) -> None:
         """Say what a process serves; forgotten after `ttl_s`."""

@@ -9,7 +9,7 @@ its own entry in the log knows that it was applied, and none is applied twice.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from msgspec import Struct
@@ -52,12 +52,26 @@ async def write(client: Redis, written: Written) -> None:
         StoreUnavailable: the store is at odds with itself, or the outcome is not known.
         RedisError: nothing was written.
     """
+    await until_written(lambda _: _attempt(client, written))
+
+
+async def until_written(attempt: Callable[[bool], Awaitable[bool]]) -> None:
+    """Try a write again while that is safe.
+
+    Args:
+        attempt: one try, False if a watched key moved under it. It is told whether the reply to an
+            earlier one was lost, so that what it would write may stand already.
+
+    Raises:
+        StoreUnavailable: others never leave the keys alone, or the outcome is not known.
+        RedisError: nothing was written.
+    """
     lost: Exception | None = None
     for _ in range(MAX_ABORTED):
         try:
-            if await _attempt(client, written):
+            if await attempt(lost is not None):
                 return
-        except _ReplyLost as error:
+        except ReplyLost as error:
             if lost is not None:
                 raise StoreUnavailable(_NOT_KNOWN) from error
             lost = error
@@ -71,11 +85,11 @@ async def write(client: Redis, written: Written) -> None:
 
 _NOT_KNOWN: Final = (
     "The store stopped answering while it wrote, so whether the change was made is not known; "
-    "read the revision before trying again."
+    "read what stands before trying again."
 )
 
 
-class _ReplyLost(Exception):
+class ReplyLost(Exception):
     """EXEC was sent and nothing came back."""
 
 
@@ -97,20 +111,25 @@ async def _attempt(client: Redis, written: Written) -> bool:
             _queue_commit(pipe, written, commit)
         if answer is not None:
             _queue_answer(pipe, keys, answer)
-        return await _execute(pipe, 2 * written.timeout_s)
+        return await execute(pipe, 2 * written.timeout_s)
 
 
-async def _execute(pipe: Pipeline, timeout_s: float) -> bool:
+async def execute(pipe: Pipeline, timeout_s: float) -> bool:
+    """Send EXEC; False if a watched key moved.
+
+    Raises:
+        ReplyLost: whether it was done is not known.
+    """
     try:
         async with asyncio.timeout(timeout_s):
             await pipe.execute()
     except WatchError as error:
         # redis-py says WatchError, too, when the connection broke after EXEC was sent.
         if isinstance(error.__context__, LostConnection | NoReply | OSError):
-            raise _ReplyLost from error
+            raise ReplyLost from error
         return False
     except (LostConnection, NoReply, TimeoutError, OSError) as error:
-        raise _ReplyLost from error
+        raise ReplyLost from error
     return True
 
 

@@ -3,7 +3,7 @@
 import typer
 
 from gateway import __version__
-from gateway.doors.cli import endpoints, experiments, ledger, models, records, tokens
+from gateway.doors.cli import endpoints, experiments, keys, ledger, models, records, tokens
 from gateway.doors.cli.demo import demo
 from gateway.doors.cli.front import Commands, FrontStep
 from gateway.doors.cli.readouts import whatif
@@ -41,5 +41,6 @@ def create_cli(front: FrontStep) -> typer.Typer:
     cli.add_typer(experiments.app, name="experiment")
     cli.add_typer(ledger.app, name="ledger")
     cli.add_typer(tokens.app, name="token")
+    cli.add_typer(keys.app, name="keys")
     cli.add_typer(records.app, name="records")
     return cli

@@ -30,7 +30,14 @@ _KINDS: Final[Mapping[int, type[errors.GatewayError]]] = {
 class AdminClient:
     """One conversation with the admin API. Requires: used as a context manager."""
 
-    def __init__(self, context: typer.Context, given: str | None, token_file: Path | None) -> None:
+    def __init__(
+        self,
+        context: typer.Context,
+        given: str | None,
+        token_file: Path | None,
+        *,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
         """Find the address and the token; nothing is asked yet.
 
         Raises:
@@ -40,7 +47,7 @@ class AdminClient:
         front = front_of(context)
         url = front.admin_url(given)
         headers = {"authorization": f"Bearer {find_token(front, token_file)}"}
-        self._client = front.client(url, timeout_s=TIMEOUT_S, headers=headers)
+        self._client = front.client(url, timeout_s=timeout_s, headers=headers)
 
     def __enter__(self) -> Self:
         """Begin."""

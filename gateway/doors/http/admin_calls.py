@@ -14,6 +14,7 @@ from gateway.control.reports import Reports
 from gateway.control.whatif import WhatIfs
 from gateway.core.access import Principal, Token
 from gateway.core.errors import Conflict, InvalidRequest, excerpt
+from gateway.core.predictions import SigningKeys
 from gateway.doors.http.admin_documents import Changed
 from gateway.doors.http.inference_head import Headers
 from gateway.doors.http.messages import (
@@ -35,8 +36,8 @@ class AdminParts:
     """What the admin door needs of its process.
 
     `status` is the control plane's document, `metrics` the page for Prometheus. `tokens` are
-    those that are good now; it is asked at each request and must be cheap. `clock` is in
-    monotonic seconds.
+    those that are good now; it is asked at each request and must be cheap. `keys` are those that
+    this host signs with; `rotate_keys` takes who asks. `clock` is in monotonic seconds.
     """
 
     registry: Registry
@@ -48,6 +49,8 @@ class AdminParts:
     status: Callable[[], Awaitable[Mapping[str, Any]]]
     metrics: Callable[[], bytes]
     tokens: Callable[[], tuple[Token, ...]]
+    keys: Callable[[], SigningKeys | None]
+    rotate_keys: Callable[[str], Awaitable[SigningKeys]]
     settings: AdminSettings
     clock: Callable[[], float]
 

@@ -180,3 +180,24 @@ class Statistics(Struct, frozen=True):
     """Triton-shaped statistics of each version loaded on this host."""
 
     model_stats: list[dict[str, Any]]
+
+
+class KeyEntry(Struct, frozen=True):
+    """A signing key, by its id alone; times are UTC seconds, None where they are not known.
+
+    `signs` is true of one key. It is `waiting` if it is to sign next. `until` is when the next one
+    began to sign.
+    """
+
+    id: int
+    signs: bool
+    waiting: bool
+    since: float | None
+    until: float | None
+
+
+class KeyList(Struct, frozen=True):
+    """The keys of prediction ids: which one signs, and all that can be read; never the keys."""
+
+    current: int
+    keys: tuple[KeyEntry, ...]

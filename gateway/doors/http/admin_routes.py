@@ -11,6 +11,7 @@ from gateway.core.access import READ, WRITE
 from gateway.core.endpoints import Endpoint
 from gateway.core.explaining import Explanation
 from gateway.doors.http import admin_endpoints as endpoints
+from gateway.doors.http import admin_keys as keys
 from gateway.doors.http import admin_models as models
 from gateway.doors.http.admin_calls import OPEN, Operation, Query
 from gateway.doors.http.admin_documents import (
@@ -20,6 +21,7 @@ from gateway.doors.http.admin_documents import (
     EndpointDocument,
     EndpointList,
     Keep,
+    KeyList,
     ModelDocument,
     ModelList,
     Promote,
@@ -248,6 +250,24 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
             Query("version", "of this version only", kind="integer"),
         ),
         answer=Statistics,
+    ),
+    Operation(
+        method="GET",
+        path=f"{ROOT}/keys",
+        scope=READ,
+        name="listKeys",
+        summary="Ids of the keys of prediction ids: which one signs, since when.",
+        handle=keys.list_keys,
+        answer=KeyList,
+    ),
+    Operation(
+        method="POST",
+        path=f"{ROOT}/keys/rotate",
+        scope=WRITE,
+        name="rotateKeys",
+        summary="Let a new key sign prediction ids, once every host had time to hear of it.",
+        handle=keys.rotate_keys,
+        answer=KeyList,
     ),
     *EXPERIMENT_OPERATIONS,
 )

@@ -15,6 +15,8 @@ from gateway.control.reports import ReportParts, Reports
 from gateway.control.status import Acknowledgement, Standing, status_of
 from gateway.control.whatif import WhatIfs
 from gateway.core.access import Token, digest_of
+from gateway.core.predictions import SigningKeys
+from gateway.core.signing_keys import signing_with, with_next
 from gateway.core.snapshot import ModelRecord
 from gateway.core.tallies import Evidence
 from gateway.doors.http.admin import create_admin
@@ -33,6 +35,7 @@ TOKENS = (
     Token(name="fay", sha256=digest_of(FORCER.encode()), scopes=("force",)),
 )
 MODEL = "flights"
+KEYS = SigningKeys(schema=1, current=7, keys={7: "07" * 32}, unit_key="ee" * 32)
 SPLIT: dict[str, Any] = {
     "schema": 1,
     "model": MODEL,
@@ -90,6 +93,8 @@ class World:
         self.evidence: dict[str, Evidence] = {}
         self.points: list[bytes] = []
         self.units: dict[bytes, bytes] = {}
+        self.keys: SigningKeys | None = KEYS
+        self.rotated: list[str] = []
         self.registry = Registry(self.store, now=self.clock, entropy=CountingEntropy())
         self.experiments = Experiments(self.registry, now=self.clock, entropy=CountingEntropy())
         self.parts = AdminParts(
@@ -111,6 +116,8 @@ class World:
             status=self.status,
             metrics=lambda: b"tiltyard_up 1\n",
             tokens=lambda: self.tokens,
+            keys=lambda: self.keys,
+            rotate_keys=self.rotate_keys,
             settings=settings or AdminSettings(),
             clock=self.clock,
         )
@@ -142,6 +149,16 @@ class World:
     async def points_of(self, experiment: str, limit: int) -> Sequence[bytes]:
         """The history of whichever experiment is asked for."""
         return self.points[-limit:]
+
+    async def rotate_keys(self, actor: str) -> SigningKeys:
+        """A rotation that settles at once, by the same steps as a real one."""
+        before = await self.store.signing_keys(KEYS)
+        key_id = max(before.keys) + 1
+        known = with_next(before, key_id, f"{key_id:02x}" * 32)
+        self.keys = signing_with(known, key_id, self.clock())
+        await self.store.replace_signing_keys(before, self.keys)
+        self.rotated.append(actor)
+        return self.keys
 
     async def status(self) -> Mapping[str, Any]:
         """What control would say if this process were all there is."""
