@@ -5,6 +5,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 # More arguments for pytest or serve: `make test ARGS="-k batching --cov"`, `make run ARGS=--help`.
 ARGS   ?=
+# Tests at a time: one more than processors, as many of them wait for processes.
+JOBS   := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 PIP_TOOLS := pip-tools==7.6.2
 COMPILE    = CUSTOM_COMPILE_COMMAND="make lock" .venv-lock/bin/pip-compile --quiet \
@@ -27,10 +29,10 @@ demo: $(VENV)/.run ## real flights through three experiments that decide themsel
 	@exec $(BIN)/tiltyard demo $(ARGS)
 
 test: $(VENV)/.dev ## run every test
-	$(BIN)/pytest -n auto $(ARGS)
+	$(BIN)/pytest -n $(JOBS) $(ARGS)
 
 test-fast: $(VENV)/.dev ## run the tests that are neither slow nor end to end
-	$(BIN)/pytest -n auto -m "not slow and not e2e" $(ARGS)
+	$(BIN)/pytest -n $(JOBS) -m "not slow and not e2e" $(ARGS)
 
 bench: $(VENV)/.dev ## measure beside a bare endpoint and the peers, ten minutes; ARGS=--help
 	@$(BIN)/python loadtests/run.py --workers 1 $(ARGS)
