@@ -200,6 +200,8 @@ def _check_shadow(where: str, shadow: ShadowStage) -> None:
     _within(where, "share", shadow.share, 1, SCALE)
     _within(where, "min_compared", shadow.min_compared, 1, MAX_COUNT)
     _within(where, "max_disagreed", shadow.max_disagreed, 0, 1)
+    if shadow.max_disagreed == 0:
+        _refuse(where, "max_disagreed is 0, of which no number of answers can be certain")
     _within(where, "dwell_s", shadow.dwell_s, 0, MAX_SPAN_S)
     check_tolerance(where, shadow.tolerance)
 

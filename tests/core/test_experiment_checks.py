@@ -60,6 +60,7 @@ def test_sound_documents_are_taken(fields: dict[str, Any]) -> None:
     ("fields", "said"),
     [
         ({"schema": 2}, "schema is 2"),
+        ({"shadow": ShadowStage(max_disagreed=0.0)}, "no number of answers can be certain"),
         ({"endpoint": "a b"}, "cannot name an endpoint"),
         ({"variants": THREE[:1]}, "2 to 20 variants"),
         ({"variants": THREE[:1] * 2}, "two variants are named 'a'"),

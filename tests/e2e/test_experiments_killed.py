@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 VARIANTS = ("control", "candidate")
 MANY = [500, 1_000, 1_500, 2_000, 2_500, 3_000, 4_000, 5_000]
 FEW = [500, 1_500, 3_000, 5_000]
-OUTAGE_S = 8
+OUTAGE_S = 15
 """How long an outcome may take to be accepted while processes come back."""
 DELAY = {
     "name": "delay",
