@@ -299,7 +299,7 @@ _FULL: Final = "Too many outcomes wait for the store; retry later."
 
 
 def kept_entries(state: Path) -> Iterator[tuple[int, bytes]]:
-    """Every entry that this host keeps, shipped or not, as the command line reads them.
+    """Every entry that this host keeps, shipped or not, for tools that look at the folder.
 
     Beside the process that writes: entries that come meanwhile may be missing.
     """

@@ -109,23 +109,6 @@ class Evidence(Struct, frozen=True):
 NO_EVIDENCE: Final = Evidence()
 
 
-def select(
-    evidence: Evidence,
-    *,
-    phase: int | None = None,
-    variant: int | None = None,
-    segment: int | None = None,
-) -> list[Cell]:
-    """The cells of these; None means all."""
-    return [
-        cell
-        for cell in evidence.cells
-        if phase in (None, cell.phase)
-        and variant in (None, cell.variant)
-        and segment in (None, cell.segment)
-    ]
-
-
 def merged(cells: Iterable[Cell]) -> Cell | None:
     """One cell with the sums of several, under the key of the first; None for none."""
     total: Cell | None = None
