@@ -13,7 +13,7 @@ from gateway.control.copies import UNDER_WAY, Backoff, Copies, is_passing
 from gateway.control.registry import Registry, Request
 from gateway.core.errors import Conflict, InvalidRequest, StoreUnavailable
 from gateway.core.models import CHAMPION, Key, Manifest
-from gateway.core.snapshot import ModelRecord, Snapshot, named_keys
+from gateway.core.snapshot import ModelRecord, Snapshot, named_keys, served_part
 from gateway.ports import Artifact, ModelStore, Store, Update
 
 log: Final = logging.getLogger(__name__)
@@ -139,7 +139,10 @@ class Catalog:
                 pending.add(key)
         self.copies.want(wanted)
         return Update(
-            snapshot=snapshot, artifacts=artifacts, missing=missing, pending=frozenset(pending)
+            snapshot=served_part(snapshot),
+            artifacts=artifacts,
+            missing=missing,
+            pending=frozenset(pending),
         )
 
     def index(self) -> list[tuple[str, int, str | None]]:

@@ -1,8 +1,9 @@
 """Documents: the parts of a Snapshot that have a name, a digest and an author of their own.
 
 Each is known to the audit log and in ETags by its target: `models/<name>`, `endpoints/<name>`,
-`experiments/<name>`, `layers/<name>` or `holdout`. A commit is meant for one of them and may move
-others with it.
+`experiments/<name>`, `layers/<name>`, `gates/<name>`, `principals/<name>`, `tokens/<id>`,
+`reviews/<model>/<number>`, `wishes/<model>/<alias>` or `holdout`. A commit is meant for one of them
+and may move others with it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,6 +14,9 @@ from msgspec.structs import replace
 
 from gateway.core.endpoints import EndpointRecord
 from gateway.core.experiments import ExperimentRecord, HoldOut, Layer
+from gateway.core.gates import Gate
+from gateway.core.principals import PrincipalDocument, TokenRecord
+from gateway.core.reviews import PromotionWish, Review
 from gateway.core.snapshot import EMPTY, ModelRecord, Snapshot
 
 TABLES: Final[Mapping[str, type]] = {
@@ -20,6 +24,11 @@ TABLES: Final[Mapping[str, type]] = {
     "endpoints": EndpointRecord,
     "experiments": ExperimentRecord,
     "layers": Layer,
+    "gates": Gate,
+    "principals": PrincipalDocument,
+    "tokens": TokenRecord,
+    "reviews": Review,
+    "wishes": PromotionWish,
 }
 """Fields of a Snapshot that hold documents by name; a target begins with one of them."""
 HOLD_OUT: Final = "holdout"

@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.core.assignment import SplitState, covers_exactly
 from gateway.core.endpoints import (
@@ -25,8 +26,11 @@ from gateway.core.enrolling import with_experiments
 from gateway.core.errors import InvalidRequest, NotFound, TooLarge, excerpt
 from gateway.core.experiment_records import Studied, check_experiments, salts_of, widths_of
 from gateway.core.experiments import TERMINAL, ExperimentRecord, HoldOut, Layer
+from gateway.core.gates import Gate
 from gateway.core.models import CHAMPION, MAX_VERSION, Key, check_name, is_hex256
 from gateway.core.plans import Plan, compile_plan
+from gateway.core.principals import PrincipalDocument, TokenRecord
+from gateway.core.reviews import PromotionWish, Review
 
 SCHEMA: Final = 1
 MAX_SNAPSHOT_BYTES: Final = 8 * 1024 * 1024
@@ -40,6 +44,7 @@ class ModelRecord(Struct, frozen=True, forbid_unknown_fields=True):
 
     `versions` maps every registered version to its digest; `loaded` lists those that someone
     loaded by hand; `previous` holds, for each alias, the versions it named before, latest last.
+    `retired` are versions whose files were deleted: their numbers stay taken.
     """
 
     versions: dict[int, str]
@@ -48,12 +53,15 @@ class ModelRecord(Struct, frozen=True, forbid_unknown_fields=True):
     loaded: tuple[int, ...] = ()
     allow_nonfinite: bool = False
     labels: tuple[str, ...] = ()
+    retired: dict[int, str] = {}
 
 
 class Snapshot(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """All served configuration. `audit_head` is the hash of the audit entry that made it.
 
-    Units of `hold_out` are enrolled by no experiment.
+    Units of `hold_out` are enrolled by no experiment. `reviews` are by `model/number`, `wishes` by
+    `model/alias`, `tokens` by their public ids. What governs is served by no process; it stands
+    here so that a change and what allowed it are one commit.
     """
 
     schema: int
@@ -65,6 +73,11 @@ class Snapshot(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     experiments: dict[str, ExperimentRecord] = {}
     layers: dict[str, Layer] = {}
     hold_out: HoldOut | None = None
+    gates: dict[str, Gate] = {}
+    principals: dict[str, PrincipalDocument] = {}
+    tokens: dict[str, TokenRecord] = {}
+    reviews: dict[str, Review] = {}
+    wishes: dict[str, PromotionWish] = {}
 
 
 EMPTY: Final = Snapshot(schema=SCHEMA, epoch=1, revision=0, audit_head="", models={}, endpoints={})
@@ -182,6 +195,11 @@ def named_keys(snapshot: Snapshot) -> set[Key]:
     """The same versions, each with its model."""
     named = named_versions(snapshot)
     return {(model, number) for model, numbers in named.items() for number in numbers}
+
+
+def served_part(snapshot: Snapshot) -> Snapshot:
+    """What processes that serve need to know: everything but what governs."""
+    return replace(snapshot, gates={}, principals={}, tokens={}, reviews={}, wishes={})
 
 
 def order_of(snapshot: Snapshot) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from gateway.control.whatif import WhatIfs
 from gateway.core.access import Principal, Token
 from gateway.core.errors import Conflict, InvalidRequest, excerpt
 from gateway.core.predictions import SigningKeys
+from gateway.core.principals import Action
 from gateway.doors.http.admin_documents import Changed
 from gateway.doors.http.inference_head import Headers
 from gateway.doors.http.messages import (
@@ -133,6 +134,7 @@ class Operation:
     method: Literal["GET", "PUT", "POST", "DELETE"]
     path: str
     scope: str
+    action: Action
     name: str
     summary: str
     handle: Callable[[Call], Awaitable[Response]]
