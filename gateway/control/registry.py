@@ -60,12 +60,16 @@ class Change(Struct, frozen=True):
 
 
 class Edit(Struct, frozen=True):
-    """A change to one document: its name for the audit log, how to make it, and what from."""
+    """A change to one document: its name for the audit log, how to make it, and what from.
+
+    What is only to be `noted` is committed though nothing changes: an entry in the audit log.
+    """
 
     action: str
     target: str
     make: Callable[[Snapshot], Awaitable[Snapshot]]
     evidence: Any = None
+    noted: bool = False
 
 
 class Registry:
@@ -258,7 +262,7 @@ class Registry:
             base = await self.fresh()
             _check_match(base, edit.target, request.if_match)
             changed = await edit.make(base)
-            if changed == base:
+            if changed == base and not edit.noted:
                 return Change(base.revision, _etag(base, edit.target), None)
             commit = commit_of(
                 base,

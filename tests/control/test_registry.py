@@ -4,11 +4,11 @@ import msgspec
 import pytest
 
 from gateway.adapters.redis import RedisStore
-from gateway.control.registry import Registry, Request
+from gateway.control.registry import Edit, Registry, Request
 from gateway.core.audit import first_break
 from gateway.core.endpoints import Endpoint, Rule, Split, Target, Weighted
 from gateway.core.errors import Conflict, InvalidRequest, NotFound, StoreUnavailable
-from gateway.core.snapshot import EMPTY, ModelRecord, decode, document_digest, encode
+from gateway.core.snapshot import EMPTY, ModelRecord, Snapshot, decode, document_digest, encode
 from tests.control.building import ASKED, register
 from tests.fakes import CountingEntropy, ManualClock, MemoryStore, manifest_of, signature_of
 
@@ -307,3 +307,22 @@ async def test_a_wrong_document_changes_nothing(registry: Registry, store: Memor
     with pytest.raises(InvalidRequest, match="reason"):
         await registry.load("m", 1, Request(actor="a", reason="x" * 2_000))
     assert registry.snapshot.revision == 1
+
+
+async def test_what_is_noted_is_an_entry_though_nothing_changes(
+    registry: Registry, store: MemoryStore
+) -> None:
+    """A refusal can be written down: the chain grows by its entry, and no document moves."""
+
+    async def make(base: Snapshot) -> Snapshot:
+        return base
+
+    await register(registry, store, 1)
+    before = registry.snapshot
+    edit = Edit("model.refuse", "models/m", make, evidence={"number": 2}, noted=True)
+    change = await registry.commit(edit, ASKED)
+    assert change.entry is not None
+    assert change.entry.before == change.entry.after == registry.etag("models/m")
+    assert change.entry.evidence == {"number": 2}
+    assert registry.snapshot.models == before.models
+    assert first_break(store.entries, registry.snapshot.audit_head) is None
