@@ -194,6 +194,20 @@ class RecordingSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Share of requests without a caller's trace that start one."""
 
 
+class InspectionSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """How versions are inspected before they may serve."""
+
+    mode: Literal["full", "short", "off"] = "full"
+    """`short` makes the checks without which no version is taken, and runs it once; `off` makes
+    none and reads the file in the control process."""
+    time_s: float = 60.0
+    """One inspection may take so long, of the clock and of a processor; then it is ended."""
+    run_s: float = 10.0
+    """And one load of the version, or one run of a few rows."""
+    memory_mb: int = 4096
+    """Address space beyond that of the libraries, in MiB, for the file and all that it asks for."""
+
+
 class ProcessSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """How the supervisor looks after its processes."""
 
@@ -231,6 +245,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     recording: RecordingSettings = field(default_factory=RecordingSettings)
     cache: CacheSettings = field(default_factory=CacheSettings)
     outcomes: OutcomeSettings = field(default_factory=OutcomeSettings)
+    inspection: InspectionSettings = field(default_factory=InspectionSettings)
     processes: ProcessSettings = field(default_factory=ProcessSettings)
 
 
@@ -319,47 +334,20 @@ def _check_numbers(settings: Settings) -> None:
     if settings.pool.arena_mb is not None and settings.pool.arena_mb < 0:
         message = f"Setting pool.arena_mb is {settings.pool.arena_mb}; it must be at least 0."
         raise InvalidRequest(message)
-    positive = {
-        "http.keep_alive_s": settings.http.keep_alive_s,
-        "http.header_s": settings.http.header_s,
-        "http.body_idle_s": settings.http.body_idle_s,
-        "http.write_stall_s": settings.http.write_stall_s,
-        "processes.heartbeat_s": settings.processes.heartbeat_s,
-        "pool.intra_op_threads": settings.pool.intra_op_threads,
-        "pool.executor_threads": settings.pool.executor_threads,
-        "pool.stuck_s": settings.pool.stuck_s,
-        "pool.spare_threads": settings.pool.spare_threads,
-        "batching.max_rows": settings.batching.max_rows,
-        "batching.max_request_rows": settings.batching.max_request_rows,
-        "batching.max_queued_rows": settings.batching.max_queued_rows,
-        "batching.max_queued_mb": settings.batching.max_queued_mb,
-        "batching.max_wait_ms": settings.batching.max_wait_ms,
-        "batching.crowd_wait_ms": settings.batching.crowd_wait_ms,
-        "batching.target_ms": settings.batching.target_ms,
-        "batching.inline_target_ms": settings.batching.inline_target_ms,
-        "admission.max_in_flight": settings.admission.max_in_flight,
-        "admission.min_in_flight": settings.admission.min_in_flight,
-        "admission.max_held_mb": settings.admission.max_held_mb,
-        "http.max_body_bytes": settings.http.max_body_bytes,
-        "http.max_json_bytes": settings.http.max_json_bytes,
-        "pool.drain_s": settings.pool.drain_s,
-        "shadows.max_queued": settings.shadows.max_queued,
-        "shadows.max_wait_s": settings.shadows.max_wait_s,
-        "recording.max_records": settings.recording.max_records,
-        "recording.max_bytes": settings.recording.max_bytes,
-        "recording.max_units": settings.recording.max_units,
-        "recording.keep_mb + 1": settings.recording.keep_mb + 1,
-        "cache.max_mb": settings.cache.max_mb,
-        "outcomes.max_age_s": settings.outcomes.max_age_s,
-        "outcomes.journal_mb": settings.outcomes.journal_mb,
-        "redis.poll_s": settings.redis.poll_s,
-        "redis.timeout_s": settings.redis.timeout_s,
-        "store_scan_s": settings.store_scan_s,
-    }
-    for name, value in positive.items():
-        if value <= 0:
-            message = f"Setting {name} is {value}; it must be above 0."
-            raise InvalidRequest(message)
+    if settings.recording.keep_mb < 0:
+        message = (
+            f"Setting recording.keep_mb is {settings.recording.keep_mb}; it must be at least 0."
+        )
+        raise InvalidRequest(message)
+    if settings.store_scan_s <= 0:
+        message = f"Setting store_scan_s is {settings.store_scan_s}; it must be above 0."
+        raise InvalidRequest(message)
+    for section, names in _POSITIVE.items():
+        for name in names.split():
+            value = getattr(getattr(settings, section), name)
+            if value <= 0:
+                message = f"Setting {section}.{name} is {value}; it must be above 0."
+                raise InvalidRequest(message)
 
 
 def _check_processes(settings: Settings) -> None:
@@ -372,6 +360,21 @@ def _check_processes(settings: Settings) -> None:
 
 
 _MAX_PORT: Final = 65_535
+_POSITIVE: Final[Mapping[str, str]] = {
+    "http": "keep_alive_s header_s body_idle_s write_stall_s max_body_bytes max_json_bytes",
+    "processes": "heartbeat_s",
+    "pool": "intra_op_threads executor_threads stuck_s spare_threads drain_s",
+    "batching": "max_rows max_request_rows max_queued_rows max_queued_mb max_wait_ms "
+    "crowd_wait_ms target_ms inline_target_ms",
+    "admission": "max_in_flight min_in_flight max_held_mb",
+    "shadows": "max_queued max_wait_s",
+    "recording": "max_records max_bytes max_units",
+    "cache": "max_mb",
+    "outcomes": "max_age_s journal_mb",
+    "inspection": "time_s run_s memory_mb",
+    "redis": "poll_s timeout_s",
+}
+"""Names of numbers above 0 in each section."""
 _SECTIONS: Final[Mapping[str, type[Struct]]] = {
     "http": HttpSettings,
     "grpc": GrpcSettings,
@@ -384,5 +387,6 @@ _SECTIONS: Final[Mapping[str, type[Struct]]] = {
     "recording": RecordingSettings,
     "cache": CacheSettings,
     "outcomes": OutcomeSettings,
+    "inspection": InspectionSettings,
     "processes": ProcessSettings,
 }

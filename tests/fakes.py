@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from gateway.core.audit import AuditEntry, Commit
@@ -17,8 +18,10 @@ from gateway.core.errors import (
     StoreUnavailable,
 )
 from gateway.core.evidence import decode_entry, enter
+from gateway.core.inspections import Inspection, InspectionOrder
 from gateway.core.models import Manifest, StoredFile, bundle_digest
 from gateway.core.predictions import SigningKeys
+from gateway.core.reviews import Check, CheckResult, Outcome
 from gateway.core.snapshot import encode
 from gateway.core.tensors import Array, Signature, Tensors, TensorSpec
 from gateway.ports import (
@@ -224,6 +227,62 @@ class MemoryStore:
         if self.requests.pop(request_id, None) is None:
             raise NotFound("The request was answered.")
         self.results.append({"request": request_id, **fields})
+
+
+class MemoryGovernance:
+    """Reports in memory, as JSON, so that what comes back is what a store would give."""
+
+    def __init__(self) -> None:
+        self.reports: dict[tuple[str, int], bytes] = {}
+
+    async def put_inspection(self, inspection: Inspection) -> None:
+        key = (inspection.model, inspection.number)
+        self.reports[key] = msgspec.json.encode(inspection)
+
+    async def inspection(self, model: str, number: int) -> Inspection | None:
+        return (await self.inspections(model)).get(number)
+
+    async def inspections(self, model: str) -> Mapping[int, Inspection]:
+        return {
+            number: msgspec.json.decode(report, type=Inspection)
+            for (name, number), report in sorted(self.reports.items())
+            if name == model
+        }
+
+    async def drop_inspections(self, model: str, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            self.reports.pop((model, number), None)
+
+    async def close(self) -> None:
+        pass
+
+
+class FakeInspector:
+    """Passes whatever it is shown, but for the checks that it is told to change."""
+
+    def __init__(self, signature: Signature | None = None) -> None:
+        self.signature = signature or signature_of()
+        self.changes: dict[Check, CheckResult] = {}
+        self.orders: list[InspectionOrder] = []
+
+    async def inspect(self, order: InspectionOrder) -> Inspection:
+        self.orders.append(order)
+        passed = {check: CheckResult(Outcome.PASSED, "It is as it should be.") for check in Check}
+        return Inspection(
+            schema=1,
+            model=order.model,
+            number=order.number,
+            digest=order.digest,
+            at=1.0,
+            took_s=0.1,
+            tools={"fake": "1"},
+            checks=passed | self.changes,
+            signature=self.signature,
+            size=sum(file.size for file in order.files),
+        )
+
+    async def close(self) -> None:
+        pass
 
 
 class NanoClock:

@@ -45,3 +45,15 @@ def test_what_a_process_keeps_of_answers_is_bounded() -> None:
     assert load({"TILTYARD_CACHE_MAX_MB": "7"}).cache.max_mb == 7
     with pytest.raises(InvalidRequest, match=r"cache\.max_mb is 0; it must be above 0"):
         load({"TILTYARD_CACHE_MAX_MB": "0"})
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [("MODE", "loose"), ("TIME_S", "0"), ("MEMORY_MB", "-1")],
+)
+def test_the_bounds_of_inspections_are_checked(variable: str, text: str) -> None:
+    """They may be set, not taken away."""
+    assert load({}).inspection.mode == "full"
+    assert load({"TILTYARD_INSPECTION_MODE": "short"}).inspection.mode == "short"
+    with pytest.raises(InvalidRequest, match="inspection"):
+        load({f"TILTYARD_INSPECTION_{variable}": text})

@@ -9,6 +9,7 @@ key                        type     writer         TTL      meaning
 {ns}:audit                 stream   any control    none     one entry a commit, id `epoch-revision`
 {ns}:events                channel  any control    -        the new revision; only ever a hint
 {ns}:manifests             hash     any control    none     `model:number` -> Manifest, write-once
+{ns}:inspections           hash     any control    none     `model:number` -> Inspection, newest
 {ns}:signing-keys          string   any control    none     SigningKeys; secret
 {ns}:leader                string   the leader     seconds  name of the process that leads
 {ns}:processes             set      any control    none     names of processes that have reported
@@ -63,6 +64,7 @@ class Keys(Struct, frozen=True):
     audit: str
     events: str
     manifests: str
+    inspections: str
     signing_keys: str
     leader: str
     processes: str
@@ -113,6 +115,7 @@ def keys_of(namespace: str) -> Keys:
         audit=f"{tag}:audit",
         events=f"{tag}:events",
         manifests=f"{tag}:manifests",
+        inspections=f"{tag}:inspections",
         signing_keys=f"{tag}:signing-keys",
         leader=f"{tag}:leader",
         processes=f"{tag}:processes",
@@ -142,7 +145,7 @@ def read_shipped(value: bytes) -> tuple[int, int]:
 
 
 def manifest_field(model: str, number: int) -> str:
-    """The field of a version's manifest; a model's name holds no colon."""
+    """The field of a version's manifest or inspection; a model's name holds no colon."""
     return f"{model}:{number}"
 
 

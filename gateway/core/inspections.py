@@ -92,7 +92,8 @@ class InspectionOrder(Struct, frozen=True, forbid_unknown_fields=True, omit_defa
 
 def is_acceptable(checks: dict[Check, CheckResult]) -> bool:
     """Whether a version with these checks may be registered."""
-    return all(name in checks and checks[name].outcome is Outcome.PASSED for name in REQUIRED)
+    passed = all(name in checks and checks[name].outcome is Outcome.PASSED for name in REQUIRED)
+    return passed and not any(result.forced for result in checks.values())
 
 
 def report_digest(inspection: Inspection) -> str:

@@ -62,11 +62,15 @@ class Outcome(StrEnum):
 
 
 class CheckResult(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What one check found: a sentence, and the number that thresholds are held to, if any."""
+    """What one check found: a sentence, and the number that thresholds are held to, if any.
+
+    `forced` says that the sandbox came to a violent end in it: a crash, a hang, too much memory.
+    """
 
     outcome: Outcome
     summary: str = ""
     measure: float | None = None
+    forced: bool = False
 
 
 class Approval(Struct, frozen=True, forbid_unknown_fields=True):

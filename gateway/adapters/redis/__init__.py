@@ -5,7 +5,8 @@ Every error of the library ends here as StoreUnavailable or Conflict, without th
 
 from gateway.adapters.redis.evidence import RedisEvidence
 from gateway.adapters.redis.folds import RedisFolds
+from gateway.adapters.redis.governance import RedisGovernance
 from gateway.adapters.redis.history import RedisHistory
 from gateway.adapters.redis.store import RedisStore
 
-__all__ = ["RedisEvidence", "RedisFolds", "RedisHistory", "RedisStore"]
+__all__ = ["RedisEvidence", "RedisFolds", "RedisGovernance", "RedisHistory", "RedisStore"]
