@@ -40,3 +40,16 @@ class GovernanceStore(Protocol):
 
     async def close(self) -> None:
         """Let go of the connections."""
+
+
+class VersionFiles(Protocol):
+    """The files of versions that nobody needs any more. Blocking; raises OSError."""
+
+    def remove(self, model: str, number: int, digest: str) -> bool:
+        """Delete a version from the model store, if what lies there still has this digest."""
+
+    def sweep(self, known: frozenset[str], before: float) -> int:
+        """Delete this host's copies of unknown digests, untouched since then; how many went.
+
+        `before` is in UTC seconds.
+        """

@@ -257,6 +257,22 @@ class MemoryGovernance:
         pass
 
 
+class FakeFiles:
+    """Notes which files of versions are to be deleted."""
+
+    def __init__(self) -> None:
+        self.removed: list[tuple[str, int, str]] = []
+        self.swept: list[tuple[frozenset[str], float]] = []
+
+    def remove(self, model: str, number: int, digest: str) -> bool:
+        self.removed.append((model, number, digest))
+        return True
+
+    def sweep(self, known: frozenset[str], before: float) -> int:
+        self.swept.append((known, before))
+        return 0
+
+
 class FakeInspector:
     """Passes whatever it is shown, but for the checks that it is told to change."""
 

@@ -16,6 +16,7 @@ from gateway.control.promotions import Promotions
 from gateway.control.registry import Registry
 from gateway.control.reports import ReportParts, Reports
 from gateway.control.repository import ServedRepository
+from gateway.control.retention import Retainer, RetentionParts
 from gateway.control.shipping import Shipper
 from gateway.control.steward import Steward, StewardParts
 from gateway.control.watcher import Watcher, WatcherParts, settling_s
@@ -26,6 +27,7 @@ from gateway.core.predictions import SigningKeys
 from gateway.core.snapshot import Snapshot
 from gateway.core.studies import Studies, studies_of
 from gateway.evidence_ports import EvidenceStore, FoldStore, HistoryStore, Journal
+from gateway.governance_ports import GovernanceStore, VersionFiles
 from gateway.ports import DataPlane, Disk, ModelStore, Store
 from gateway.serving.cells import Cells
 from gateway.tasks import Tasks
@@ -46,6 +48,8 @@ class ControlParts:
     store: Store
     disk: Disk
     models: ModelStore
+    files: VersionFiles
+    governance: GovernanceStore
     data_plane: DataPlane
     exporter: Exporter | None
     evidence: EvidenceStore
@@ -108,6 +112,16 @@ class ControlPlane:
         self.reports = self._reported(parts)
         self.whatifs = WhatIfs(self.registry, parts.folds.units)
         self._steward = self._stewarded(parts)
+        self.retainer = Retainer(
+            RetentionParts(
+                registry=self.registry,
+                store=parts.store,
+                reports=parts.governance,
+                files=parts.files,
+                standing=self.watcher.standing,
+                now=parts.now,
+            )
+        )
         self._promotions = Promotions(
             parts.store,
             self.registry,
@@ -126,6 +140,7 @@ class ControlPlane:
         self._tasks.start("shipper", self._shipper.run)
         self._tasks.start("folder", self._folder.run)
         self._tasks.start("steward", self._steward.run)
+        self._tasks.start("retention", self.retainer.run)
         self._tasks.start("promotions", lambda: self._promotions.run(PROMOTIONS_S))
         if self._parts.exporter is not None:
             self._tasks.start("export", self._parts.exporter.run)
@@ -154,6 +169,7 @@ class ControlPlane:
         await self._parts.evidence.close()
         await self._parts.folds.close()
         await self._parts.history.close()
+        await self._parts.governance.close()
         await self._parts.store.close()
 
     def _reported(self, parts: ControlParts) -> Reports:

@@ -2,7 +2,8 @@
 
 Each is known to the audit log and in ETags by its target: `models/<name>`, `endpoints/<name>`,
 `experiments/<name>`, `layers/<name>`, `gates/<name>`, `principals/<name>`, `tokens/<id>`,
-`reviews/<model>/<number>`, `wishes/<model>/<alias>` or `holdout`. A commit is meant for one of them
+`reviews/<model>/<number>`, `wishes/<model>/<alias>`,
+`retentions/<name>` or `holdout`. A commit is meant for one of them
 and may move others with it.
 """
 
@@ -16,6 +17,7 @@ from gateway.core.endpoints import EndpointRecord
 from gateway.core.experiments import ExperimentRecord, HoldOut, Layer
 from gateway.core.gates import Gate
 from gateway.core.principals import PrincipalDocument, TokenRecord
+from gateway.core.retentions import Retention
 from gateway.core.reviews import PromotionWish, Review
 from gateway.core.snapshot import EMPTY, ModelRecord, Snapshot
 
@@ -29,6 +31,7 @@ TABLES: Final[Mapping[str, type]] = {
     "tokens": TokenRecord,
     "reviews": Review,
     "wishes": PromotionWish,
+    "retentions": Retention,
 }
 """Fields of a Snapshot that hold documents by name; a target begins with one of them."""
 HOLD_OUT: Final = "holdout"

@@ -30,6 +30,7 @@ from gateway.core.gates import Gate
 from gateway.core.models import CHAMPION, MAX_VERSION, Key, check_name, is_hex256
 from gateway.core.plans import Plan, compile_plan
 from gateway.core.principals import PrincipalDocument, TokenRecord
+from gateway.core.retentions import Retention, check_retention
 from gateway.core.reviews import PromotionWish, Review
 
 SCHEMA: Final = 1
@@ -78,6 +79,7 @@ class Snapshot(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     tokens: dict[str, TokenRecord] = {}
     reviews: dict[str, Review] = {}
     wishes: dict[str, PromotionWish] = {}
+    retentions: dict[str, Retention] = {}
 
 
 EMPTY: Final = Snapshot(schema=SCHEMA, epoch=1, revision=0, audit_head="", models={}, endpoints={})
@@ -199,7 +201,9 @@ def named_keys(snapshot: Snapshot) -> set[Key]:
 
 def served_part(snapshot: Snapshot) -> Snapshot:
     """What processes that serve need to know: everything but what governs."""
-    return replace(snapshot, gates={}, principals={}, tokens={}, reviews={}, wishes={})
+    return replace(
+        snapshot, gates={}, principals={}, tokens={}, reviews={}, wishes={}, retentions={}
+    )
 
 
 def order_of(snapshot: Snapshot) -> tuple[int, int]:
@@ -225,6 +229,8 @@ def check(snapshot: Snapshot) -> None:
         _check_model(name, model)
     for name, record in snapshot.endpoints.items():
         check_record(snapshot, name, record)
+    for name, retention in snapshot.retentions.items():
+        check_retention(name, retention)
     studied = _studied(snapshot)
     check_experiments(studied)
     _check_salts(snapshot, studied)
@@ -287,7 +293,10 @@ def _check_model(name: str, model: ModelRecord) -> None:
     if any(not 1 <= number <= MAX_VERSION for number in model.versions):
         message = f"Model '{name}' has a version that is not 1 to {MAX_VERSION}."
         raise InvalidRequest(message)
-    if not all(is_hex256(digest) for digest in model.versions.values()):
+    if model.versions.keys() & model.retired.keys():
+        message = f"Model '{name}' has a version that is retired as well."
+        raise InvalidRequest(message)
+    if not all(is_hex256(digest) for digest in (*model.versions.values(), *model.retired.values())):
         message = f"Model '{name}' has a digest that is not a SHA-256 in lower-case hex."
         raise InvalidRequest(message)
     history = [number for versions in model.previous.values() for number in versions]

@@ -77,6 +77,9 @@ def register(
     """
     check_name("a model", model)
     record = snapshot.models.get(model) or seed or ModelRecord(versions={})
+    if number in record.retired:
+        message = f"Version {number} of '{model}' was retired; its number stays taken."
+        raise Conflict(message)
     known = record.versions.get(number)
     if known is not None and known != digest:
         message = (

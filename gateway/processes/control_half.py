@@ -20,8 +20,15 @@ from gateway.adapters.journal import Journal
 from gateway.adapters.onnx import describe
 from gateway.adapters.otel import OtelConfig, OtlpSender, resource_of
 from gateway.adapters.otel_encode import OtlpEncoder
-from gateway.adapters.redis import RedisEvidence, RedisFolds, RedisHistory, RedisStore
+from gateway.adapters.redis import (
+    RedisEvidence,
+    RedisFolds,
+    RedisGovernance,
+    RedisHistory,
+    RedisStore,
+)
 from gateway.adapters.segments import Segments
+from gateway.adapters.sweeping import FolderSweeper
 from gateway.adapters.valkey import EmbeddedValkey
 from gateway.control.export import Exporter
 from gateway.control.export_parts import Clock as ExportClock
@@ -80,6 +87,8 @@ class ControlHalf:
                 models=FolderStore(
                     Path(settings.model_store), state / "cache", describe=describe, now=time.time
                 ),
+                files=FolderSweeper(Path(settings.model_store), state / "cache"),
+                governance=self._governance(),
                 data_plane=data_plane,
                 exporter=self.exporter,
                 evidence=self._evidence(),
@@ -113,6 +122,7 @@ class ControlHalf:
                 experiments=self.plane.experiments,
                 reports=self.plane.reports,
                 whatifs=self.plane.whatifs,
+                retainer=self.plane.retainer,
                 store=self.plane.store,
                 data_plane=self._data_plane,
                 status=self.plane.status,
@@ -192,6 +202,12 @@ class ControlHalf:
     def _folds(self) -> RedisFolds:
         redis, name = self._settings.redis, process_name(self._settings)
         return RedisFolds(
+            self._url(), namespace=redis.namespace, timeout_s=redis.timeout_s, name=name
+        )
+
+    def _governance(self) -> RedisGovernance:
+        redis, name = self._settings.redis, process_name(self._settings)
+        return RedisGovernance(
             self._url(), namespace=redis.namespace, timeout_s=redis.timeout_s, name=name
         )
 

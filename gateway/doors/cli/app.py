@@ -3,7 +3,16 @@
 import typer
 
 from gateway import __version__
-from gateway.doors.cli import endpoints, experiments, keys, ledger, models, records, tokens
+from gateway.doors.cli import (
+    endpoints,
+    experiments,
+    keys,
+    ledger,
+    models,
+    records,
+    retention,
+    tokens,
+)
 from gateway.doors.cli.demo import demo
 from gateway.doors.cli.front import Commands, FrontStep
 from gateway.doors.cli.readouts import whatif
@@ -43,4 +52,5 @@ def create_cli(front: FrontStep) -> typer.Typer:
     cli.add_typer(tokens.app, name="token")
     cli.add_typer(keys.app, name="keys")
     cli.add_typer(records.app, name="records")
+    cli.add_typer(retention.app, name="retention")
     return cli

@@ -11,6 +11,7 @@ from gateway.control.experiments import Experiments
 from gateway.control.registry import ANY_DOCUMENT, NO_DOCUMENT, Change, Registry
 from gateway.control.registry import Request as Asked
 from gateway.control.reports import Reports
+from gateway.control.retention import Retainer
 from gateway.control.whatif import WhatIfs
 from gateway.core.access import Principal, Token
 from gateway.core.errors import Conflict, InvalidRequest, excerpt
@@ -45,6 +46,7 @@ class AdminParts:
     experiments: Experiments
     reports: Reports
     whatifs: WhatIfs
+    retainer: Retainer
     store: Store
     data_plane: DataPlane
     status: Callable[[], Awaitable[Mapping[str, Any]]]

@@ -33,6 +33,7 @@ from gateway.doors.http.admin_documents import (
 )
 from gateway.doors.http.admin_experiment_routes import EXPERIMENT_OPERATIONS
 from gateway.doors.http.admin_guard import METRICS
+from gateway.doors.http.admin_retention_routes import RETENTION_OPERATIONS
 from gateway.doors.http.openapi import describe_openapi
 
 ROOT: Final = "/admin/v1"
@@ -293,4 +294,5 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         answer=KeyList,
     ),
     *EXPERIMENT_OPERATIONS,
+    *RETENTION_OPERATIONS,
 )

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 from gateway.control.experiments import Experiments
 from gateway.control.registry import Registry, Request
 from gateway.control.reports import ReportParts, Reports
+from gateway.control.retention import Retainer, RetentionParts
 from gateway.control.status import Acknowledgement, Standing, status_of
 from gateway.control.whatif import WhatIfs
 from gateway.core.access import Token, digest_of
@@ -25,7 +26,15 @@ from gateway.doors.http.inference_head import Headers
 from gateway.doors.http.messages import Message
 from gateway.ports import EndpointReport, Store, VersionReport, WorkerReport
 from gateway.settings import AdminSettings
-from tests.fakes import CountingEntropy, FakeDataPlane, ManualClock, MemoryStore, manifest_of
+from tests.fakes import (
+    CountingEntropy,
+    FakeDataPlane,
+    FakeFiles,
+    ManualClock,
+    MemoryGovernance,
+    MemoryStore,
+    manifest_of,
+)
 from tests.rollouts import judge_by_units
 
 READER, WRITER, FORCER = "tilt_r_reads", "tilt_w_writes", "tilt_f_forces"
@@ -111,6 +120,16 @@ class World:
                 )
             ),
             whatifs=WhatIfs(self.registry, self.units_of),
+            retainer=Retainer(
+                RetentionParts(
+                    registry=self.registry,
+                    store=self.store,
+                    reports=MemoryGovernance(),
+                    files=FakeFiles(),
+                    standing=Standing("here", leads=True),
+                    now=self.clock,
+                )
+            ),
             store=self.store,
             data_plane=Plane(),
             status=self.status,

@@ -69,7 +69,14 @@ def test_a_body_is_required_where_a_field_of_it_is() -> None:
         for _, _, described in operations()
         if described.get("requestBody", {}).get("required")
     }
-    assert required == {"putEndpoint", "promote", "putExperiment", "putHoldOut"}
+    bodies = {row.name: row.body for row in OPERATIONS if row.body is not None}
+    needing = {
+        name
+        for name, body in bodies.items()
+        if any(field.required for field in msgspec.structs.fields(body))
+    }
+    assert required == needing
+    assert {"putEndpoint", "promote"} <= required
 
 
 def test_every_reference_leads_somewhere() -> None:
