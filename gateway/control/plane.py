@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+from gateway.control.cards import Cards
 from gateway.control.catalog import Catalog
 from gateway.control.experiments import Experiments
 from gateway.control.export import Exporter
@@ -112,6 +113,13 @@ class ControlPlane:
         self.reports = self._reported(parts)
         self.whatifs = WhatIfs(self.registry, parts.folds.units)
         self._steward = self._stewarded(parts)
+        self.cards = Cards(
+            registry=self.registry,
+            store=parts.store,
+            governance=parts.governance,
+            reports=self.reports,
+            now=parts.now,
+        )
         self.retainer = Retainer(
             RetentionParts(
                 registry=self.registry,

@@ -18,6 +18,8 @@ _STEPS: Final = (1, 2, 5, 10)
 _NO_SPAN: Final = 1e-12
 _UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"))
 _FOREST: Final = (200, 22)
+_BAR: Final = 22
+_BARS_LEFT, _BARS_RIGHT = 170, 110
 
 
 class Sample(Struct, frozen=True):
@@ -108,6 +110,29 @@ def forest(estimate: float, lower: float, upper: float, reach: float, margin: fl
         f'<circle class="dot" cx="{across.place(estimate):.1f}" cy="{middle}" r="3.5"/>'
     )
     return _svg(width, height, body, "The interval against no effect.")
+
+
+def bars_chart(bars: Sequence[tuple[str, float, str]], label: str) -> str:
+    """Lengths side by side: each bar's name, its length from 0 on, and the number as text.
+
+    Empty text without anything to draw.
+    """
+    known = [bar for bar in bars if isfinite(bar[1]) and bar[1] >= 0]
+    if not known:
+        return ""
+    longest = max(length for _, length, _ in known) or 1.0
+    across = Scale(0.0, longest, _BARS_LEFT, WIDTH - _BARS_RIGHT)
+    parts = []
+    for place, (name, length, text) in enumerate(known):
+        y = place * _BAR
+        end = across.place(length)
+        parts.append(
+            f'<text x="{_BARS_LEFT - 8}" y="{y + 15}" text-anchor="end">{escape(name)}</text>'
+            f'<rect class="bar" x="{_BARS_LEFT}" y="{y + 4}" width="{end - _BARS_LEFT:.1f}"'
+            f' height="{_BAR - 8}"/>'
+            f'<text x="{end + 6:.1f}" y="{y + 15}">{escape(text)}</text>'
+        )
+    return _svg(WIDTH, _BAR * len(known) + 4, "".join(parts), label)
 
 
 def number_text(number: float | None) -> str:

@@ -4,7 +4,6 @@ It shows what the admin API says in JSON; nothing is computed here but places on
 """
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from html import escape
 from typing import Final
 
@@ -20,6 +19,7 @@ from gateway.doors.charts import (
     span_text,
     steps_chart,
 )
+from gateway.doors.page_parts import figure, moment, page, paragraph, section, table
 
 SCALE: Final = 10_000
 
@@ -43,14 +43,7 @@ def report_page(report: Report, document: Experiment, points: Sequence[Point]) -
         _segments(report),
         _NOTES,
     )
-    title = escape(report.name)
-    body = "\n".join(section for section in sections if section)
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}: experiment report</title><style>{_STYLE}</style></head>"
-        f"<body><main>\n{body}\n</main></body></html>\n"
-    )
+    return page(f"{report.name}: experiment report", sections)
 
 
 def _head(report: Report) -> str:
@@ -58,8 +51,8 @@ def _head(report: Report) -> str:
     facts = {
         "endpoint": report.endpoint,
         "strategy": report.strategy,
-        "started": _moment(report.started_at),
-        f"{report.state.value.replace('_', ' ')} since": _moment(report.since),
+        "started": moment(report.started_at),
+        f"{report.state.value.replace('_', ' ')} since": moment(report.since),
         "enrolled": f"{report.exposure / SCALE:.1%} of units",
         "revision": str(report.revision),
     }
@@ -95,7 +88,7 @@ def _verdicts(report: Report, margins: dict[str, float]) -> str:
         "metric", "variant", "verdict", "control", "variant's", "difference", "", "harm e",
         "safe e", "units", "units left",
     )  # fmt: skip
-    return _section("What may be said", _table(columns, rows, words=3)) if rows else ""
+    return section("What may be said", table(columns, rows, words=3)) if rows else ""
 
 
 def _difference(reading: Reading) -> str:
@@ -145,7 +138,7 @@ def _funnel(report: Report) -> str:
     ]
     columns = ("stage", "units", "share seen (expected)", "mismatch e", "")
     share = f"{report.funnel.contaminated:.2%} of a variant's units, at most, saw another one."
-    return _section("Sample ratio, stage by stage", _table(columns, rows, words=1) + _text(share))
+    return section("Sample ratio, stage by stage", table(columns, rows, words=1) + paragraph(share))
 
 
 def _shares(stage: Stage) -> str:
@@ -172,7 +165,7 @@ def _over_time(report: Report, margins: dict[str, float], points: Sequence[Point
         )
         if chart:
             caption = f"{reading.name}: {reading.variant} minus control"
-            figures.append(_figure(chart, caption))
+            figures.append(figure(chart, caption))
     names = [variant.name for variant in report.variants]
     for name in names:
         chart = steps_chart(
@@ -183,9 +176,9 @@ def _over_time(report: Report, margins: dict[str, float], points: Sequence[Point
                 for point in points
             ]
         )
-        figures.append(_figure(chart, f"share of all units that get {name}"))
+        figures.append(figure(chart, f"share of all units that get {name}"))
     span = span_text(points[-1].at - start)
-    return _section(f"Over time, {span}", "".join(figures))
+    return section(f"Over time, {span}", "".join(figures))
 
 
 def _levels(margin: float) -> list[Line]:
@@ -217,7 +210,7 @@ def _variants(report: Report) -> str:
         "variant", "version", "share now", "assigned", "served", "with outcome", "contaminated",
         "units with event", "outcomes",
     )  # fmt: skip
-    return _section("Units", _table(columns, rows, words=1))
+    return section("Units", table(columns, rows, words=1))
 
 
 def _counted(pairs: Iterable[tuple[str, object]]) -> str:
@@ -228,7 +221,7 @@ def _phases(report: Report) -> str:
     rows = [
         (
             str(phase.number),
-            _moment(phase.at),
+            moment(phase.at),
             f"{phase.exposure / SCALE:.1%}",
             _counted((name, f"{weight / SCALE:.1%}") for name, weight in phase.weights.items()),
             _told(phase.readings),
@@ -236,13 +229,13 @@ def _phases(report: Report) -> str:
         for phase in report.phases
     ]
     columns = ("phase", "began", "enrolled", "weights", "difference in it alone")
-    return _section("Phases", _table(columns, rows, words=2)) if rows else ""
+    return section("Phases", table(columns, rows, words=2)) if rows else ""
 
 
 def _segments(report: Report) -> str:
     rows = [(escape(part.segment), _told(part.readings)) for part in report.segments]
-    body = _table(("segment", "difference in it alone"), rows, words=1)
-    return _section("Segments", body + _text(_SEGMENT_NOTE)) if rows else ""
+    body = table(("segment", "difference in it alone"), rows, words=1)
+    return section("Segments", body + paragraph(_SEGMENT_NOTE)) if rows else ""
 
 
 def _told(readings: Iterable[Reading]) -> str:
@@ -254,39 +247,6 @@ def _told(readings: Iterable[Reading]) -> str:
     return "<br>".join(told) or "–"
 
 
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{body}</section>"
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: int) -> str:
-    """A table; the first `words` columns hold words, the others numbers. Cells are HTML."""
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f"<td{'' if place < words else ' class=number'}>{cell}</td>"
-            for place, cell in enumerate(row)
-        )
-        + "</tr>"
-        for row in rows
-    )
-    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
-
-
-def _figure(chart: str, caption: str) -> str:
-    return f"<figure><figcaption>{escape(caption)}</figcaption>{chart}</figure>"
-
-
-def _text(sentence: str) -> str:
-    return f"<p>{escape(sentence)}</p>"
-
-
-def _moment(at: float) -> str:
-    if not at:
-        return "not yet"
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
 _SEGMENT_NOTE: Final = (
     "Segments are for looking at: with many of them, some will look good or bad by chance."
 )
@@ -295,32 +255,3 @@ _NOTES: Final = (
     " when e reaches the number behind it. <em>Units left</em> is a forecast, should what is seen"
     " go on. Early intervals may be cut off in the charts.</p></footer>"
 )
-_STYLE: Final = """
-:root{--ink:#1b1f24;--soft:#5c6670;--rule:#dfe3e8;--paper:#fff;--line:#1f5fbf;--band:#1f5fbf2e;
---good:#17743a;--bad:#b3261e;--odd:#8a5a00;--plain:#4a5561;--margin:#17743a1f}
-@media (prefers-color-scheme:dark){:root{--ink:#e6e9ee;--soft:#9aa5b1;--rule:#333b45;
---paper:#14181d;--line:#7fb0ff;--band:#7fb0ff33;--good:#6fd08c;--bad:#ff8a80;--odd:#f0bf5f;--plain:#aab4bf;
---margin:#6fd08c26}}
-body{margin:0;background:var(--paper);color:var(--ink);font:15px/1.5 system-ui,sans-serif}
-main{max-width:1120px;margin:0 auto;padding:24px 20px 48px}
-h1{font-size:24px;margin:0 0 8px}h2{font-size:17px;margin:32px 0 8px}
-small{color:var(--soft)}p{margin:6px 0}
-dl{display:grid;grid-template-columns:repeat(auto-fill,minmax(210px,1fr));gap:8px;margin:16px 0}
-dt{color:var(--soft);font-size:13px}dd{margin:0}
-.wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:14px}
-th{color:var(--soft);font-weight:500;text-align:left;white-space:nowrap}
-td,th{padding:6px 10px 6px 0;border-bottom:1px solid var(--rule);vertical-align:top}
-.number{font-variant-numeric:tabular-nums;white-space:nowrap}
-.badge{border:1px solid currentColor;border-radius:9px;padding:0 8px;font-size:13px;font-weight:500;
-white-space:nowrap;color:var(--plain);vertical-align:middle}
-.better,.equivalent,.promoted,.holding_out{color:var(--good)}
-.worse,.rolled_back,.invalid{color:var(--bad)}.held,.paused{color:var(--odd)}
-.running,.shadow{color:var(--line)}.reached{font-weight:700}
-.remark{border-left:3px solid var(--odd);padding-left:10px}
-figure{margin:12px 0}figcaption{color:var(--soft);font-size:13px}
-svg{max-width:100%;height:auto;display:block}svg text{fill:var(--soft);font-size:11px}
-.grid{stroke:var(--rule)}.zero{stroke:var(--soft);stroke-dasharray:4 3}
-.line{fill:none;stroke:var(--line);stroke-width:2}.band{fill:var(--band)}.dot{fill:var(--line)}
-.margin{fill:var(--margin)}
-footer{margin-top:36px;color:var(--soft);font-size:13px}
-"""

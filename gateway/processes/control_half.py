@@ -123,6 +123,7 @@ class ControlHalf:
                 reports=self.plane.reports,
                 whatifs=self.plane.whatifs,
                 retainer=self.plane.retainer,
+                cards=self.plane.cards,
                 store=self.plane.store,
                 data_plane=self._data_plane,
                 status=self.plane.status,

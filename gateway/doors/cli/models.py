@@ -6,6 +6,7 @@ import typer
 
 from gateway.core.errors import Forbidden, NotReady
 from gateway.core.models import CHAMPION
+from gateway.doors.cli.cards import card
 from gateway.doors.cli.client import AdminClient
 from gateway.doors.cli.front import (
     AdminUrl,
@@ -18,6 +19,7 @@ from gateway.doors.cli.front import (
 from gateway.doors.cli.output import say, show_json, show_table
 
 app = typer.Typer(invoke_without_command=True, help="Models and their versions.")
+app.command("card")(card)
 
 LOOK_S: Final = 0.2
 Model = Annotated[str, typer.Argument(help="The model's name.")]

@@ -7,6 +7,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from gateway.control.cards import Cards
 from gateway.control.experiments import Experiments
 from gateway.control.registry import ANY_DOCUMENT, NO_DOCUMENT, Change, Registry
 from gateway.control.registry import Request as Asked
@@ -47,6 +48,7 @@ class AdminParts:
     reports: Reports
     whatifs: WhatIfs
     retainer: Retainer
+    cards: Cards
     store: Store
     data_plane: DataPlane
     status: Callable[[], Awaitable[Mapping[str, Any]]]

@@ -9,6 +9,7 @@ import httpx
 import msgspec
 from starlette.types import ASGIApp
 
+from gateway.control.cards import Cards
 from gateway.control.experiments import Experiments
 from gateway.control.registry import Registry, Request
 from gateway.control.reports import ReportParts, Reports
@@ -106,29 +107,38 @@ class World:
         self.rotated: list[str] = []
         self.registry = Registry(self.store, now=self.clock, entropy=CountingEntropy())
         self.experiments = Experiments(self.registry, now=self.clock, entropy=CountingEntropy())
+        self.governance = MemoryGovernance()
+        self.reports = Reports(
+            ReportParts(
+                registry=self.registry,
+                evidence_of=self.evidence_of,
+                results=self.results_of,
+                points_of=self.points_of,
+                decide=judge_by_units,
+                now=self.clock,
+            )
+        )
         self.parts = AdminParts(
             registry=self.registry,
             experiments=self.experiments,
-            reports=Reports(
-                ReportParts(
-                    registry=self.registry,
-                    evidence_of=self.evidence_of,
-                    results=self.results_of,
-                    points_of=self.points_of,
-                    decide=judge_by_units,
-                    now=self.clock,
-                )
-            ),
+            reports=self.reports,
             whatifs=WhatIfs(self.registry, self.units_of),
             retainer=Retainer(
                 RetentionParts(
                     registry=self.registry,
                     store=self.store,
-                    reports=MemoryGovernance(),
+                    reports=self.governance,
                     files=FakeFiles(),
                     standing=Standing("here", leads=True),
                     now=self.clock,
                 )
+            ),
+            cards=Cards(
+                registry=self.registry,
+                store=self.store,
+                governance=self.governance,
+                reports=self.reports,
+                now=self.clock,
             ),
             store=self.store,
             data_plane=Plane(),
