@@ -7,6 +7,8 @@ BIN    := $(VENV)/bin
 ARGS   ?=
 # Tests at a time: one more than processors, as many of them wait for processes.
 JOBS   := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+# File by file, as the tests of one share what they started; tests/conftest.py has long ones first.
+SPREAD := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 PIP_TOOLS := pip-tools==7.6.2
 COMPILE    = CUSTOM_COMPILE_COMMAND="make lock" .venv-lock/bin/pip-compile --quiet \
@@ -29,10 +31,10 @@ demo: $(VENV)/.run ## real flights through three experiments that decide themsel
 	@exec $(BIN)/tiltyard demo $(ARGS)
 
 test: $(VENV)/.dev ## run every test
-	$(BIN)/pytest -n $(JOBS) $(ARGS)
+	$(BIN)/pytest $(SPREAD) $(ARGS)
 
 test-fast: $(VENV)/.dev ## run the tests that are neither slow nor end to end
-	$(BIN)/pytest -n $(JOBS) -m "not slow and not e2e" $(ARGS)
+	$(BIN)/pytest $(SPREAD) -m "not slow and not e2e" $(ARGS)
 
 bench: $(VENV)/.dev ## measure beside a bare endpoint and the peers, ten minutes; ARGS=--help
 	@$(BIN)/python loadtests/run.py --workers 1 $(ARGS)
