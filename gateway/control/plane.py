@@ -6,18 +6,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from gateway.control.cards import Cards
 from gateway.control.catalog import Catalog
 from gateway.control.experiments import Experiments
 from gateway.control.export import Exporter
 from gateway.control.folder import Folder, FolderParts
+from gateway.control.governing import Governance, GovernanceParts
 from gateway.control.intake import Intake
 from gateway.control.keyring import Keyring, Timing
 from gateway.control.promotions import Promotions
 from gateway.control.registry import Registry
 from gateway.control.reports import ReportParts, Reports
 from gateway.control.repository import ServedRepository
-from gateway.control.retention import Retainer, RetentionParts
 from gateway.control.shipping import Shipper
 from gateway.control.steward import Steward, StewardParts
 from gateway.control.watcher import Watcher, WatcherParts, settling_s
@@ -113,23 +112,7 @@ class ControlPlane:
         self.reports = self._reported(parts)
         self.whatifs = WhatIfs(self.registry, parts.folds.units)
         self._steward = self._stewarded(parts)
-        self.cards = Cards(
-            registry=self.registry,
-            store=parts.store,
-            governance=parts.governance,
-            reports=self.reports,
-            now=parts.now,
-        )
-        self.retainer = Retainer(
-            RetentionParts(
-                registry=self.registry,
-                store=parts.store,
-                reports=parts.governance,
-                files=parts.files,
-                standing=self.watcher.standing,
-                now=parts.now,
-            )
-        )
+        self.governance = self._governed(parts)
         self._promotions = Promotions(
             parts.store,
             self.registry,
@@ -148,7 +131,7 @@ class ControlPlane:
         self._tasks.start("shipper", self._shipper.run)
         self._tasks.start("folder", self._folder.run)
         self._tasks.start("steward", self._steward.run)
-        self._tasks.start("retention", self.retainer.run)
+        self.governance.start(self._tasks)
         self._tasks.start("promotions", lambda: self._promotions.run(PROMOTIONS_S))
         if self._parts.exporter is not None:
             self._tasks.start("export", self._parts.exporter.run)
@@ -177,7 +160,7 @@ class ControlPlane:
         await self._parts.evidence.close()
         await self._parts.folds.close()
         await self._parts.history.close()
-        await self._parts.governance.close()
+        await self.governance.close()
         await self._parts.store.close()
 
     def _reported(self, parts: ControlParts) -> Reports:
@@ -188,6 +171,19 @@ class ControlPlane:
                 results=parts.folds.results,
                 points_of=parts.history.points_of,
                 decide=partial(decide, display=True),
+                now=parts.now,
+            )
+        )
+
+    def _governed(self, parts: ControlParts) -> Governance:
+        return Governance(
+            GovernanceParts(
+                registry=self.registry,
+                store=parts.store,
+                governance=parts.governance,
+                files=parts.files,
+                reports=self.reports,
+                standing=self.watcher.standing,
                 now=parts.now,
             )
         )

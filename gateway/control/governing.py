@@ -1,0 +1,61 @@
+"""Governance: what stands beside serving and experiments, put together for the control plane."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gateway.control.cards import Cards
+from gateway.control.registry import Registry
+from gateway.control.reports import Reports
+from gateway.control.retention import Retainer, RetentionParts
+from gateway.control.status import Standing
+from gateway.governance_ports import GovernanceStore, VersionFiles
+from gateway.ports import Store
+from gateway.tasks import Tasks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GovernanceParts:
+    """What governance needs of the control plane. `now` is in UTC seconds."""
+
+    registry: Registry
+    store: Store
+    governance: GovernanceStore
+    files: VersionFiles
+    reports: Reports
+    standing: Standing
+    now: Callable[[], float]
+
+
+class Governance:
+    """Cards and retention. Requires: `start` with the control plane's tasks, `close` at the end."""
+
+    __slots__ = ("_parts", "cards", "retainer")
+
+    def __init__(self, parts: GovernanceParts) -> None:
+        """Put the parts together; nothing runs yet."""
+        self._parts = parts
+        self.cards = Cards(
+            registry=parts.registry,
+            store=parts.store,
+            governance=parts.governance,
+            reports=parts.reports,
+            now=parts.now,
+        )
+        self.retainer = Retainer(
+            RetentionParts(
+                registry=parts.registry,
+                store=parts.store,
+                reports=parts.governance,
+                files=parts.files,
+                standing=parts.standing,
+                now=parts.now,
+            )
+        )
+
+    def start(self, tasks: Tasks) -> None:
+        """Begin the loops."""
+        tasks.start("retention", self.retainer.run)
+
+    async def close(self) -> None:
+        """Let go of the stores."""
+        await self._parts.governance.close()
