@@ -86,7 +86,7 @@ class Experiments:
         async def make(base: Snapshot) -> Snapshot:
             changed = experimenting.put_experiment(base, name, document, drawn)
             if not request.allow_signature_change:
-                await self._check_alike(changed, name)
+                await self.check_alike(changed, name)
             return changed
 
         return await self._commit("put", name, make, request)
@@ -103,7 +103,7 @@ class Experiments:
         refusal: str | None = None
         started = drafted
         try:
-            await self._check_alike(drafted, name)
+            await self.check_alike(drafted, name)
             started = experimenting.start_experiment(drafted, name, self._now())
         except GatewayError as error:
             refusal = str(error)
@@ -151,7 +151,7 @@ class Experiments:
         async def make(base: Snapshot) -> Snapshot:
             changed = experimenting.start_experiment(base, name, self._now(), supersedes)
             if not request.allow_signature_change:
-                await self._check_alike(changed, name)
+                await self.check_alike(changed, name)
             return changed
 
         return await self._commit("start", name, make, request)
@@ -306,7 +306,7 @@ class Experiments:
         edit = Edit(f"experiment.{verb}", f"experiments/{name}", make, evidence)
         return await self._registry.commit(edit, request)
 
-    async def _check_alike(self, snapshot: Snapshot, name: str) -> None:
+    async def check_alike(self, snapshot: Snapshot, name: str) -> None:
         """Every variant answers like the endpoint's default, as those of splits do."""
         record = experimenting.experiment_of(snapshot, name)
         plan = plan_of(snapshot, record.document.endpoint)

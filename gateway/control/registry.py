@@ -126,7 +126,7 @@ class Registry:
         async def make(base: Snapshot) -> Snapshot:
             changed = transitions.put_endpoint(base, name, document, salts)
             if not request.allow_signature_change:
-                await self._check_alike(base, changed, name)
+                await self.check_alike(base, changed, name)
             return changed
 
         return await self.commit(Edit("endpoint.put", f"endpoints/{name}", make), request)
@@ -141,7 +141,7 @@ class Registry:
         changed = transitions.put_endpoint(base, name, document, self._salts(name, document))
         refusal: str | None = None
         try:
-            await self._check_alike(base, changed, name)
+            await self.check_alike(base, changed, name)
         except (Conflict, NotFound) as error:
             refusal = str(error)
         return preview_of(base, changed, name, refusal)
@@ -309,7 +309,7 @@ class Registry:
         self.learn(snapshot)
         return snapshot
 
-    async def _check_alike(self, base: Snapshot, changed: Snapshot, endpoint: str) -> None:
+    async def check_alike(self, base: Snapshot, changed: Snapshot, endpoint: str) -> None:
         """Every version that an endpoint may run answers like its default, now and before."""
         plan = plan_of(changed, endpoint)
         default = (plan.model, plan.default.version)

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from gateway.core.assignment import HASH_VERSION, SCALE, Interval, SplitState
 from gateway.core.errors import Conflict, InvalidRequest, NotFound, excerpt
+from gateway.core.experiment_checks import check_experiment
 from gateway.core.experiments import (
     LIVE,
     TERMINAL,
@@ -43,6 +44,13 @@ def put_experiment(snapshot: Snapshot, name: str, document: Experiment, drawn: D
         InvalidRequest: the document contradicts itself or names what does not exist.
         Conflict: it was started; what it measures was registered then and stays.
     """
+    drafted = with_draft(snapshot, name, document, drawn)
+    return drafted if drafted is snapshot else _checked(drafted)
+
+
+def with_draft(snapshot: Snapshot, name: str, document: Experiment, drawn: Drawn) -> Snapshot:
+    """The same, before it is checked against the rest of the Snapshot: for several at once."""
+    check_experiment(name, document)
     stored = snapshot.experiments.get(name)
     if stored is not None and stored.state is not State.DRAFT:
         if stored.document == document:
@@ -60,7 +68,7 @@ def put_experiment(snapshot: Snapshot, name: str, document: Experiment, drawn: D
         id=identity.id,
         split=SplitState.fresh(salt=identity.salt, hash_version=HASH_VERSION, weights=weights),
     )
-    return with_record(snapshot, name, record)
+    return replace(snapshot, experiments={**snapshot.experiments, name: record})
 
 
 def delete_experiment(snapshot: Snapshot, name: str) -> Snapshot:
@@ -202,7 +210,7 @@ def put_layer(snapshot: Snapshot, name: str, salt: str) -> Snapshot:
     check_name("a layer", name)
     stored = snapshot.layers.get(name)
     if stored is not None and stored.salt != salt:
-        _check_unused(snapshot, name, LIVE, "has another salt")
+        check_unused(snapshot, name, LIVE, "has another salt")
     layers = {**snapshot.layers, name: Layer(salt=salt)}
     return _checked(replace(snapshot, layers=layers))
 
@@ -217,7 +225,7 @@ def delete_layer(snapshot: Snapshot, name: str) -> Snapshot:
     if name not in snapshot.layers:
         message = f"There is no layer '{excerpt(name)}'."
         raise NotFound(message)
-    _check_unused(snapshot, name, frozenset(State) - TERMINAL, "cannot be deleted")
+    check_unused(snapshot, name, frozenset(State) - TERMINAL, "cannot be deleted")
     rest = {other: layer for other, layer in snapshot.layers.items() if other != name}
     return replace(snapshot, layers=rest)
 
@@ -378,7 +386,8 @@ def _in(
     return record
 
 
-def _check_unused(snapshot: Snapshot, layer: str, states: frozenset[State], refusal: str) -> None:
+def check_unused(snapshot: Snapshot, layer: str, states: frozenset[State], refusal: str) -> None:
+    """Refuse, with a Conflict, to touch a layer that an experiment in one of the states names."""
     for name, record in snapshot.experiments.items():
         if record.document.layer == layer and record.state in states:
             message = f"Layer '{layer}' {refusal} while experiment '{name}' is in it."

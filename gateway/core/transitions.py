@@ -35,6 +35,13 @@ def put_endpoint(
         InvalidRequest: the document contradicts itself or names what does not exist.
         Conflict: it serves another model, and an experiment runs on it.
     """
+    return _checked(with_endpoint(snapshot, name, document, salts))
+
+
+def with_endpoint(
+    snapshot: Snapshot, name: str, document: Endpoint, salts: Mapping[str, str]
+) -> Snapshot:
+    """The same, before it is checked against the rest of the Snapshot: for several at once."""
     check_endpoint(name, document)
     _check_studied(snapshot, name, document.model)
     stored = snapshot.endpoints.get(name)
@@ -45,7 +52,7 @@ def put_endpoint(
         if rule.split is not None
     }
     record = EndpointRecord(document=document, splits=splits)
-    return _checked(replace(snapshot, endpoints={**snapshot.endpoints, name: record}))
+    return replace(snapshot, endpoints={**snapshot.endpoints, name: record})
 
 
 def delete_endpoint(snapshot: Snapshot, name: str) -> Snapshot:
@@ -56,13 +63,18 @@ def delete_endpoint(snapshot: Snapshot, name: str) -> Snapshot:
         InvalidRequest: an experiment needs it.
         Conflict: the model of that name is another than it serves, and an experiment runs on it.
     """
+    return _checked(without_endpoint(snapshot, name))
+
+
+def without_endpoint(snapshot: Snapshot, name: str) -> Snapshot:
+    """The same, before it is checked against the rest of the Snapshot: for several at once."""
     if name not in snapshot.endpoints:
         message = f"Endpoint '{excerpt(name)}' has no document to delete."
         raise NotFound(message)
     if name in snapshot.models:
         _check_studied(snapshot, name, name)
     rest = {other: record for other, record in snapshot.endpoints.items() if other != name}
-    return _checked(replace(snapshot, endpoints=rest))
+    return replace(snapshot, endpoints=rest)
 
 
 def register(
@@ -99,6 +111,11 @@ def promote(snapshot: Snapshot, model: str, number: int, alias: str = CHAMPION) 
         NotFound: no such model or version.
         Conflict: the alias names that version already.
     """
+    return _checked(with_alias(snapshot, model, number, alias))
+
+
+def with_alias(snapshot: Snapshot, model: str, number: int, alias: str) -> Snapshot:
+    """The same, before it is checked against the rest of the Snapshot: for several at once."""
     record = model_of(snapshot, model)
     check_name("an alias", alias)
     _known(model, record, number)
@@ -109,15 +126,12 @@ def promote(snapshot: Snapshot, model: str, number: int, alias: str = CHAMPION) 
     history = record.previous.get(alias, ())
     if now is not None:
         history = (*history, now)[-MAX_HISTORY:]
-    return _with_model(
-        snapshot,
-        model,
-        replace(
-            record,
-            aliases={**record.aliases, alias: number},
-            previous={**record.previous, alias: history},
-        ),
+    moved = replace(
+        record,
+        aliases={**record.aliases, alias: number},
+        previous={**record.previous, alias: history},
     )
+    return replace(snapshot, models={**snapshot.models, model: moved})
 
 
 def rollback(snapshot: Snapshot, model: str, alias: str = CHAMPION) -> Snapshot:

@@ -30,6 +30,7 @@ from gateway.adapters.redis import (
 from gateway.adapters.segments import Segments
 from gateway.adapters.sweeping import FolderSweeper
 from gateway.adapters.valkey import EmbeddedValkey
+from gateway.control.bundles import Bundles
 from gateway.control.export import Exporter
 from gateway.control.export_parts import Clock as ExportClock
 from gateway.control.export_parts import ExportParts, ExportSettings, Wire
@@ -120,6 +121,9 @@ class ControlHalf:
             AdminParts(
                 registry=self.plane.registry,
                 experiments=self.plane.experiments,
+                bundles=Bundles(
+                    self.plane.registry, self.plane.experiments, entropy=secrets.token_bytes
+                ),
                 reports=self.plane.reports,
                 whatifs=self.plane.whatifs,
                 retainer=self.plane.governance.retainer,

@@ -4,6 +4,7 @@ import typer
 
 from gateway import __version__
 from gateway.doors.cli import (
+    bundles,
     endpoints,
     experiments,
     keys,
@@ -45,6 +46,8 @@ def create_cli(front: FrontStep) -> typer.Typer:
 
     for command in (serve, check, status, models.promote, models.rollback, demo, simulate, whatif):
         cli.command()(command)
+    for name, command in bundles.COMMANDS.items():
+        cli.command(name)(command)
     cli.add_typer(models.app, name="models")
     cli.add_typer(endpoints.app, name="endpoints")
     cli.add_typer(experiments.app, name="experiment")

@@ -61,9 +61,16 @@ class AdminClient:
         """Read a document."""
         return self._ask("GET", path, query=query)
 
-    def post(self, *path: str, document: object, if_match: str | None = None) -> Any:  # noqa: ANN401
+    def post(
+        self,
+        *path: str,
+        document: object,
+        query: Mapping[str, Any] | None = None,
+        if_match: str | None = None,
+    ) -> Any:  # noqa: ANN401 - a document
         """Ask for an action."""
-        return self._ask("POST", path, body=msgspec.json.encode(document), if_match=if_match)
+        body = msgspec.json.encode(document)
+        return self._ask("POST", path, body=body, query=query, if_match=if_match)
 
     def put(self, *path: str, body: bytes, query: Mapping[str, Any], if_match: str | None) -> Any:  # noqa: ANN401
         """Replace a document."""

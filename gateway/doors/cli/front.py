@@ -29,6 +29,8 @@ FAILED: Final = 1
 UNREACHABLE: Final = 3
 UNAUTHORISED: Final = 4
 CONFLICT: Final = 5
+PENDING: Final = 7
+"""There are changes; 6 is the ledger's."""
 MAX_PLACE: Final = 200
 _NEARBY: Final[Mapping[str, str]] = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - only read
 """Where a listener on every address is found from this host."""

@@ -32,7 +32,6 @@ from gateway.doors.http.messages import (
     send_response,
 )
 
-MAX_BODY_BYTES: Final = 256 * 1024
 PRINCIPAL: Final = "tiltyard.principal"
 SHIELDS: Final = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 
@@ -86,7 +85,7 @@ class _Path:
             await _send(scope, send, _wrong_method(self._rows))
             return
         headers: Headers = scope["headers"]
-        body = b"" if row.body is None else await _read(receive, headers)
+        body = b"" if row.body is None else await _read(receive, headers, row.max_body)
         call = Call(
             parts=self._parts,
             principal=scope[PRINCIPAL],
@@ -96,24 +95,30 @@ class _Path:
             document=None if row.body is None else read_strictly(body or b"{}", row.body),
         )
         if row.method == "POST":
-            response = await self._repeats.once(call, (scope["path"], body), row.handle)
+            response = await self._repeats.once(call, (_asked(scope), body), row.handle)
         else:
             response = await row.handle(call)
         await _send(scope, send, response)
 
 
-async def _read(receive: Receive, headers: Headers) -> bytes:
+async def _read(receive: Receive, headers: Headers, most: int) -> bytes:
     """A JSON body; a browser cannot send one to us without asking first.
 
     No body is as good as an empty object, whatever media type an empty one is said to have.
     """
-    body = await read_body(receive, headers, MAX_BODY_BYTES)
+    body = await read_body(receive, headers, most)
     stated = header_values(headers, b"content-type")
     media = stated[0].lower().replace(b" ", b"") if len(stated) == 1 else b""
     if body and media not in (JSON[1], JSON[1] + b";charset=utf-8"):
         message = "Send JSON with 'Content-Type: application/json'."
         raise UnsupportedMedia(message)
     return body
+
+
+def _asked(scope: Message) -> str:
+    """Path and query: a dry run is another request than the run."""
+    query: bytes = scope["query_string"]
+    return f"{scope['path']}?{query.decode('latin-1')}"
 
 
 async def _nowhere(_scope: Message, _receive: Receive, _send: Send) -> None:

@@ -7,6 +7,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from gateway.control.bundles import Bundles
 from gateway.control.cards import Cards
 from gateway.control.experiments import Experiments
 from gateway.control.registry import ANY_DOCUMENT, NO_DOCUMENT, Change, Registry
@@ -32,6 +33,7 @@ from gateway.settings import AdminSettings
 OPEN: Final = "open"
 """The scope of what anybody may ask for."""
 MAX_QUERY_FIELDS: Final = 64
+MAX_BODY_BYTES: Final = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,7 @@ class AdminParts:
 
     registry: Registry
     experiments: Experiments
+    bundles: Bundles
     reports: Reports
     whatifs: WhatIfs
     retainer: Retainer
@@ -133,6 +136,7 @@ class Operation:
 
     `body`, `answer` and `preview` are types for which the OpenAPI document holds a schema;
     `preview` is what a dry run answers instead. `answer` is None where it is no JSON document.
+    A body holds at most `max_body` bytes.
     """
 
     method: Literal["GET", "PUT", "POST", "DELETE"]
@@ -144,6 +148,7 @@ class Operation:
     handle: Callable[[Call], Awaitable[Response]]
     query: tuple[Query, ...] = ()
     body: Any = None
+    max_body: int = MAX_BODY_BYTES
     answer: Any = None
     preview: Any = None
 

@@ -14,6 +14,7 @@ from gateway.core.principals import Action
 from gateway.doors.http import admin_endpoints as endpoints
 from gateway.doors.http import admin_keys as keys
 from gateway.doors.http import admin_models as models
+from gateway.doors.http.admin_bundle_routes import BUNDLE_OPERATIONS
 from gateway.doors.http.admin_calls import OPEN, Operation, Query
 from gateway.doors.http.admin_cards import CARD_OPERATIONS
 from gateway.doors.http.admin_documents import (
@@ -297,4 +298,5 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *EXPERIMENT_OPERATIONS,
     *RETENTION_OPERATIONS,
     *CARD_OPERATIONS,
+    *BUNDLE_OPERATIONS,
 )

@@ -9,6 +9,7 @@ import httpx
 import msgspec
 from starlette.types import ASGIApp
 
+from gateway.control.bundles import Bundles
 from gateway.control.cards import Cards
 from gateway.control.experiments import Experiments
 from gateway.control.registry import Registry, Request
@@ -121,6 +122,7 @@ class World:
         self.parts = AdminParts(
             registry=self.registry,
             experiments=self.experiments,
+            bundles=Bundles(self.registry, self.experiments, entropy=CountingEntropy()),
             reports=self.reports,
             whatifs=WhatIfs(self.registry, self.units_of),
             retainer=Retainer(

@@ -10,7 +10,7 @@ from gateway.adapters.redis import RedisStore
 from gateway.core.audit import first_break
 from gateway.core.endpoints import MAX_DOCUMENT_BYTES
 from gateway.core.errors import StoreUnavailable
-from gateway.doors.http.admin import MAX_BODY_BYTES
+from gateway.doors.http.admin_calls import MAX_BODY_BYTES
 from gateway.settings import AdminSettings
 from tests.doors.http.admin_world import MODEL, SPLIT, WRITER, World
 

@@ -1,0 +1,62 @@
+"""Operations on bundles: apply one, export what stands, and the schemas for editors."""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from gateway.control.bundles import BundleOptions, Permit
+from gateway.core.access import READ, WRITE, require
+from gateway.core.applying import Right
+from gateway.core.errors import NotFound, Unauthenticated, excerpt
+from gateway.core.principals import Action
+from gateway.doors.http.admin_bundle_documents import Apply, BundleApplied
+from gateway.doors.http.admin_calls import Call, answer
+from gateway.doors.http.messages import Response
+from gateway.doors.schemas import KINDS, schema_of
+
+
+async def apply_bundle(call: Call) -> Response:
+    """Make all that a bundle says stand, or say what that would do."""
+    asked: Apply = call.document
+    bundles, prune = call.parts.bundles, call.flag("prune")
+    if call.flag("dry_run"):
+        plan = await bundles.plan(asked.bundle, permit_of(call), prune=prune)
+        return answer(plan, revision=plan.revision)
+    options = BundleOptions(
+        prune=prune,
+        expected=asked.expected,
+        allow_signature_change=call.flag("allow_signature_change"),
+    )
+    request = call.asked(asked.reason)
+    done = await bundles.apply(asked.bundle, options, permit_of(call), request)
+    revision, changed = done.change.revision, done.change.entry is not None
+    return answer(BundleApplied(revision, changed, done.changes), revision=revision)
+
+
+async def export_bundle(call: Call) -> Response:
+    """What stands, as a bundle that changes nothing when it is applied."""
+    snapshot = call.parts.registry.snapshot
+    return answer(call.parts.bundles.export(), revision=snapshot.revision)
+
+
+async def show_schema(call: Call) -> Response:
+    """The JSON Schema of a kind of document."""
+    kind = call.path["kind"]
+    if kind not in KINDS:
+        message = f"There is no schema of '{excerpt(kind)}'; there are: {', '.join(KINDS)}."
+        raise NotFound(message)
+    return answer(msgspec.Raw(msgspec.json.encode(schema_of(kind))))
+
+
+def permit_of(call: Call) -> Permit:
+    """Refuses, with Forbidden, what the caller may not do."""
+
+    def permit(rights: Iterable[Right]) -> None:
+        principal = call.principal
+        if principal is None:
+            message = "Send a bearer token in the Authorization header."
+            raise Unauthenticated(message)
+        for action, _model in rights:
+            require(principal, READ if action is Action.READ else WRITE)
+
+    return permit
