@@ -8,7 +8,7 @@ import datetime as dt
 import json
 import tomllib
 from math import isfinite
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, ClassVar, Final, Literal, TypeAlias
 
 import msgspec
 import yaml
@@ -76,7 +76,7 @@ def _fault(error: Exception) -> str:
 class _Loader(yaml.SafeLoader):  # type: ignore[misc] # the library states no types
     """Composes nodes; only these words have a meaning of their own, as in JSON."""
 
-    yaml_implicit_resolvers: Final = {}
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
 
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc] # the library states no types

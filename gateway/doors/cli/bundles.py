@@ -73,7 +73,7 @@ def apply(  # noqa: PLR0913 - an argument for each option
         say(f"Done: {_counted(answer['changes'])}, revision {answer['revision']}.")
 
 
-def diff(
+def diff(  # noqa: PLR0913 - an argument for each option
     ctx: typer.Context,
     files: Files,
     *,
