@@ -19,7 +19,7 @@ class Difference(Struct, frozen=True, omit_defaults=True):
 
 def differences(before: Any, after: Any, path: str = "") -> Iterator[Difference]:  # noqa: ANN401 - JSON
     """Where two JSON documents differ, in the order of the first, then of the second."""
-    if before == after and type(before) is type(after):
+    if before == after:
         return
     if _is_table(before) and _is_table(after):
         for key in dict.fromkeys((*before, *after)):

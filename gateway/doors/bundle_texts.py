@@ -87,6 +87,15 @@ class _Dumper(yaml.SafeDumper):  # type: ignore[misc] # the library states no ty
         return True
 
 
+def _written_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    """In quotes where we would read something else; where others would, the library sees to it."""
+    style = None if _plain(text) == text else "'"
+    return dumper.represent_scalar(f"{_TAG}str", text, style=style)
+
+
+_Dumper.add_representer(str, _written_text)
+
+
 class _Building:
     """Builds plain values from nodes, counting them."""
 

@@ -290,12 +290,31 @@ def test_a_step_of_the_steward_does_not_move_what_a_bundle_saw() -> None:
     assert [target for target in targets if was[target] != now[target]] == ["aliases/m/champion"]
 
 
+def test_intervals_that_weights_moved_travel_with_an_export() -> None:
+    """Or units would move where the bundle is applied to a store that has nothing."""
+    before = apply(SERVED, bundle_of(endpoints={"e": endpoint_of(5_000)}))
+    moved = apply(before, bundle_of(endpoints={"e": endpoint_of(6_000)}))
+    bundle = exported(moved)
+    assert bundle.intervals == {
+        "e": {"r": {"a": ((0, 5_000), (9_000, 10_000)), "b": ((5_000, 9_000),)}}
+    }
+    assert apply(BARE, bundle).endpoints["e"].splits == moved.endpoints["e"].splits
+
+
+def test_intervals_that_do_not_go_with_the_weights_are_passed_over() -> None:
+    """Someone changed the weights in the file: it begins as any new split does."""
+    torn = {"e": {"r": {"a": ((0, 1),), "b": ((1, 10_000),)}}}
+    both = bundle_of(endpoints={"e": endpoint_of(5_000)}, intervals=torn)
+    assert apply(SERVED, both) == apply(SERVED, replace(both, intervals=None))
+
+
 WEIGHTS = st.sampled_from((0, 1, 2_500, 5_000, 7_777, 10_000))
 NAMES = st.sampled_from(("e", "f", "m"))
 Move = Callable[[Snapshot], Snapshot]
 
 
-def _endpoint(name: str, weight: int | None, salt: str | None, alias: str) -> Move:
+def _endpoint(name: str, weight: int | None, salted: bool, alias: str) -> Move:
+    salt = f"{name}.own" if salted else None
     document = endpoint_of(weight, salt=salt, default=Target(alias=alias))
     return lambda snapshot: put_endpoint(snapshot, name, document, {"r": f"{name}.salt"})
 
@@ -311,14 +330,16 @@ def _given(table: str, name: str, document: object) -> Move:
     return lambda held: replace(held, **{table: {**getattr(held, table), name: document}})
 
 
+PUTS = st.builds(
+    _endpoint,
+    NAMES,
+    st.none() | WEIGHTS,
+    st.booleans(),
+    st.sampled_from(("champion", "best")),
+)
 MOVES: st.SearchStrategy[Move] = st.one_of(
-    st.builds(
-        _endpoint,
-        NAMES,
-        st.none() | WEIGHTS,
-        st.sampled_from((None, "one", "two")),
-        st.sampled_from(("champion", "best")),
-    ),
+    PUTS,
+    PUTS,
     st.builds(
         lambda model, number, alias: lambda snapshot: promote(snapshot, model, number, alias),
         st.sampled_from(("m", "n")),
@@ -336,7 +357,6 @@ MOVES: st.SearchStrategy[Move] = st.one_of(
         st.sampled_from(("x", "y")),
     ),
     st.just(lambda snapshot: rollback(snapshot, "m")),
-    st.just(lambda snapshot: put_layer(snapshot, "l", "layer.salt")),
     st.just(lambda snapshot: put_hold_out(snapshot, HoldOut("hold.salt", 500))),
     st.just(_given("gates", "g", GATE)),
     st.just(_given("principals", "ana", ANA)),
@@ -345,7 +365,9 @@ MOVES: st.SearchStrategy[Move] = st.one_of(
 
 def reached(moves: list[Move]) -> Snapshot:
     """The Snapshot after those moves that are legal."""
-    snapshot = SERVED
+    snapshot = put_layer(promote(SERVED, "m", 2, "best"), "l", "layer.salt")
+    for weight in (5_000, 7_000):
+        snapshot = put_endpoint(snapshot, "e", endpoint_of(weight), {"r": "e.salt"})
     for move in moves:
         try:
             snapshot = replace(move(snapshot), revision=snapshot.revision + 1)
@@ -354,7 +376,7 @@ def reached(moves: list[Move]) -> Snapshot:
     return snapshot
 
 
-STATES = st.lists(MOVES, max_size=14).map(reached)
+STATES = st.lists(MOVES, min_size=5, max_size=16).map(reached)
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
