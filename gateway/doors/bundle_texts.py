@@ -90,6 +90,8 @@ class _Dumper(yaml.SafeDumper):  # type: ignore[misc] # the library states no ty
 def _written_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
     """In quotes where we would read something else; where others would, the library sees to it."""
     style = None if _plain(text) == text else "'"
+    if not text.isprintable():
+        style = '"'
     return dumper.represent_scalar(f"{_TAG}str", text, style=style)
 
 

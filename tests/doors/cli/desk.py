@@ -76,7 +76,7 @@ class Desk:
         self.environ = {"TILTYARD_TOKEN": WRITER}
         self.transport: httpx.BaseTransport | None = Waiting(self.world.app)
 
-    def run(self, *arguments: str) -> Result:
+    def run(self, *arguments: str, stdin: str | None = None) -> Result:
         front = FrontStep(
             serve=self.serve,
             check=lambda _: (["flights/1"], list(self.problems)),
@@ -91,7 +91,7 @@ class Desk:
             unix_time=lambda: 1_700_000_100.0,
         )
         env = {"COLUMNS": "200", "TILTYARD_ADMIN_URL": None, "NO_COLOR": "1"}
-        return CliRunner().invoke(create_cli(front), arguments, env=env)
+        return CliRunner().invoke(create_cli(front), arguments, input=stdin, env=env)
 
     def judge(self, record: ExperimentRecord, evidence: Evidence, now: float) -> Decision:
         return self.decide(record, evidence, now)
