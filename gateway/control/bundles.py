@@ -103,7 +103,7 @@ class Bundles:
             bundle: the documents.
             options: how.
             permit: asked for the rights that single changes would take.
-            request: who asks and why; its `if_match` is not looked at, `expected` is.
+            request: who asks and why; a Bundle has no ETag, so no `if_match` holds.
 
         Raises:
             InvalidRequest: a document contradicts itself, or names what does not exist.
