@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.control.experiments import Experiments
 from gateway.control.registry import Change, Edit, Registry, Request
-from gateway.core.applying import Chance, DocumentChange, Right, applied, changes, needed
+from gateway.core.applying import Chance, DocumentChange, Right, applied, changes, needed, reading
 from gateway.core.bundles import Bundle, exported, named_targets, tag_of, tags_of
 from gateway.core.errors import Conflict, GatewayError
 from gateway.core.models import CHAMPION
@@ -21,8 +22,8 @@ SALT_BYTES: Final = 4
 MAX_SALT: Final = 64
 MAX_TOLD: Final = 10
 
-Permit = Callable[[Iterable[Right]], None]
-"""Raises Forbidden where one of the rights is not held."""
+Permit = Callable[[Snapshot, Iterable[Right]], None]
+"""Raises Forbidden where by a Snapshot one of the rights is not held."""
 
 
 class BundlePlan(Struct, frozen=True):
@@ -66,16 +67,17 @@ class Bundles:
         self._experiments = experiments
         self._entropy = entropy
 
-    def export(self) -> Bundle:
-        """What stands, as this process knows it."""
-        return exported(self._registry.snapshot)
+    def export(self, *, principals: bool) -> Bundle:
+        """What stands, as this process knows it; with `principals`, if who asks may see them."""
+        bundle = exported(self._registry.snapshot)
+        return bundle if principals else replace(bundle, principals=None)
 
     async def plan(self, bundle: Bundle, permit: Permit, *, prune: bool) -> BundlePlan:
         """Say what applying a Bundle would do, without doing it.
 
         Args:
             bundle: the documents.
-            permit: asked for the right to read each model that is told of.
+            permit: asked for the right to read what is told of.
             prune: see `gateway.core.applying.applied`.
 
         Raises:
@@ -86,7 +88,8 @@ class Bundles:
         draws = Draws(self._entropy)
         changed = applied(base, bundle, draws.chance(), prune=prune)
         told = changes(base, changed, bundle, draws.salts)
-        permit((Action.READ, model) for _, model in needed(base, changed, told))
+        named = () if bundle.principals is None else ((Action.ACCESS, None),)
+        permit(base, (*reading(needed(base, changed, told)), *named))
         refusal: str | None = None
         try:
             await self._check_alike(base, changed, told)
@@ -120,7 +123,7 @@ class Bundles:
             nonlocal told
             changed = applied(base, bundle, draws.chance(), prune=options.prune)
             told = changes(base, changed, bundle, draws.salts)
-            permit(needed(base, changed, told))
+            permit(base, needed(base, changed, told))
             if options.expected is not None:
                 _check_expected(base, options.expected, told)
             if not options.allow_signature_change:

@@ -92,6 +92,13 @@ def changes(
     return tuple(change for change in told if change is not None)
 
 
+def reading(rights: Iterable[Right]) -> tuple[Right, ...]:
+    """The rights that it takes to be told of changes which take these; roles are not for all."""
+    return tuple(
+        (action if action is Action.ACCESS else Action.READ, model) for action, model in rights
+    )
+
+
 def needed(base: Snapshot, changed: Snapshot, told: Iterable[DocumentChange]) -> tuple[Right, ...]:
     """The rights that a single change of each of these documents would take, each once."""
     rights: dict[Right, None] = {}
@@ -125,7 +132,6 @@ def _with_governance(snapshot: Snapshot, bundle: Bundle) -> Snapshot:
     for name in bundle.gates or {}:
         check_name("a gate", name)
     for name in bundle.principals or {}:
-        check_name("a principal", name)
         if name == BUILT_IN:
             message = f"Principal '{BUILT_IN}' is built in; a bundle cannot say what it may do."
             raise InvalidRequest(message)
@@ -244,11 +250,11 @@ def _change(target: str, before: Any, after: Any) -> DocumentChange | None:  # n
 
 
 def _model_of(snapshot: Snapshot, kind: str, name: str) -> str | None:
-    """The model that an endpoint or an experiment is about; None where it is not there."""
-    if kind == "endpoints":
-        record = snapshot.endpoints.get(name)
-        return None if record is None else record.document.model
-    study = snapshot.experiments.get(name)
-    return (
-        None if study is None else endpoint_record(snapshot, study.document.endpoint).document.model
-    )
+    """The model that an endpoint or an experiment is about, implied ones too; None for none."""
+    called: str | None = name
+    if kind == "experiments":
+        study = snapshot.experiments.get(name)
+        called = None if study is None else study.document.endpoint
+    if called is None or not (called in snapshot.endpoints or called in snapshot.models):
+        return None
+    return endpoint_record(snapshot, called).document.model

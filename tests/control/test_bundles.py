@@ -13,7 +13,8 @@ from gateway.core.endpoints import Endpoint, Rule, Split, Target, Weighted
 from gateway.core.errors import Conflict, Forbidden
 from gateway.core.experiments import Experiment, ExperimentVariant, Fixed
 from gateway.core.gates import ApprovalRule, Gate, Requirements
-from gateway.core.principals import Action
+from gateway.core.principals import Action, PrincipalDocument
+from gateway.core.snapshot import Snapshot
 from gateway.core.targeting import Condition
 from tests.control.building import ASKED, register
 from tests.fakes import CountingEntropy, ManualClock, MemoryStore, manifest_of, signature_of
@@ -30,7 +31,7 @@ class Desk:
         self.bundles = Bundles(self.registry, self.experiments, entropy=entropy)
         self.asked: list[Right] = []
 
-    def permit(self, rights: Iterable[Right]) -> None:
+    def permit(self, base: Snapshot, rights: Iterable[Right]) -> None:
         self.asked += rights
 
     async def apply(self, bundle: Bundle, **options: Any) -> Applied:
@@ -110,7 +111,7 @@ async def test_applying_twice_changes_and_writes_nothing(desk: Desk) -> None:
 async def test_export_then_apply_is_no_change_even_with_prune(desk: Desk) -> None:
     """With every salt written out."""
     await desk.apply(WHOLE)
-    bundle = desk.bundles.export()
+    bundle = desk.bundles.export(principals=True)
     assert bundle.layers is not None
     assert bundle.layers["l"].salt
     assert (await desk.apply(bundle, prune=True)).change.entry is None
@@ -190,7 +191,7 @@ async def test_other_tensors_are_refused_as_for_single_changes(desk: Desk, bundl
 async def test_a_right_that_is_missing_leaves_everything_as_it_is(desk: Desk) -> None:
     """Also what the caller could have changed alone."""
 
-    def permit(rights: Iterable[Right]) -> None:
+    def permit(base: Snapshot, rights: Iterable[Right]) -> None:
         if (Action.GATES, None) in rights:
             message = "No."
             raise Forbidden(message)
@@ -199,6 +200,16 @@ async def test_a_right_that_is_missing_leaves_everything_as_it_is(desk: Desk) ->
     with pytest.raises(Forbidden):
         await desk.bundles.apply(WHOLE, BundleOptions(), permit, ASKED)
     assert desk.registry.snapshot == before
+
+
+async def test_whoever_may_not_see_roles_is_told_of_none(desk: Desk) -> None:
+    """Neither by a plan nor by an export."""
+    bundle = bundle_of(principals={"ana": PrincipalDocument(schema=1)})
+    await desk.apply(bundle)
+    assert desk.bundles.export(principals=False).principals is None
+    desk.asked = []
+    await desk.plan(bundle)
+    assert desk.asked == [(Action.ACCESS, None)]
 
 
 CLOSED = Gate(schema=1, models=("m",), promotion=Requirements(approvals=(ApprovalRule(),)))

@@ -271,6 +271,15 @@ def test_the_rights_needed_are_those_of_the_single_changes() -> None:
     }
 
 
+def test_who_uncovers_an_implied_endpoint_needs_the_right_on_its_model() -> None:
+    """Without the document, the model of that name answers there."""
+    before = apply(SERVED, bundle_of(endpoints={"m": endpoint_of(model="n")}))
+    bundle = bundle_of(endpoints={})
+    changed = apply(before, bundle, prune=True)
+    rights = needed(before, changed, changes(before, changed, bundle))
+    assert set(rights) == {(Action.RULES, "m"), (Action.RULES, "n")}
+
+
 def test_what_stands_already_needs_no_right() -> None:
     """Who applies a whole file needs rights for what it changes only."""
     before = apply(SERVED, bundle_of(gates={"g": GATE}, endpoints={"e": endpoint_of()}))

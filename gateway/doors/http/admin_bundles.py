@@ -9,6 +9,7 @@ from gateway.core.access import READ, WRITE, require
 from gateway.core.applying import Right
 from gateway.core.errors import NotFound, Unauthenticated, excerpt
 from gateway.core.principals import Action
+from gateway.core.snapshot import Snapshot
 from gateway.doors.http.admin_bundle_documents import Apply, BundleApplied
 from gateway.doors.http.admin_calls import Call, answer
 from gateway.doors.http.messages import Response
@@ -34,9 +35,13 @@ async def apply_bundle(call: Call) -> Response:
 
 
 async def export_bundle(call: Call) -> Response:
-    """What stands, as a bundle that changes nothing when it is applied."""
+    """What stands, as a bundle that changes nothing when it is applied.
+
+    Principals are left out for who may not see them.
+    """
     snapshot = call.parts.registry.snapshot
-    return answer(call.parts.bundles.export(), revision=snapshot.revision)
+    bundle = call.parts.bundles.export(principals=_holds(call, (Action.ACCESS, None)))
+    return answer(bundle, revision=snapshot.revision)
 
 
 async def show_schema(call: Call) -> Response:
@@ -51,12 +56,22 @@ async def show_schema(call: Call) -> Response:
 def permit_of(call: Call) -> Permit:
     """Refuses, with Forbidden, what the caller may not do."""
 
-    def permit(rights: Iterable[Right]) -> None:
+    def permit(_base: Snapshot, rights: Iterable[Right]) -> None:
         principal = call.principal
         if principal is None:
             message = "Send a bearer token in the Authorization header."
             raise Unauthenticated(message)
         for action, _model in rights:
-            require(principal, READ if action is Action.READ else WRITE)
+            require(principal, _scope_of(action))
 
     return permit
+
+
+def _holds(call: Call, right: Right) -> bool:
+    """Whether the caller has a right, without a refusal that anybody would hear of."""
+    action, _model = right
+    return call.principal is not None and _scope_of(action) in call.principal.scopes
+
+
+def _scope_of(action: Action) -> str:
+    return READ if action is Action.READ else WRITE

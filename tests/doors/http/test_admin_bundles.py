@@ -45,10 +45,18 @@ async def test_a_dry_run_says_what_applying_does(world: World) -> None:
 async def test_what_is_exported_can_be_applied(world: World) -> None:
     """It is the same bundle, with what else there is."""
     await applied(world, BUNDLE)
-    answer = await world.ask("GET", EXPORT, token=READER)
-    exported = answer.json()
+    exported = (await world.ask("GET", EXPORT)).json()
     assert exported == {**BUNDLE, "aliases": {MODEL: {"champion": 1, "next": 2}}}
     assert (await applied(world, exported, "?prune"))["changed"] is False
+
+
+async def test_an_export_tells_roles_to_those_only_who_may_see_them(world: World) -> None:
+    """All else it tells to every reader."""
+    await applied(world, {**BUNDLE, "principals": {"ana": {"schema": 1}}})
+    own = (await world.ask("GET", EXPORT)).json()
+    theirs = (await world.ask("GET", EXPORT, token=READER)).json()
+    assert own.pop("principals") == {"ana": {"schema": 1}}
+    assert theirs == own
 
 
 async def test_prune_deletes_what_the_bundle_does_not_name(world: World) -> None:
