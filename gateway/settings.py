@@ -203,7 +203,7 @@ class InspectionSettings(Struct, frozen=True, forbid_unknown_fields=True):
     time_s: float = 60.0
     """One inspection may take so long, of the clock and of a processor; then it is ended."""
     run_s: float = 10.0
-    """And one load of the version, or one run of a few rows."""
+    """And one run of a few rows."""
     memory_mb: int = 4096
     """Address space beyond that of the libraries, in MiB, for the file and all that it asks for."""
 

@@ -156,7 +156,7 @@ def open_engine(
     if form is not None:  # It was optimised when it was written.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = open_session(form or artifact.path, options)
-    signature = _signature(session)
+    signature = read_signature(session)
     if signature != artifact.manifest.signature:
         message = "The model's signature is not the one in its manifest."
         raise EngineFailed(message)
@@ -170,7 +170,7 @@ def describe(path: str) -> Signature:
         InvalidRequest: the file cannot be served here, with a sentence that says why.
     """
     try:
-        return _signature(open_session(path, session_options(1)))
+        return read_signature(open_session(path, session_options(1)))
     except EngineFailed as error:
         raise InvalidRequest(str(error)) from error
 
@@ -206,7 +206,8 @@ def open_session(path: str, options: ort.SessionOptions) -> ort.InferenceSession
         raise EngineFailed(message) from error
 
 
-def _signature(session: ort.InferenceSession) -> Signature:
+def read_signature(session: ort.InferenceSession) -> Signature:
+    """What a session tells of its inputs and outputs; EngineFailed for what no request can hold."""
     inputs = tuple(_spec(node) for node in session.get_inputs())
     outputs = tuple(_spec(node) for node in session.get_outputs())
     return Signature(inputs=inputs, outputs=outputs, batched=_shares_rows(inputs + outputs))
