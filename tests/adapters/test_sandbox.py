@@ -247,6 +247,23 @@ def test_a_cancelled_inspection_leaves_no_child(sandbox: Sandbox, tmp_path: Path
     assert failures(sandbox.inspect(good)) == {}
 
 
+def test_closing_ends_a_start_under_way(tmp_path: Path) -> None:
+    """It does not wait for the libraries, nor start again."""
+    closing = Sandbox()
+
+    async def story() -> None:
+        order = order_of(holding(tmp_path, models.forever()))
+        task = asyncio.create_task(closing.inspector.inspect(order))
+        await eventually(lambda: closing.inspector.pid is not None)
+        await closing.inspector.close()
+        with pytest.raises(NotReady):
+            await task
+
+    closing.loop.run(story())
+    closing.close()
+    assert closing.inspector.pid is None
+
+
 def test_closing_ends_an_inspection_under_way(tmp_path: Path) -> None:
     """It is told as one that could not be made, as is every later one; nothing is left."""
     closing = Sandbox()

@@ -33,6 +33,23 @@ def test_a_folding_bomb_is_refused(sandbox: Sandbox, tmp_path: Path) -> None:
     assert report.took_s < 10
 
 
+def test_a_version_that_is_too_large_is_refused(sandbox: Sandbox, tmp_path: Path) -> None:
+    """By the limit of memory, whether parsing or loading meets it."""
+    model = models.wide(2_000, layers=2)
+    inside = holding(tmp_path / "inside", model)
+    weights = model.graph.initializer[2]  # (2000, 2000)
+    content = weights.raw_data
+    weights.ClearField("raw_data")
+    weights.data_location = TensorProto.EXTERNAL
+    weights.external_data.add(key="location", value="weights")
+    beside = holding(tmp_path / "beside", model)
+    (beside / "weights").write_bytes(content)
+    for folder, check in ((inside, "format"), (beside, "loads")):
+        report = sandbox.inspect(folder, limits={"memory_mb": 10})
+        assert not is_acceptable(report.checks)
+        assert "memory" in failures(report)[check]
+
+
 def test_sizes_that_a_caller_chooses_are_no_fault_of_the_version(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:

@@ -194,7 +194,7 @@ def _parse(content: bytes) -> ModelProto:
     try:
         proto: ModelProto = ModelProto.FromString(content)
     except (DecodeError, RecursionError, ValueError):
-        raise Fault("The file is no ONNX model.") from None
+        raise Fault("The file cannot be read as an ONNX model.") from None
     if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
         raise Fault("The file holds no graph of ONNX.")
     known = onnx.IR_VERSION

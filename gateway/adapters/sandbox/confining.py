@@ -94,7 +94,9 @@ def _leave_network() -> bool:
 
 
 def _installation() -> Iterable[str]:
-    """Where Python, its packages and the libraries that they load lie."""
-    yield from {sys.prefix, sys.base_prefix, *sysconfig.get_paths().values()}
+    """Where Python, its packages and the libraries that they load lie; not all below its prefix."""
+    paths = sysconfig.get_paths()
+    yield from {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    yield str(Path(sys.base_prefix) / "lib")
     yield str(Path(gateway.__file__).parent)
     yield from ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/dev/null", "/dev/urandom")

@@ -30,30 +30,18 @@ class Memory:
             self._reset = os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
         except OSError:
             self._reset = -1
-        self._base = self._peak = 0
+        self._base = 0
 
     def begin(self) -> None:
         """From here on memory counts."""
         self._base = self._read(b"VmRSS:")
-        self._peak = 0
-        self.resume()
-
-    def pause(self) -> None:
-        """Keep the peak so far; what comes until `resume` does not count."""
-        self._peak = self._highest()
-
-    def resume(self) -> None:
-        """Count on."""
         if self._reset >= 0:
             os.write(self._reset, _RESET_PEAK)
 
     def peak_mb(self) -> float:
         """The most that was held beyond what there was at the beginning, in MiB."""
-        return round(max(0, self._highest() - self._base) / (_KIB * _KIB), 3)
-
-    def _highest(self) -> int:
         peak = self._read(b"VmHWM:") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB
-        return max(self._peak, peak)
+        return round(max(0, peak - self._base) / (_KIB * _KIB), 3)
 
     def _read(self, name: bytes) -> int:
         for line in os.pread(self._status, 16 * _KIB, 0).splitlines():

@@ -51,6 +51,7 @@ class Nursery:
         self._control: socket.socket | None = None
         self._folder = ""
         self._guard = threading.Lock()
+        self._interrupted = False
 
     @property
     def pid(self) -> int | None:
@@ -61,26 +62,28 @@ class Nursery:
         """Have one version examined.
 
         Raises:
-            NotReady: the process does not start, or is lost before its child says a word.
+            NotReady: the process does not start, is lost before its child says a word, or was
+                interrupted.
         """
+        self._interrupted = False
         for _ in range(2):
             with suppress(OSError):
                 account = self._try(errand)
                 if account.told:
                     return account
-            self.end()  # it may have died of old age, or been killed; a new one decides
+            if self._interrupted:
+                break
+            self.end()  # it may have been killed while it waited; a new one decides
         raise NotReady(_NOT_UP)
 
     def interrupt(self) -> None:
         """End what is under way: the nursery kills its child, says so, and goes."""
-        with self._guard:
-            if self._control is not None:
-                with suppress(OSError):
-                    self._control.shutdown(socket.SHUT_WR)
+        self._interrupted = True
+        self._hang_up()
 
     def end(self) -> None:
         """End the process and whatever it left."""
-        self.interrupt()
+        self._hang_up()
         with self._guard:
             process, self._process = self._process, None
             control, self._control = self._control, None
@@ -93,6 +96,12 @@ class Nursery:
         if control is not None:
             control.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _hang_up(self) -> None:
+        with self._guard:
+            if self._control is not None:
+                with suppress(OSError):
+                    self._control.shutdown(socket.SHUT_WR)
 
     def _try(self, errand: Errand) -> Account:
         if self._process is None or self._process.poll() is not None:
@@ -114,7 +123,7 @@ class Nursery:
         finally:
             os.close(reading)
         if flooded:
-            self.interrupt()
+            self._hang_up()
         ended = _read_end(control, deadline)
         if ended is None:
             self.end()

@@ -9,6 +9,7 @@ import numpy as np
 
 from gateway.adapters.onnx.engine import OnnxEngine, sample
 from gateway.adapters.onnx.loading import open_session, read_signature, session_options
+from gateway.adapters.onnx.memory import trim_memory
 from gateway.adapters.sandbox.anatomy import Fault, Model, smallest
 from gateway.adapters.sandbox.measuring import Memory
 from gateway.adapters.sandbox.wire import Anatomy, Behaviour, Errand
@@ -79,6 +80,12 @@ class Subject:
         if self._engine is None:
             self._engine = self.fresh(self.path)
         return self._engine
+
+    def reopen(self) -> None:
+        """Let go of the session and open another: a worker holds a version once."""
+        self._engine = None
+        trim_memory()
+        self.engine()
 
     def fresh(self, path: Path) -> OnnxEngine:
         """Another session on a model's file, its own or the champion's."""

@@ -18,6 +18,7 @@ from gateway.core.inspections import BatchCost
 from gateway.core.reviews import CheckResult, Outcome
 from gateway.core.tensors import Array, has_nonfinite
 
+_NO_MEMORY: Final = ("bad_alloc", "allocate", "mmap")
 REPEATS_APART: Final = 1e-6
 """Relative difference from which on an answer is another one than before."""
 ROWS_APART: Final = 1e-3
@@ -37,10 +38,12 @@ def loads(subject: Subject) -> CheckResult:
     subject.warm_library()
     trim_memory()
     subject.memory.begin()
-    session = open_session(str(subject.path), session_options(1))
     try:
-        signature = read_signature(session)
+        signature = read_signature(open_session(str(subject.path), session_options(1)))
     except EngineFailed as error:
+        cause = error.__cause__
+        if isinstance(cause, MemoryError) or any(word in str(cause) for word in _NO_MEMORY):
+            return failed("It needs more memory to be loaded than an inspection may take.")
         return failed(str(error))
     for specs in (signature.inputs, signature.outputs):
         fault = name_fault([spec.name for spec in specs])
@@ -80,10 +83,8 @@ def determinism(subject: Subject) -> CheckResult:
     tensors = subject.random(2)
     first = subject.run(tensors)
     again = subject.run(tensors)
-    subject.memory.pause()  # a worker holds a version once
-    elsewhere = subject.run(tensors, subject.fresh(subject.path))
-    trim_memory()
-    subject.memory.resume()
+    subject.reopen()
+    elsewhere = subject.run(tensors)
     worst = max(apart(first, again), apart(first, elsewhere))
     if worst > REPEATS_APART:
         return failed(f"Its answers to one input differ by {_told(worst)}.", worst)
