@@ -59,7 +59,7 @@ def confine(errand: Errand) -> dict[str, str]:
     _LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     folders = [errand.order.folder, *([errand.order.champion] if errand.order.champion else [])]
     network = _leave_network()
-    files = restrict(readable=[*folders, *_installation()], writable=[str(Path.cwd())])
+    files = restrict(readable=[*folders, *_INSTALLATION], writable=[str(Path.cwd())])
     return {
         "network": "a namespace without any" if network else "as the host's",
         "files": f"Landlock {files}" if files else "as the user's",
@@ -100,3 +100,7 @@ def _installation() -> Iterable[str]:
     yield str(Path(sys.base_prefix) / "lib")
     yield str(Path(gateway.__file__).parent)
     yield from ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/dev/null", "/dev/urandom")
+
+
+_INSTALLATION: Final = tuple(_installation())
+"""Found once, by the process that forks."""

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 import msgspec
+import numpy.ma
+import numpy.random
 import onnx
 
 from gateway.adapters.onnx.runtime import ort
@@ -25,6 +27,8 @@ from gateway.adapters.sandbox.measuring import Memory
 from gateway.adapters.sandbox.wire import HEAD, READY, Confined, Ended, Errand, Told
 
 VERSIONS: Final = {"onnx": onnx.__version__, "onnxruntime": ort.__version__}
+LOADED: Final = (numpy.ma, numpy.random)
+"""What children would otherwise import, each for itself, from files it may no longer open."""
 LOOK_S: Final = 0.005
 """How often it is looked whether the child still lives."""
 

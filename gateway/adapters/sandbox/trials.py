@@ -26,7 +26,7 @@ ROWS_APART: Final = 1e-3
 TOGETHER: Final = 4
 SIZES: Final = (1, 8, 32, 128)
 """Rows that are timed."""
-SIZE_NS: Final = 30_000_000
+SIZE_NS: Final = 20_000_000
 """Each size is run for so long, or so often, but not less than a few times."""
 MOST_RUNS: Final = 200
 LEAST_RUNS: Final = 3
