@@ -273,7 +273,8 @@ def _wished(kind: EventType) -> Callable[[AuditEntry], Iterator[Told]]:
 def _retired(entry: AuditEntry) -> Iterator[Told]:
     model = entry.target.removeprefix(MODELS)
     retired = _stated(entry.document, "retired")
-    numbers = sorted(int(n) for n in retired) if isinstance(retired, dict) else []
+    known = retired if isinstance(retired, dict) else {}
+    numbers = sorted(int(n) for n in known if n.isdecimal())
     yield (
         EventType.VERSION_RETIRED,
         entry.target,
