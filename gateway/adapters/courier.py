@@ -8,10 +8,12 @@ the environment are not used, and of an answer nobody reads more than its status
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
+from functools import partial
 from ipaddress import ip_address
-from socket import SOCK_STREAM
+from socket import SOCK_STREAM, getaddrinfo
 from typing import Final, TypeAlias
 
 import httpx
@@ -23,11 +25,14 @@ from gateway.core.errors import InvalidRequest
 from gateway.core.webhooks import Posted
 
 MAX_URL: Final = 2_048
+MAX_PORT: Final = 65_535
 MAX_ANSWER_BYTES: Final = 16_384
 """Read of an answer, so that its connection can be used again; beyond it, we hang up."""
-IN_FLIGHT: Final = 2
+IN_FLIGHT: Final = 8
 """Requests to one origin at once: fewer than connections, so that the pool never queues."""
-CONNECTIONS: Final = 4
+CONNECTIONS: Final = 10
+RESOLVING: Final = 8
+"""Threads that look up names: their own, because a name server may keep each for half a minute."""
 MAX_CLIENTS: Final = 64
 STEPS: Final = 4
 """A request has four steps (pool, connect, write, read), each with a limit of its own."""
@@ -67,7 +72,8 @@ class HttpCourier:
         self._rules = rules
         self._now = now
         self._context = context
-        self._resolve = resolve or _resolve
+        self._names = ThreadPoolExecutor(RESOLVING, thread_name_prefix="tiltyard-names")
+        self._resolve = resolve or self._ask
         self._clients: dict[tuple[str, str, int], _Client] = {}
 
     def check(self, url: str) -> None:
@@ -105,6 +111,17 @@ class HttpCourier:
         clients, self._clients = self._clients, {}
         for client in clients.values():
             await client.http.aclose()
+        self._names.shutdown(wait=False, cancel_futures=True)
+
+    async def _ask(self, host: str, port: int) -> list[str]:
+        """The system's way from a name to its addresses; an address is its own."""
+        with suppress(ValueError):
+            return [str(ip_address(host))]
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(
+            self._names, partial(getaddrinfo, host, port, type=SOCK_STREAM)
+        )
+        return [str(address[4][0]) for address in found]
 
     async def _send(
         self,
@@ -164,8 +181,8 @@ class HttpCourier:
         if read.scheme not in schemes or not read.host:
             message = f"A webhook's URL begins with {' or '.join(f'{s}://' for s in schemes)}."
             raise InvalidRequest(message)
-        if read.userinfo or read.fragment or read.port == 0:
-            message = "A webhook's URL holds no user, no password, no fragment and no port 0."
+        if read.userinfo or read.fragment or not 0 < _port_of(read) <= MAX_PORT:
+            message = "A webhook's URL holds no user, no password, no fragment and no odd port."
             raise InvalidRequest(message)
         return read
 
@@ -222,12 +239,6 @@ class _Client:
         )
 
 
-async def _resolve(host: str, port: int) -> list[str]:
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=SOCK_STREAM)
-    return [str(address[4][0]) for address in found]
-
-
 async def _skim(response: httpx.Response) -> None:
     """Read an answer that is short; as it comes, so that nothing is unpacked."""
     seen = 0
@@ -238,7 +249,7 @@ async def _skim(response: httpx.Response) -> None:
 
 
 def _port_of(url: httpx.URL) -> int:
-    return url.port or _PORTS[url.scheme]
+    return _PORTS[url.scheme] if url.port is None else url.port
 
 
 def _sentence(error: Exception) -> str:

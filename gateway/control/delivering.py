@@ -143,7 +143,10 @@ async def deliver(
 
 
 def _alert(encoded: bytes) -> Event | None:
+    """An alert as it is stored; None if it is none, so that those behind it get their turn."""
     try:
-        return msgspec.json.decode(encoded, type=Event)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        event = msgspec.json.decode(encoded, type=Event)
+        datetime.fromisoformat(event.time)
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError):
         return None
+    return event

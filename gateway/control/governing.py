@@ -30,7 +30,10 @@ class GovernanceParts:
 
 
 class Governance:
-    """Cards, retention, telling. Requires: `start` with the control plane's tasks, `close` at the end."""
+    """Cards, retention and telling.
+
+    Requires: `start` with the control plane's tasks, `close` at the end.
+    """
 
     __slots__ = ("_parts", "cards", "retainer", "telling")
 

@@ -312,6 +312,24 @@ async def test_entries_that_were_trimmed_are_counted(
     assert (await crier.progress("ops")).missed == 2
 
 
+async def test_what_is_damaged_stops_nobody(
+    crier: Crier, registry: Registry, receiver: HookReceiver
+) -> None:
+    """Neither an entry of the log nor an alert that somebody wrote by hand."""
+    await crier.subscribe("ops", receiver.url)
+    await note(registry, "access.denied")
+    client = await crier.store._connections.get()  # type: ignore[attr-defined]
+    keys = crier.store._keys  # type: ignore[attr-defined]
+    await client.xadd(keys.audit, {"entry": b"{"}, id="1-7")
+    for event in (b"{", b'{"id":"x"}', b"\xff"):
+        await client.xadd(keys.alerts, {"event": event})
+    crier.others["two"] = {"secrets": "They cannot be read."}
+    for _ in range(3):
+        await crier.tell(10.0)
+    assert [event["type"] for event in receiver.taken] == [DENIED, "tiltyard.alert.raised"]
+    assert (await crier.progress("ops")).missed == 6
+
+
 async def test_a_store_that_is_away_is_told(clock: ManualClock) -> None:
     """And nothing hangs."""
     away = RedisAnnouncements("redis://127.0.0.1:1", namespace="t", timeout_s=0.2, name="test")
