@@ -121,7 +121,7 @@ class RedisAnnouncements:
         async with self._speaking() as client, client.pipeline(transaction=True) as pipe:
             pipe.hdel(self._keys.webhooks, name)
             pipe.hdel(self._keys.listeners, f"{WEBHOOK}{name}")
-            pipe.delete(self._keys.dead_letters(name))
+            pipe.unlink(self._keys.dead_letters(name))
             await pipe.execute()
 
     async def dead_letters(self, webhook: str, limit: int) -> list[tuple[str, DeadLetter]]:
