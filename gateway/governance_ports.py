@@ -3,7 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from msgspec import Struct
+
+from gateway.core.announcements import Aliases
+from gateway.core.audit import AuditEntry
 from gateway.core.inspections import Inspection, InspectionOrder
+from gateway.core.webhooks import DeadLetter, Posted, Progress, Webhook
 
 
 class Inspector(Protocol):
@@ -53,3 +58,96 @@ class VersionFiles(Protocol):
 
         `before` is in UTC seconds.
         """
+
+
+class Overview(Struct, frozen=True):
+    """What announcing goes by, all of one moment.
+
+    Attributes:
+        newest: Id of the newest audit entry, `0-0` where there is none.
+        newest_alert: The same of alerts.
+        webhooks: By name; None for one that cannot be read.
+        progress: By listener.
+    """
+
+    newest: str
+    newest_alert: str
+    webhooks: Mapping[str, Webhook | None]
+    progress: Mapping[str, Progress]
+
+
+class AlarmEdge(Struct, frozen=True):
+    """An alarm that came up or is over: its key in `alarms`, since when it is up, its event."""
+
+    key: str
+    since: float | None
+    event: bytes
+
+
+class AnnouncementStore(Protocol):
+    """The side of the shared store on which it is kept who has heard what.
+
+    Every method raises StoreUnavailable when the store cannot be reached in time.
+    """
+
+    async def overview(self) -> Overview:
+        """Who listens, how far each is, and how far there is to go."""
+
+    async def entries(self, after: str, limit: int) -> list[tuple[str, AuditEntry | None]]:
+        """Ids and entries of the audit log behind an id, oldest first; None for what is none."""
+
+    async def aliases_before(self, before: str, target: str, digest: str) -> Aliases | None:
+        """What the aliases of a model named when its document had this digest, if it is found.
+
+        Looked for in the last thousands of entries before this id.
+        """
+
+    async def alerts(self, after: str, limit: int) -> list[tuple[str, bytes]]:
+        """Ids and encoded events behind an id, oldest first."""
+
+    async def save_progress(self, listener: str, progress: Progress) -> None:
+        """Write down how far a listener is."""
+
+    async def bury(self, webhook: str, letter: DeadLetter, progress: Progress) -> None:
+        """Keep an event that was given up, and how far its listener is by that, at once."""
+
+    async def put_webhook(self, name: str, webhook: Webhook, progress: Progress | None) -> None:
+        """Write a subscription and, unless that stays as it is, how far it is, at once."""
+
+    async def drop_webhook(self, name: str) -> None:
+        """Forget a subscription, its secrets, its progress and its dead letters."""
+
+    async def dead_letters(self, webhook: str, limit: int) -> list[tuple[str, DeadLetter]]:
+        """Ids and letters, oldest first; what cannot be read is left out."""
+
+    async def count_dead_letters(self, webhooks: Sequence[str]) -> Mapping[str, int]:
+        """How many there are of each."""
+
+    async def drop_dead_letter(self, webhook: str, letter_id: str) -> None:
+        """Forget one that was delivered after all."""
+
+    async def alarms(self) -> Mapping[str, float]:
+        """Alarms that were told as raised and not as cleared, and since when."""
+
+    async def tell_alarms(self, edges: Sequence[AlarmEdge]) -> None:
+        """Write events of alarms behind the others, and what is known of them now, at once."""
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+
+
+class Courier(Protocol):
+    """Carries a signed event to a receiver."""
+
+    def check(self, url: str) -> None:
+        """Refuse an address to which nothing would ever be sent.
+
+        Raises:
+            InvalidRequest: with a sentence that says why; no part of it is repeated.
+        """
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Posted:
+        """Post once and say what became of it; takes bounded time and never raises for the net."""
+
+    async def close(self) -> None:
+        """Close every connection."""

@@ -13,7 +13,9 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import Struct, field
 
+from gateway.core.addresses import check_allowed
 from gateway.core.errors import InvalidRequest
+from gateway.governance_settings import WebhookSettings
 
 PREFIX: Final = "TILTYARD_"
 OTHER_VARIABLES: Final = frozenset({"TILTYARD_CONFIG", "TILTYARD_TOKEN", "TILTYARD_ADMIN_URL"})
@@ -247,6 +249,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     outcomes: OutcomeSettings = field(default_factory=OutcomeSettings)
     inspection: InspectionSettings = field(default_factory=InspectionSettings)
     processes: ProcessSettings = field(default_factory=ProcessSettings)
+    webhooks: WebhookSettings = field(default_factory=WebhookSettings)
 
 
 SECRETS: Final = frozenset({("admin", "token"), ("redis", "url"), ("redis", "seal_key")})
@@ -305,7 +308,7 @@ def _place(tree: dict[str, Any], variable: str, text: str) -> None:
     if section not in _SECTIONS or key not in _SECTIONS[section].__struct_fields__:
         message = f"The environment variable {variable} is not a setting."
         raise InvalidRequest(message)
-    tree.setdefault(section, {})[key] = tuple(text.split(",")) if key == "allowed_hosts" else text
+    tree.setdefault(section, {})[key] = tuple(text.split(",")) if key in _LISTS else text
 
 
 def _check(settings: Settings) -> None:
@@ -325,6 +328,7 @@ def _check(settings: Settings) -> None:
         raise InvalidRequest(message)
     _check_processes(settings)
     _check_numbers(settings)
+    check_allowed("webhooks.allow_hosts", settings.webhooks.allow_hosts)
 
 
 def _check_numbers(settings: Settings) -> None:
@@ -360,6 +364,7 @@ def _check_processes(settings: Settings) -> None:
 
 
 _MAX_PORT: Final = 65_535
+_LISTS: Final = frozenset({"allowed_hosts", "allow_hosts"})
 _POSITIVE: Final[Mapping[str, str]] = {
     "http": "keep_alive_s header_s body_idle_s write_stall_s max_body_bytes max_json_bytes",
     "processes": "heartbeat_s",
@@ -372,6 +377,7 @@ _POSITIVE: Final[Mapping[str, str]] = {
     "cache": "max_mb",
     "outcomes": "max_age_s journal_mb",
     "inspection": "time_s run_s memory_mb",
+    "webhooks": "timeout_s give_up_s",
     "redis": "poll_s timeout_s",
 }
 """Names of numbers above 0 in each section."""
@@ -389,4 +395,5 @@ _SECTIONS: Final[Mapping[str, type[Struct]]] = {
     "outcomes": OutcomeSettings,
     "inspection": InspectionSettings,
     "processes": ProcessSettings,
+    "webhooks": WebhookSettings,
 }

@@ -82,8 +82,10 @@ class Receiver:
     def taken(self) -> int:
         """Prediction records that were answered for as taken."""
         logs = [one for one in self.received if one.path == "/v1/logs" and one.answer.status == 200]
-        counts = [sum(is_prediction(entry) for entry in log_records(one.message)) for one in logs]
-        return sum(counts) - sum(one.answer.rejected for one in logs)
+        counts = [sum(map(is_prediction, log_records(one.message))) for one in logs]
+        # What is rejected of the audit log is none.
+        told = zip(counts, logs, strict=True)
+        return sum(count - one.answer.rejected for count, one in told if count)
 
     @property
     def predictions(self) -> list[LogRecord]:

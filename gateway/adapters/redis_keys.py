@@ -26,6 +26,11 @@ key                        type     writer         TTL      meaning
 {ns}:history:<id>          stream   the leader     none     points for reports; the newest are kept
 {ns}:promotions            stream   CI, operators  none     requests to promote or roll back
 {ns}:promotion-results     stream   the leader     none     one answer a request; about 10,000 kept
+{ns}:webhooks              hash     any control    none     name -> Webhook; secret
+{ns}:listeners             hash     the leader     none     `audit-logs`, `webhook:name` -> Progress
+{ns}:dead-letters:<name>   stream   the leader     none     events a webhook did not take; some kept
+{ns}:alarms                hash     the leader     none     `process kind` -> since when it is up
+{ns}:alerts                stream   the leader     none     events of alarms; the newest are kept
 
 CI asks for a promotion with
 
@@ -54,6 +59,10 @@ MAX_QUARANTINED: Final = 1_000
 """Entries kept in quarantine, about."""
 MAX_RESULTS: Final = 10_000
 """Answers kept on the results stream, about."""
+MAX_DEAD_LETTERS: Final = 1_000
+"""Events kept that a webhook did not take, about."""
+MAX_ALERTS: Final = 1_000
+"""Events of alarms kept, about."""
 
 
 class Keys(Struct, frozen=True):
@@ -75,10 +84,18 @@ class Keys(Struct, frozen=True):
     fold: str
     folding: str
     quarantine: str
+    webhooks: str
+    listeners: str
+    alarms: str
+    alerts: str
 
     def process(self, name: str) -> str:
         """The key of what one process serves."""
         return f"{self.processes.removesuffix('es')}:{name}"
+
+    def dead_letters(self, webhook: str) -> str:
+        """The key of what a webhook did not take; a webhook's name holds no colon."""
+        return f"{self.fold.removesuffix(':fold')}:dead-letters:{webhook}"
 
     def study(self, experiment_id: str) -> "StudyKeys":
         """The keys of what is known of one experiment's units."""
@@ -126,6 +143,10 @@ def keys_of(namespace: str) -> Keys:
         fold=f"{tag}:fold",
         folding=f"{tag}:folding",
         quarantine=f"{tag}:quarantine",
+        webhooks=f"{tag}:webhooks",
+        listeners=f"{tag}:listeners",
+        alarms=f"{tag}:alarms",
+        alerts=f"{tag}:alerts",
     )
 
 

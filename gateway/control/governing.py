@@ -8,6 +8,7 @@ from gateway.control.registry import Registry
 from gateway.control.reports import Reports
 from gateway.control.retention import Retainer, RetentionParts
 from gateway.control.status import Standing
+from gateway.control.telling import Telling, TellingParts, TellingPlace
 from gateway.governance_ports import GovernanceStore, VersionFiles
 from gateway.ports import Store
 from gateway.tasks import Tasks
@@ -22,14 +23,19 @@ class GovernanceParts:
     governance: GovernanceStore
     files: VersionFiles
     reports: Reports
+    telling: TellingParts
+    place: TellingPlace
     standing: Standing
     now: Callable[[], float]
 
 
 class Governance:
-    """Cards and retention. Requires: `start` with the control plane's tasks, `close` at the end."""
+    """Cards, retention and telling.
 
-    __slots__ = ("_parts", "cards", "retainer")
+    Requires: `start` with the control plane's tasks, `close` at the end.
+    """
+
+    __slots__ = ("_parts", "cards", "retainer", "telling")
 
     def __init__(self, parts: GovernanceParts) -> None:
         """Put the parts together; nothing runs yet."""
@@ -41,6 +47,7 @@ class Governance:
             reports=parts.reports,
             now=parts.now,
         )
+        self.telling = Telling(parts.telling, parts.place)
         self.retainer = Retainer(
             RetentionParts(
                 registry=parts.registry,
@@ -55,7 +62,9 @@ class Governance:
     def start(self, tasks: Tasks) -> None:
         """Begin the loops."""
         tasks.start("retention", self.retainer.run)
+        self.telling.start(tasks)
 
     async def close(self) -> None:
-        """Let go of the stores."""
+        """Let go of the stores, and of those who listen."""
+        await self.telling.close()
         await self._parts.governance.close()

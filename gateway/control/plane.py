@@ -19,6 +19,7 @@ from gateway.control.reports import ReportParts, Reports
 from gateway.control.repository import ServedRepository
 from gateway.control.shipping import Shipper
 from gateway.control.steward import Steward, StewardParts
+from gateway.control.telling import TellingParts, TellingPlace
 from gateway.control.watcher import Watcher, WatcherParts, settling_s
 from gateway.control.whatif import WhatIfs
 from gateway.core.deciding import Circumstances
@@ -50,6 +51,7 @@ class ControlParts:
     models: ModelStore
     files: VersionFiles
     governance: GovernanceStore
+    telling: TellingParts
     data_plane: DataPlane
     exporter: Exporter | None
     evidence: EvidenceStore
@@ -183,6 +185,15 @@ class ControlPlane:
                 governance=parts.governance,
                 files=parts.files,
                 reports=self.reports,
+                telling=parts.telling,
+                place=TellingPlace(
+                    registry=self.registry,
+                    store=parts.store,
+                    standing=self.watcher.standing,
+                    cells=parts.cells,
+                    now=parts.now,
+                    entropy=parts.entropy,
+                ),
                 standing=self.watcher.standing,
                 now=parts.now,
             )
@@ -216,8 +227,11 @@ class ControlPlane:
         return self._studied[1]
 
     async def status(self) -> dict[str, Any]:
-        """Who serves what, and what is wrong."""
-        return await self.watcher.status()
+        """Who serves what, what is wrong, and who has heard what."""
+        status = await self.watcher.status()
+        reachable = self.watcher.standing.reachable
+        told = await self.governance.telling.webhooks.standing() if reachable else None
+        return {**status, "announcements": told}
 
     async def rotate_keys(self, actor: str) -> SigningKeys:
         """Let a new key sign on every host; takes the time that hosts need to hear of it.

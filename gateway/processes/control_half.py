@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway.adapters.circumstances import circumstances
+from gateway.adapters.courier import CourierRules, HttpCourier
 from gateway.adapters.disk import ADMIN_FILE, StateFolder
 from gateway.adapters.folder import FolderStore
 from gateway.adapters.journal import Journal
@@ -21,6 +22,7 @@ from gateway.adapters.onnx import describe
 from gateway.adapters.otel import OtelConfig, OtlpSender, resource_of
 from gateway.adapters.otel_encode import OtlpEncoder
 from gateway.adapters.redis import (
+    RedisAnnouncements,
     RedisEvidence,
     RedisFolds,
     RedisGovernance,
@@ -35,6 +37,7 @@ from gateway.control.export import Exporter
 from gateway.control.export_parts import Clock as ExportClock
 from gateway.control.export_parts import ExportParts, ExportSettings, Wire
 from gateway.control.plane import ControlParts, ControlPlane
+from gateway.control.telling import TellingParts
 from gateway.core.errors import InvalidRequest
 from gateway.doors.http.admin import create_admin
 from gateway.doors.http.admin_calls import AdminParts
@@ -96,6 +99,7 @@ class ControlHalf:
                 folds=self._folds(),
                 history=self._history(),
                 circumstances=circumstances(),
+                telling=self._telling(otel),
                 journal=Journal(
                     state, journal_bytes, name=socket.gethostname(), entropy=secrets.token_bytes
                 ),
@@ -128,6 +132,7 @@ class ControlHalf:
                 whatifs=self.plane.whatifs,
                 retainer=self.plane.governance.retainer,
                 cards=self.plane.governance.cards,
+                webhooks=self.plane.governance.telling.webhooks,
                 store=self.plane.store,
                 data_plane=self._data_plane,
                 status=self.plane.status,
@@ -220,6 +225,27 @@ class ControlHalf:
         redis, name = self._settings.redis, process_name(self._settings)
         return RedisHistory(
             self._url(), namespace=redis.namespace, timeout_s=redis.timeout_s, name=name
+        )
+
+    def _telling(self, otel: OtelConfig) -> TellingParts:
+        redis, webhooks, name = (
+            self._settings.redis,
+            self._settings.webhooks,
+            process_name(self._settings),
+        )
+        rules = CourierRules(webhooks.allow_http, webhooks.allow_hosts, webhooks.timeout_s)
+        # A connection of its own: the exporter's takes one request at a time.
+        sender = None if otel.logs is None else OtlpSender(OtelConfig(logs=otel.logs), time.time)
+        return TellingParts(
+            store=RedisAnnouncements(
+                self._url(), namespace=redis.namespace, timeout_s=redis.timeout_s, name=name
+            ),
+            courier=HttpCourier(rules, time.time),
+            sender=sender,
+            clock=ExportClock(time.monotonic, time.time_ns, random.random),
+            resource=self.resource,
+            namespace=redis.namespace,
+            give_up_s=webhooks.give_up_s,
         )
 
     def _store(self) -> RedisStore:

@@ -3,10 +3,18 @@
 Every error of the library ends here as StoreUnavailable or Conflict, without the URL's password.
 """
 
+from gateway.adapters.redis.announcements import RedisAnnouncements
 from gateway.adapters.redis.evidence import RedisEvidence
 from gateway.adapters.redis.folds import RedisFolds
 from gateway.adapters.redis.governance import RedisGovernance
 from gateway.adapters.redis.history import RedisHistory
 from gateway.adapters.redis.store import RedisStore
 
-__all__ = ["RedisEvidence", "RedisFolds", "RedisGovernance", "RedisHistory", "RedisStore"]
+__all__ = [
+    "RedisAnnouncements",
+    "RedisEvidence",
+    "RedisFolds",
+    "RedisGovernance",
+    "RedisHistory",
+    "RedisStore",
+]

@@ -13,6 +13,7 @@ from gateway.doors.cli import (
     records,
     retention,
     tokens,
+    webhooks,
 )
 from gateway.doors.cli.demo import demo
 from gateway.doors.cli.front import Commands, FrontStep
@@ -56,4 +57,5 @@ def create_cli(front: FrontStep) -> typer.Typer:
     cli.add_typer(keys.app, name="keys")
     cli.add_typer(records.app, name="records")
     cli.add_typer(retention.app, name="retention")
+    cli.add_typer(webhooks.app, name="webhook")
     return cli

@@ -16,6 +16,7 @@ from gateway.control.registry import Registry, Request
 from gateway.control.reports import ReportParts, Reports
 from gateway.control.retention import Retainer, RetentionParts
 from gateway.control.status import Acknowledgement, Standing, status_of
+from gateway.control.webhooks import WebhookParts, Webhooks
 from gateway.control.whatif import WhatIfs
 from gateway.core.access import Token, digest_of
 from gateway.core.predictions import SigningKeys
@@ -28,6 +29,7 @@ from gateway.doors.http.inference_head import Headers
 from gateway.doors.http.messages import Message
 from gateway.ports import EndpointReport, Store, VersionReport, WorkerReport
 from gateway.settings import AdminSettings
+from tests.announcing import FakeCourier, MemoryAnnouncements
 from tests.fakes import (
     CountingEntropy,
     FakeDataPlane,
@@ -109,6 +111,8 @@ class World:
         self.registry = Registry(self.store, now=self.clock, entropy=CountingEntropy())
         self.experiments = Experiments(self.registry, now=self.clock, entropy=CountingEntropy())
         self.governance = MemoryGovernance()
+        self.announcements = MemoryAnnouncements()
+        self.courier = FakeCourier()
         self.reports = Reports(
             ReportParts(
                 registry=self.registry,
@@ -133,6 +137,16 @@ class World:
                     files=FakeFiles(),
                     standing=Standing("here", leads=True),
                     now=self.clock,
+                )
+            ),
+            webhooks=Webhooks(
+                WebhookParts(
+                    store=self.announcements,
+                    courier=self.courier,
+                    registry=self.registry,
+                    namespace="tiltyard",
+                    now=self.clock,
+                    entropy=CountingEntropy(),
                 )
             ),
             cards=Cards(
