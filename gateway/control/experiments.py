@@ -31,7 +31,8 @@ MAX_SALT: Final = 64
 class Judgement(Struct, frozen=True):
     """A decision on a record that had this ETag, with what it was made from.
 
-    `champion` is the version that the experiment's alias named, None where it named none.
+    `champion` is the version that the experiment's alias named, None where it named none; `closed`
+    is what gates miss of the winner, a sentence each.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Judgement(Struct, frozen=True):
     at: float
     champion: int | None
     basis: Any
+    closed: tuple[str, ...] = ()
 
 
 class ExperimentPreview(Struct, frozen=True):
@@ -91,8 +93,8 @@ class Experiments:
 
         return await self._commit("put", name, make, request)
 
-    async def preview(self, name: str, document: Experiment) -> ExperimentPreview:
-        """Say what starting this document would do, without doing it.
+    async def preview(self, name: str, document: Experiment, actor: str = "") -> ExperimentPreview:
+        """Say what it would do if this actor started this document, without doing it.
 
         Raises:
             InvalidRequest: as `put`.
@@ -105,6 +107,7 @@ class Experiments:
         try:
             await self.check_alike(drafted, name)
             started = experimenting.start_experiment(drafted, name, self._now())
+            await self._registry.gatekeeper.check(base, started, actor)
         except GatewayError as error:
             refusal = str(error)
         stored = base.experiments.get(name)
@@ -146,6 +149,7 @@ class Experiments:
             Conflict: it is no draft, `if_match` does not hold, its layer has no room, its control
                 is not what it would replace, or a version differs in signature.
             InvalidRequest: it cannot run beside what is there.
+            GateClosed: something that a gate asks of a variant's version is missing.
         """
 
         async def make(base: Snapshot) -> Snapshot:
@@ -232,9 +236,16 @@ class Experiments:
         """
 
         async def make(base: Snapshot) -> Snapshot:
-            return step(base, judged.name, judged.decision, at=judged.at, champion=judged.champion)
+            return step(
+                base,
+                judged.name,
+                judged.decision,
+                at=judged.at,
+                champion=judged.champion,
+                closed=judged.closed,
+            )
 
-        words = judged.decision.detail or _words(judged.decision)
+        words = " ".join((judged.decision.detail or _words(judged.decision), *judged.closed))
         request = Request(actor=STEWARD, reason=words[:MAX_REASON], if_match=judged.etag)
         return await self._commit("step", judged.name, make, request, judged.basis)
 

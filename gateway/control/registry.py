@@ -11,30 +11,21 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from gateway.control.conditions import accepted_of, check_match, check_reason, etag_of
+from gateway.control.gatekeeping import EvidenceOf, Gatekeeper, with_passage
 from gateway.control.previews import Preview, preview_of
 from gateway.core import transitions
-from gateway.core.audit import AuditEntry, Commit, commit_of
-from gateway.core.documents import document_at
+from gateway.core.audit import AuditEntry, commit_of
 from gateway.core.endpoints import Endpoint, check_endpoint
-from gateway.core.errors import Conflict, InvalidRequest, NotFound, StoreUnavailable, excerpt
+from gateway.core.entrances import without_aliases
+from gateway.core.errors import Conflict, InvalidRequest, NotFound, StoreUnavailable
 from gateway.core.models import CHAMPION, Key, Manifest, check_compatible
-from gateway.core.snapshot import (
-    EMPTY,
-    ModelRecord,
-    Snapshot,
-    decode,
-    document_digest,
-    order_of,
-    plan_of,
-)
+from gateway.core.snapshot import EMPTY, ModelRecord, Snapshot, decode, order_of, plan_of
 from gateway.ports import Store
 
 MAX_TRIES: Final = 16
 MAX_JITTER_S: Final = 0.02
-MAX_REASON: Final = 1000
 SALT_BYTES: Final = 4
-ANY_DOCUMENT: Final = "*"
-NO_DOCUMENT: Final = ""
 
 
 class Request(Struct, frozen=True):
@@ -42,6 +33,7 @@ class Request(Struct, frozen=True):
 
     `if_match` is the ETag that the document must have: `*` for any, empty for none yet, None to
     not ask. `answers` is the promotions stream's entry that the same transaction answers.
+    `override` passes closed gates by force, for who may; it needs a reason.
     """
 
     actor: str
@@ -49,6 +41,7 @@ class Request(Struct, frozen=True):
     if_match: str | None = None
     allow_signature_change: bool = False
     answers: str | None = None
+    override: bool = False
 
 
 class Change(Struct, frozen=True):
@@ -75,10 +68,15 @@ class Edit(Struct, frozen=True):
 class Registry:
     """Commits changes to the store. Safe to use from several requests at once."""
 
-    __slots__ = ("_entropy", "_held", "_manifests", "_now", "_snapshot", "_store")
+    __slots__ = ("_entropy", "_held", "_manifests", "_now", "_snapshot", "_store", "gatekeeper")
 
     def __init__(
-        self, store: Store, *, now: Callable[[], float], entropy: Callable[[int], bytes]
+        self,
+        store: Store,
+        *,
+        now: Callable[[], float],
+        entropy: Callable[[int], bytes],
+        evidence_of: EvidenceOf | None = None,
     ) -> None:
         """Nothing is known until something is read or learnt.
 
@@ -86,6 +84,7 @@ class Registry:
             store: where the Snapshot is.
             now: UTC seconds.
             entropy: fresh random bytes, for salts.
+            evidence_of: the tallies of experiments, for gates; without, none of them counts.
         """
         self._store = store
         self._now = now
@@ -93,6 +92,7 @@ class Registry:
         self._snapshot = EMPTY
         self._manifests: dict[tuple[str, int], Manifest] = {}
         self._held: str | None = None
+        self.gatekeeper = Gatekeeper(self.manifest, evidence_of, now)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -110,7 +110,7 @@ class Registry:
 
     def etag(self, target: str) -> str | None:
         """The ETag of a document, such as `models/<name>`; None where there is none."""
-        return _etag(self._snapshot, target)
+        return etag_of(self._snapshot, target)
 
     async def put_endpoint(self, name: str, document: Endpoint, request: Request) -> Change:
         """Replace an endpoint's document whole.
@@ -131,8 +131,8 @@ class Registry:
 
         return await self.commit(Edit("endpoint.put", f"endpoints/{name}", make), request)
 
-    async def preview_endpoint(self, name: str, document: Endpoint) -> Preview:
-        """Say what putting this document would do, without doing it.
+    async def preview_endpoint(self, name: str, document: Endpoint, actor: str = "") -> Preview:
+        """Say what it would do if this actor put this document, without doing it.
 
         Raises:
             InvalidRequest: as `put_endpoint`.
@@ -142,6 +142,7 @@ class Registry:
         refusal: str | None = None
         try:
             await self.check_alike(base, changed, name)
+            await self.gatekeeper.check(base, changed, actor)
         except (Conflict, NotFound) as error:
             refusal = str(error)
         return preview_of(base, changed, name, refusal)
@@ -168,17 +169,22 @@ class Registry:
             NotFound: no such model or version.
             Conflict: the alias names it already, `if_match` does not hold, or the signature differs
                 from that of the version that serves and the request does not allow it.
+            GateClosed: something that a gate asks for is missing.
         """
 
         async def make(base: Snapshot) -> Snapshot:
-            changed = transitions.promote(base, model, number, alias)
-            aliases = base.models[model].aliases
-            serving = aliases.get(alias, aliases.get(CHAMPION))
-            if serving is not None and not request.allow_signature_change:
-                await self.check_pair((model, serving), (model, number))
-            return changed
+            return await self.promoted(base, (model, number), alias, request)
 
         return await self.commit(Edit("model.promote", f"models/{model}", make), request)
+
+    async def promoted(self, base: Snapshot, key: Key, alias: str, request: Request) -> Snapshot:
+        """What a promotion makes of a Snapshot, before any gate; see `promote`."""
+        changed = transitions.promote(base, *key, alias)
+        aliases = base.models[key[0]].aliases
+        serving = aliases.get(alias, aliases.get(CHAMPION))
+        if serving is not None and not request.allow_signature_change:
+            await self.check_pair((key[0], serving), key)
+        return changed
 
     async def rollback(self, model: str, request: Request, *, alias: str = CHAMPION) -> Change:
         """Move an alias back to the version it named before.
@@ -223,6 +229,8 @@ class Registry:
     ) -> Change:
         """Add a version that was seen for the first time; its manifest must stand in the store.
 
+        Where a gate means the model, what `seed` says of aliases is for a promotion to do.
+
         Raises:
             Conflict: the same number is registered with other bytes.
         """
@@ -230,7 +238,7 @@ class Registry:
         self._manifests[model, number] = manifest
 
         async def make(base: Snapshot) -> Snapshot:
-            record = seed if model not in base.models else None
+            record = None if model in base.models else without_aliases(base, model, seed)
             return transitions.register(base, model, number, manifest.digest, record)
 
         return await self.commit(Edit("model.register", f"models/{model}", make), request)
@@ -255,15 +263,18 @@ class Registry:
 
         Raises:
             Conflict: the request's condition does not hold, or the change is not legal.
+            GateClosed: it lets a version in for which a gate asks for more.
+            Forbidden: a gate is to be passed by force, by who may not.
             StoreUnavailable: nothing was changed, or that is not known.
         """
-        _check_request(request)
+        check_reason(request.reason)
         for _ in range(MAX_TRIES):
             base = await self.fresh()
-            _check_match(base, edit.target, request.if_match)
+            check_match(base, edit.target, request.if_match)
             changed = await edit.make(base)
             if changed == base and not edit.noted:
-                return Change(base.revision, _etag(base, edit.target), None)
+                return Change(base.revision, etag_of(base, edit.target), None)
+            passed = await self.gatekeeper.admit(base, changed, request)
             commit = commit_of(
                 base,
                 changed,
@@ -272,9 +283,9 @@ class Registry:
                 action=edit.action,
                 target=edit.target,
                 reason=request.reason,
-                evidence=edit.evidence,
+                evidence=with_passage(edit.evidence, passed),
             )
-            answer = None if request.answers is None else (request.answers, _accepted(commit))
+            answer = None if request.answers is None else (request.answers, accepted_of(commit))
             try:
                 await self._store.commit(commit, answer)
             except Conflict:
@@ -353,44 +364,3 @@ def _default_of(snapshot: Snapshot, endpoint: str) -> Key | None:
     except NotFound:
         return None
     return plan.model, plan.default.version
-
-
-def _etag(snapshot: Snapshot, target: str) -> str | None:
-    found = document_at(snapshot, target)
-    return None if found is None else document_digest(found)
-
-
-def _check_match(base: Snapshot, target: str, wanted: str | None) -> None:
-    if wanted is None:
-        return
-    stands = _etag(base, target)
-    if wanted == NO_DOCUMENT and stands is None:
-        return
-    if stands is not None and wanted in (ANY_DOCUMENT, stands):
-        return
-    now = "has no document" if stands is None else f"has the ETag {stands}"
-    message = f"'{excerpt(target, 80)}' moved: at revision {base.revision} it {now}."
-    raise Conflict(message)
-
-
-def _check_request(request: Request) -> None:
-    if len(request.reason) > MAX_REASON:
-        message = f"The reason has {len(request.reason)} characters; at most {MAX_REASON} may."
-        raise InvalidRequest(message)
-
-
-def _accepted(commit: Commit) -> dict[str, str]:
-    """The answer to a promotion request that was granted."""
-    model = commit.entry.target.removeprefix("models/")
-    before, after = commit.base.models[model].aliases, commit.snapshot.models[model].aliases
-    alias = next(name for name, number in after.items() if before.get(name) != number)
-    return {
-        "status": "accepted",
-        "reason": commit.entry.reason,
-        "action": commit.entry.action.removeprefix("model."),
-        "model": model,
-        "version": str(after[alias]),
-        "alias": alias,
-        "revision": str(commit.snapshot.revision),
-        "actor": commit.entry.actor,
-    }

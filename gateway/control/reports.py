@@ -5,16 +5,19 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
+from msgspec.structs import replace
 
+from gateway.control.experiments import STEWARD
+from gateway.control.gatekeeping import EvidenceOf
 from gateway.control.registry import Registry
-from gateway.control.steward import EvidenceOf
 from gateway.core.deciding import Decide
-from gateway.core.errors import NotFound
-from gateway.core.experimenting import champion_of, experiment_of
-from gateway.core.experiments import LIVE, State
+from gateway.core.errors import NotFound, StoreUnavailable
+from gateway.core.experimenting import champion_of, experiment_of, with_record
+from gateway.core.experiments import LIVE, HoldReason, State
 from gateway.core.reporting import Point, Report, Surroundings, remarks_on, report_of
 from gateway.core.snapshot import Snapshot, document_digest
 from gateway.core.tallies import NO_EVIDENCE
+from gateway.core.transitions import promote
 
 Results = Callable[[], Awaitable[Mapping[str, Mapping[str, int]]]]
 """What became of sightings and outcomes, by experiment id; raises StoreUnavailable."""
@@ -65,9 +68,11 @@ class Reports:
             results=results,
         )
         # Every phase and segment is read on its own, which takes a while where there are many.
-        return await asyncio.to_thread(
+        report = await asyncio.to_thread(
             report_of, name, record, evidence, self._parts.decide, around
         )
+        kept = await self._kept_back(snapshot, name)
+        return replace(report, remarks=(*report.remarks, *kept))
 
     async def history(self, name: str, limit: int) -> list[Point]:
         """The newest points of an experiment's history, oldest first.
@@ -85,14 +90,37 @@ class Reports:
                 continue
         return points
 
-    def remarks(self, name: str) -> list[str]:
+    async def remarks(self, name: str) -> list[str]:
         """What a reader should know of an experiment besides its numbers.
 
         Raises:
             NotFound: there is none.
         """
         snapshot = self._parts.registry.snapshot
-        return remarks_on(experiment_of(snapshot, name), _champion(snapshot, name))
+        told = remarks_on(experiment_of(snapshot, name), _champion(snapshot, name))
+        return told + await self._kept_back(snapshot, name)
+
+    async def _kept_back(self, snapshot: Snapshot, name: str) -> list[str]:
+        """What gates miss of a winner that they keep back, a sentence each."""
+        record = snapshot.experiments[name]
+        if (record.state, record.reason) != (State.HELD, HoldReason.GATE):
+            return []
+        model, champion = champion_of(snapshot, record)
+        weights = {} if record.phase is None else record.phase.weights
+        told: dict[str, None] = {}
+        for variant, number in record.versions.items():
+            if variant == record.document.control or not weights.get(variant):
+                continue
+            if number == champion:
+                continue
+            moved = promote(snapshot, model, number, record.document.alias)
+            changed = with_record(moved, name, replace(record, state=State.PROMOTED))
+            try:
+                look = await self._parts.registry.gatekeeper.look(snapshot, changed, STEWARD)
+            except StoreUnavailable:
+                return ["A gate keeps the winner back; what it misses cannot be read now."]
+            told.update(dict.fromkeys(f"Kept back: {one.sentence}" for one in look.missing))
+        return list(told)
 
 
 def _champion(snapshot: Snapshot, name: str) -> int | None:

@@ -8,14 +8,15 @@ the store is away nothing is judged and nothing moves.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 from msgspec.structs import replace
 
-from gateway.control.experiments import Experiments, Judgement
+from gateway.control.experiments import STEWARD, Experiments, Judgement
+from gateway.control.gatekeeping import EvidenceOf
 from gateway.control.registry import Registry
 from gateway.control.status import Standing
 from gateway.core.deciding import Circumstances, Decide
@@ -26,7 +27,7 @@ from gateway.core.ledger import SCHEMA, Basis, basis_document
 from gateway.core.readings import Decision
 from gateway.core.reporting import Point, point_of
 from gateway.core.snapshot import Snapshot, document_digest
-from gateway.core.stepping import next_record
+from gateway.core.stepping import next_record, step
 from gateway.core.tallies import NO_EVIDENCE, Evidence
 
 log: Final = logging.getLogger(__name__)
@@ -36,8 +37,6 @@ POINT_S: Final = 5.0
 """At most so often a point of an experiment's history is kept."""
 ALARM: Final = "experiments"
 
-EvidenceOf = Callable[[Sequence[str]], Awaitable[Mapping[str, Evidence]]]
-"""The tallies of experiments by id, in one round trip; raises StoreUnavailable."""
 KeepPoints = Callable[[Mapping[str, bytes]], Awaitable[None]]
 """Adds an encoded point to the history of each of these ids; raises StoreUnavailable."""
 
@@ -136,7 +135,14 @@ class Steward:
         record = snapshot.experiments[name]
         champion = champion_of(snapshot, record)[1]
         number = snapshot.revision + 1
-        after = next_record(record, decision, at=now, number=number, champion=champion)
+        try:
+            closed = await self._closed(snapshot, name, decision, champion, now)
+        except StoreUnavailable as error:
+            log.debug("What the gates ask of experiment '%s' cannot be read. %s", name, error)
+            return 0
+        after = next_record(
+            record, decision, at=now, number=number, champion=champion, closed=closed
+        )
         if after is record:
             return 0
         # What people would like to know besides must not stand in the way of a rollback.
@@ -149,6 +155,7 @@ class Steward:
             champion=champion,
             decision=exact,
             made_on=self._parts.circumstances,
+            closed=closed,
         )
         judged = Judgement(
             name=name,
@@ -157,6 +164,7 @@ class Steward:
             at=now,
             champion=champion,
             basis=basis_document(basis),
+            closed=closed,
         )
         try:
             change = await self._parts.experiments.step(judged)
@@ -170,6 +178,28 @@ class Steward:
             return 0
         log.info("Experiment '%s' is %s: %s", name, after.state, change.entry.reason)
         return 1
+
+    async def _closed(
+        self, snapshot: Snapshot, name: str, decision: Decision, champion: int | None, now: float
+    ) -> tuple[str, ...]:
+        """What gates miss of the version that a decision promotes, a sentence each.
+
+        Raises:
+            StoreUnavailable: what they ask for cannot be read.
+        """
+        if decision.winner is None or not snapshot.gates:
+            return ()
+        try:
+            changed = step(snapshot, name, decision, at=now, champion=champion)
+        except GatewayError:  # the commit will say why
+            return ()
+        look = await self._parts.registry.gatekeeper.look(snapshot, changed, STEWARD)
+        closed = tuple(dict.fromkeys(one.sentence for one in look.missing))
+        if closed:
+            self._faults[name] = (
+                f"Experiment '{name}' has a winner that a gate keeps back. {' '.join(closed)}"
+            )
+        return closed
 
     def _is_time(self, record: ExperimentRecord, now: float) -> bool:
         """Whether the last point is old enough for another."""

@@ -8,6 +8,7 @@ GatewayError
   Forbidden             you may not
   NotFound              endpoint, model or version
   Conflict              the document moved, or the transition is not legal now
+    GateClosed          a gate asks for what is not there yet
   Unsupported           a part of a protocol that is not offered
   Overloaded            a bounded queue is full; retry later
   Throttled             this caller failed too often; retry later
@@ -25,6 +26,12 @@ No class knows a status code: `gateway.doors.errors` holds the one table that ma
 A message is a full sentence that names the thing and the fix; it never holds a path,
 a source line or more than 64 characters of what the caller sent.
 """
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gateway.core.gates import Missing
 
 
 class GatewayError(Exception):
@@ -74,6 +81,17 @@ class Conflict(GatewayError):
     """The document moved since it was read, or the transition is not legal now."""
 
     kind = "conflict"
+
+
+class GateClosed(Conflict):
+    """A gate asks for what is not there yet; `missing` lists it, each with a sentence."""
+
+    kind = "gate_closed"
+
+    def __init__(self, message: str, missing: "Sequence[Missing]" = ()) -> None:
+        """Keep what is missing, so that each can be shown by itself."""
+        super().__init__(message)
+        self.missing = tuple(missing)
 
 
 class Unsupported(GatewayError):

@@ -234,6 +234,8 @@ class HoldReason(StrEnum):
     MISSING_OUTCOMES = "missing_outcomes"
     CONTROL_MOVED = "control_moved"
     """Someone else moved the alias that a promotion would move."""
+    GATE = "gate"
+    """The winner is found; a gate of its model does not let it through yet."""
 
 
 class Phase(Struct, frozen=True, forbid_unknown_fields=True):

@@ -14,6 +14,17 @@ from gateway.core.principals import Role
 from gateway.core.reviews import Check
 
 SCHEMA: Final = 1
+MEASURED: Final = frozenset(
+    {
+        Check.DETERMINISM,
+        Check.BATCHING,
+        Check.GOLDEN,
+        Check.LATENCY,
+        Check.MEMORY,
+        Check.AGREEMENT,
+    }
+)
+"""Checks that find a number, so that a gate may bound it."""
 
 
 class CheckRule(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -34,9 +45,9 @@ class ApprovalRule(Struct, frozen=True, forbid_unknown_fields=True, omit_default
 class EvidenceRule(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Proof from traffic: an experiment on the version, or copies that it answered as a shadow.
 
-    `experiment`: one that ran it has ended as promoted, or certified it. `min_units` and
-    `min_shadow_compared` are what it was seen by at least; `max_disagreement` bounds the share of
-    shadow answers that differed.
+    `experiment`: one that ran it has ended as promoted, or certified it. `min_units` are the units
+    that experiments gave it, `min_shadow_compared` the answers that their shadow stages compared,
+    at least; `max_disagreement` bounds the share of these that differed or failed.
     """
 
     experiment: bool = False

@@ -21,6 +21,8 @@ from gateway.core.stepping import next_record
 from gateway.core.tallies import Evidence
 
 SCHEMA: Final = 1
+STEP: Final = "experiment.step"
+"""The action of an entry that is a decision."""
 NEAR: Final = 1e-9
 """How far numbers may lie apart where other code computed them, relative to them or to 1."""
 
@@ -28,7 +30,8 @@ NEAR: Final = 1e-9
 class Basis(Struct, frozen=True, forbid_unknown_fields=True):
     """All that a decision was made from, and the decision. `now` is in UTC seconds.
 
-    `champion` is the version that the experiment's alias named, None where it named none.
+    `champion` is the version that the experiment's alias named, None where it named none. `closed`
+    is what gates missed of the winner, `passed` what they found: facts from outside the experiment.
     """
 
     schema: int
@@ -38,6 +41,8 @@ class Basis(Struct, frozen=True, forbid_unknown_fields=True):
     champion: int | None
     decision: Decision
     made_on: Circumstances
+    closed: tuple[str, ...] = ()
+    passed: Any = None
 
 
 class Replayed(Struct, frozen=True):
@@ -74,8 +79,8 @@ def basis_of(entry: AuditEntry) -> Basis:
 
 
 def decisions_in(entries: Iterable[AuditEntry]) -> list[AuditEntry]:
-    """Those entries that are decisions."""
-    return [entry for entry in entries if entry.evidence is not None]
+    """Those entries that are decisions; others have evidence of their own."""
+    return [entry for entry in entries if entry.action == STEP and entry.evidence is not None]
 
 
 def replay(entry: AuditEntry, decide: Decide, here: Circumstances) -> Replayed:
@@ -96,6 +101,7 @@ def replay(entry: AuditEntry, decide: Decide, here: Circumstances) -> Replayed:
         at=basis.now,
         number=entry.revision,
         champion=basis.champion,
+        closed=basis.closed,
     )
     pairs = (
         ("decision", entry.evidence["decision"], again),

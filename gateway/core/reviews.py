@@ -104,7 +104,8 @@ class Review(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
 class PromotionWish(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """That an alias is to move to a version once its gates allow it. `at` is in UTC seconds.
 
-    `asked_by` is who wants it, `source` where that was said: `admin`, `mlflow`.
+    `asked_by` is who wants it, `source` where that was said: `admin`, `mlflow`. `over` is what the
+    alias named then: once it names something else, the wish is out of date.
     """
 
     version: int
@@ -112,6 +113,8 @@ class PromotionWish(Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     at: float
     reason: str = ""
     source: str = "admin"
+    over: int | None = None
+    allow_signature_change: bool = False
 
 
 def review_name(model: str, number: int) -> str:

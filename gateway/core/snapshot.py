@@ -26,6 +26,7 @@ from gateway.core.enrolling import with_experiments
 from gateway.core.errors import InvalidRequest, NotFound, TooLarge, excerpt
 from gateway.core.experiment_records import Studied, check_experiments, salts_of, widths_of
 from gateway.core.experiments import TERMINAL, ExperimentRecord, HoldOut, Layer
+from gateway.core.gate_checks import MAX_GATES, check_gate
 from gateway.core.gates import Gate
 from gateway.core.models import CHAMPION, MAX_VERSION, Key, check_name, is_hex256
 from gateway.core.plans import Plan, compile_plan
@@ -231,6 +232,11 @@ def check(snapshot: Snapshot) -> None:
         check_record(snapshot, name, record)
     for name, retention in snapshot.retentions.items():
         check_retention(name, retention)
+    if len(snapshot.gates) > MAX_GATES:
+        message = f"There are {len(snapshot.gates)} gates; at most {MAX_GATES} are kept."
+        raise InvalidRequest(message)
+    for name, gate in snapshot.gates.items():
+        check_gate(name, gate)
     studied = _studied(snapshot)
     check_experiments(studied)
     _check_salts(snapshot, studied)

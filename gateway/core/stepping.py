@@ -4,6 +4,7 @@ A step is one commit. `next_record` says what it makes of the record alone; `ste
 Snapshot and, where it promotes or takes a promotion back, moves the alias with it.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from msgspec.structs import replace
@@ -21,8 +22,14 @@ LAST_PHASES: Final = 1_970
 that what is promoted gets its traffic."""
 
 
-def next_record(
-    record: ExperimentRecord, decision: Decision, *, at: float, number: int, champion: int | None
+def next_record(  # noqa: PLR0913 - what it follows from, no more
+    record: ExperimentRecord,
+    decision: Decision,
+    *,
+    at: float,
+    number: int,
+    champion: int | None,
+    closed: Sequence[str] = (),
 ) -> ExperimentRecord:
     """What a record becomes; the same one if there is nothing to commit.
 
@@ -32,32 +39,43 @@ def next_record(
         at: the moment for which it was decided, in UTC seconds.
         number: the revision of the commit that this would be, which a new phase is named by.
         champion: the version that the experiment's alias names, None where it names none.
+        closed: what gates miss of the version that would be promoted, a sentence each.
     """
     if not decision.differs(record):
         return record
     state, reason = decision.state, decision.reason
     usurped = decision.winner is not None and not _may_promote(record, decision.winner, champion)
+    barred = decision.winner is not None and bool(closed)
     if usurped:
         # What was certified is no worse than the control, which nobody else gets any more.
         state, reason = State.HELD, HoldReason.CONTROL_MOVED.value
+    elif barred:
+        state, reason = State.HELD, HoldReason.GATE.value
+    stays = usurped or barred
     after = replace(
         record,
         state=state,
         reason=reason,
         since=record.since if state is record.state else at,
-        step=record.step if usurped else decision.step,
+        step=record.step if stays else decision.step,
         verdicts=decision.verdicts,
     )
-    begins = state in ENROLLING and decision.moves(record) and not usurped
+    begins = state in ENROLLING and decision.moves(record) and not stays
     if begins and (len(record.phases) < LAST_PHASES or _must_move(record, decision)):
         after = _in_phase(after, Phase(number, at, decision.exposure, decision.weights))
     return record if after == record else after
 
 
-def step(
-    snapshot: Snapshot, name: str, decision: Decision, *, at: float, champion: int | None
+def step(  # noqa: PLR0913 - as `next_record`
+    snapshot: Snapshot,
+    name: str,
+    decision: Decision,
+    *,
+    at: float,
+    champion: int | None,
+    closed: Sequence[str] = (),
 ) -> Snapshot:
-    """Apply a decision.
+    """Apply a decision; what gates keep `closed` is not promoted, and waits.
 
     Raises:
         NotFound: no such experiment.
@@ -72,7 +90,8 @@ def step(
     if now != champion:
         message = f"'{record.document.alias}' of '{model}' moved while '{name}' was judged."
         raise Conflict(message)
-    after = next_record(record, decision, at=at, number=snapshot.revision + 1, champion=champion)
+    number = snapshot.revision + 1
+    after = next_record(record, decision, at=at, number=number, champion=champion, closed=closed)
     if after is record:
         return snapshot
     if after.state is State.ROLLED_BACK and record.state is State.HOLDING_OUT:

@@ -20,6 +20,7 @@ HTTP_STATUS: Final[Mapping[type[errors.GatewayError], int]] = {
     errors.Forbidden: 403,
     errors.NotFound: 404,
     errors.Conflict: 409,
+    errors.GateClosed: 409,
     errors.Unsupported: 501,
     errors.Overloaded: 503,
     errors.Throttled: 429,

@@ -9,8 +9,9 @@ import msgspec
 
 from gateway.control.bundles import Bundles
 from gateway.control.cards import Cards
+from gateway.control.conditions import ANY_DOCUMENT, NO_DOCUMENT
 from gateway.control.experiments import Experiments
-from gateway.control.registry import ANY_DOCUMENT, NO_DOCUMENT, Change, Registry
+from gateway.control.registry import Change, Registry
 from gateway.control.registry import Request as Asked
 from gateway.control.reports import Reports
 from gateway.control.retention import Retainer
@@ -121,14 +122,21 @@ class Call:
         message = f"'{name}' is '{excerpt(stated)}'; it is 'true' or 'false'."
         raise InvalidRequest(message)
 
-    def asked(self, reason: str, *, allow_signature_change: bool = False) -> Asked:
+    @property
+    def actor(self) -> str:
+        """Who asks; empty where anybody may."""
+        return "" if self.principal is None else self.principal.name
+
+    def asked(
+        self, reason: str, *, allow_signature_change: bool = False, override: bool = False
+    ) -> Asked:
         """Who asks for a change, why, and under which condition."""
-        actor = "" if self.principal is None else self.principal.name
         return Asked(
-            actor=actor,
+            actor=self.actor,
             reason=reason,
             if_match=_condition(self.headers),
             allow_signature_change=allow_signature_change,
+            override=override,
         )
 
 

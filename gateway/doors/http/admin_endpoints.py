@@ -60,7 +60,7 @@ async def put_endpoint(call: Call) -> Response:
     name, registry = call.path["name"], call.parts.registry
     document: Endpoint = call.document
     if call.flag("dry_run"):
-        preview = await registry.preview_endpoint(name, document)
+        preview = await registry.preview_endpoint(name, document, call.actor)
         return answer(preview, revision=preview.revision, etag=preview.etag)
     asked = call.asked(
         call.text("reason") or "", allow_signature_change=call.flag("allow_signature_change")

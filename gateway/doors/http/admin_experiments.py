@@ -54,7 +54,7 @@ READ_AT_ONCE: Final = 200
 async def list_experiments(call: Call) -> Response:
     """Every experiment."""
     snapshot = call.parts.registry.snapshot
-    entries = tuple(
+    entries = [
         ExperimentEntry(
             name=name,
             endpoint=record.document.endpoint,
@@ -66,11 +66,11 @@ async def list_experiments(call: Call) -> Response:
             exposure=record.exposure,
             verdicts=record.verdicts,
             etag=document_digest(record),
-            remarks=tuple(call.parts.reports.remarks(name)),
+            remarks=tuple(await call.parts.reports.remarks(name)),
         )
         for name, record in sorted(snapshot.experiments.items())
-    )
-    return answer(ExperimentList(snapshot.revision, entries), revision=snapshot.revision)
+    ]
+    return answer(ExperimentList(snapshot.revision, tuple(entries)), revision=snapshot.revision)
 
 
 async def show_experiment(call: Call) -> Response:
@@ -82,7 +82,7 @@ async def show_experiment(call: Call) -> Response:
         name=name,
         revision=snapshot.revision,
         etag=etag,
-        remarks=tuple(call.parts.reports.remarks(name)),
+        remarks=tuple(await call.parts.reports.remarks(name)),
         record=record,
     )
     return answer(document, revision=snapshot.revision, etag=etag)
@@ -93,7 +93,7 @@ async def put_experiment(call: Call) -> Response:
     name, experiments = call.path["name"], call.parts.experiments
     document: Experiment = call.document
     if call.flag("dry_run"):
-        preview = await experiments.preview(name, document)
+        preview = await experiments.preview(name, document, call.actor)
         return answer(preview, revision=preview.revision, etag=preview.etag)
     asked = call.asked(
         call.text("reason") or "", allow_signature_change=call.flag("allow_signature_change")

@@ -7,10 +7,11 @@ import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, TypeAlias
 
+import msgspec
 import orjson
 from msgspec import Struct, field
 
-from gateway.core.errors import InvalidRequest, TooLarge
+from gateway.core.errors import GateClosed, InvalidRequest, TooLarge
 from gateway.doors.errors import headers_of, sentence_of, status_of
 from gateway.doors.http.inference_head import Head, Headers, too_large
 
@@ -45,8 +46,11 @@ def json_response(document: object, status: int = 200) -> Response:
 
 
 def error_response(error: Exception) -> Response:
-    """The one shape of every error: `{"error": "<sentence>"}`."""
-    body = orjson.dumps({"error": sentence_of(error)})
+    """The one shape of every error: `{"error": "<sentence>"}`, and what a closed gate misses."""
+    document: dict[str, Any] = {"error": sentence_of(error)}
+    if isinstance(error, GateClosed):
+        document["missing"] = [msgspec.to_builtins(one) for one in error.missing]
+    body = orjson.dumps(document)
     error.__traceback__ = None  # it may hold the frame that holds the body and this very error
     response = Response(status_of(error), body, [JSON, *headers_of(error)])
     if response.status == _TOO_LARGE:
