@@ -128,6 +128,8 @@ class ControlHalf:
                 bundles=Bundles(
                     self.plane.registry, self.plane.experiments, entropy=secrets.token_bytes
                 ),
+                gates=self.plane.gates,
+                wishes=self.plane.wishes,
                 reports=self.plane.reports,
                 whatifs=self.plane.whatifs,
                 retainer=self.plane.governance.retainer,

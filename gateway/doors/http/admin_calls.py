@@ -11,12 +11,14 @@ from gateway.control.bundles import Bundles
 from gateway.control.cards import Cards
 from gateway.control.conditions import ANY_DOCUMENT, NO_DOCUMENT
 from gateway.control.experiments import Experiments
+from gateway.control.gates import Gates
 from gateway.control.registry import Change, Registry
 from gateway.control.registry import Request as Asked
 from gateway.control.reports import Reports
 from gateway.control.retention import Retainer
 from gateway.control.webhooks import Webhooks
 from gateway.control.whatif import WhatIfs
+from gateway.control.wishes import Wishes
 from gateway.core.access import Principal, Token
 from gateway.core.errors import Conflict, InvalidRequest, excerpt
 from gateway.core.predictions import SigningKeys
@@ -50,6 +52,8 @@ class AdminParts:
     registry: Registry
     experiments: Experiments
     bundles: Bundles
+    gates: Gates
+    wishes: Wishes
     reports: Reports
     whatifs: WhatIfs
     retainer: Retainer

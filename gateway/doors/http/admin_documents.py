@@ -140,12 +140,13 @@ class ModelDocument(Struct, frozen=True):
 
 
 class Promote(Struct, frozen=True, forbid_unknown_fields=True):
-    """Move an alias to a version."""
+    """Move an alias to a version; `override` passes closed gates by force, and needs a reason."""
 
     version: int
     alias: str = CHAMPION
     reason: str = ""
     allow_signature_change: bool = False
+    override: bool = False
 
 
 class Rollback(Struct, frozen=True, forbid_unknown_fields=True):

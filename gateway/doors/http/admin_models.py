@@ -92,7 +92,11 @@ async def promote(call: Call) -> Response:
     """Move an alias to a version."""
     name = call.path["model"]
     asked: Promote = call.document
-    request = call.asked(asked.reason, allow_signature_change=asked.allow_signature_change)
+    request = call.asked(
+        asked.reason,
+        allow_signature_change=asked.allow_signature_change,
+        override=asked.override,
+    )
     doing = call.parts.registry.promote(name, asked.version, request, alias=asked.alias)
     return await _changed(call, name, asked.version, doing)
 

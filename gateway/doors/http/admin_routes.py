@@ -34,6 +34,7 @@ from gateway.doors.http.admin_documents import (
     Statistics,
 )
 from gateway.doors.http.admin_experiment_routes import EXPERIMENT_OPERATIONS
+from gateway.doors.http.admin_gate_routes import GATE_OPERATIONS
 from gateway.doors.http.admin_guard import METRICS
 from gateway.doors.http.admin_retention_routes import RETENTION_OPERATIONS
 from gateway.doors.http.admin_webhook_routes import WEBHOOK_OPERATIONS
@@ -301,4 +302,5 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *CARD_OPERATIONS,
     *BUNDLE_OPERATIONS,
     *WEBHOOK_OPERATIONS,
+    *GATE_OPERATIONS,
 )

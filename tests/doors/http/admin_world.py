@@ -12,12 +12,14 @@ from starlette.types import ASGIApp
 from gateway.control.bundles import Bundles
 from gateway.control.cards import Cards
 from gateway.control.experiments import Experiments
+from gateway.control.gates import Gates
 from gateway.control.registry import Registry, Request
 from gateway.control.reports import ReportParts, Reports
 from gateway.control.retention import Retainer, RetentionParts
 from gateway.control.status import Acknowledgement, Standing, status_of
 from gateway.control.webhooks import WebhookParts, Webhooks
 from gateway.control.whatif import WhatIfs
+from gateway.control.wishes import Wishes
 from gateway.core.access import Token, digest_of
 from gateway.core.predictions import SigningKeys
 from gateway.core.signing_keys import signing_with, with_next
@@ -108,7 +110,9 @@ class World:
         self.units: dict[bytes, bytes] = {}
         self.keys: SigningKeys | None = KEYS
         self.rotated: list[str] = []
-        self.registry = Registry(self.store, now=self.clock, entropy=CountingEntropy())
+        self.registry = Registry(
+            self.store, now=self.clock, entropy=CountingEntropy(), evidence_of=self.evidence_of
+        )
         self.experiments = Experiments(self.registry, now=self.clock, entropy=CountingEntropy())
         self.governance = MemoryGovernance()
         self.announcements = MemoryAnnouncements()
@@ -123,10 +127,13 @@ class World:
                 now=self.clock,
             )
         )
+        self.wishes = Wishes(self.registry, self.clock)
         self.parts = AdminParts(
             registry=self.registry,
             experiments=self.experiments,
             bundles=Bundles(self.registry, self.experiments, entropy=CountingEntropy()),
+            gates=Gates(self.registry, self.clock),
+            wishes=self.wishes,
             reports=self.reports,
             whatifs=WhatIfs(self.registry, self.units_of),
             retainer=Retainer(

@@ -30,7 +30,7 @@ METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE", "TRACE", 
 
 def path_of(row: Operation) -> str:
     """The path with its places filled in."""
-    return row.path.replace("{name}", MODEL).replace("{model}", MODEL)
+    return row.path.replace("{name}", MODEL).replace("{model}", MODEL).replace("{version}", "1")
 
 
 def label_of(row: Operation) -> str:
