@@ -7,6 +7,7 @@ from gateway.doors.cli import (
     bundles,
     endpoints,
     experiments,
+    gates,
     keys,
     ledger,
     models,
@@ -49,6 +50,9 @@ def create_cli(front: FrontStep) -> typer.Typer:
         cli.command()(command)
     for name, command in bundles.COMMANDS.items():
         cli.command(name)(command)
+    cli.command()(gates.approve)
+    cli.command()(gates.unapprove)
+    cli.add_typer(gates.app, name="gate")
     cli.add_typer(models.app, name="models")
     cli.add_typer(endpoints.app, name="endpoints")
     cli.add_typer(experiments.app, name="experiment")

@@ -10,6 +10,7 @@ import msgspec
 import typer
 
 from gateway.core import errors
+from gateway.core.gates import Missing
 from gateway.doors.cli.front import FrontStep, front_of
 
 ROOT: Final = "/admin/v1"
@@ -136,5 +137,8 @@ def _document(response: httpx.Response) -> Any:  # noqa: ANN401
     if response.is_success:
         return document
     sentence = document.get("error") if isinstance(document, dict) else None
+    if isinstance(document, dict) and document.get("missing"):
+        missing = msgspec.convert(document["missing"], tuple[Missing, ...])
+        raise errors.GateClosed(str(sentence), missing)
     kind = _KINDS.get(response.status_code, errors.UpstreamFailed)
     raise kind(errors.excerpt(sentence or f"status {response.status_code}", MAX_SENTENCE))

@@ -17,6 +17,7 @@ from gateway.core.deciding import Circumstances, Decide
 from gateway.core.errors import (
     Conflict,
     Forbidden,
+    GateClosed,
     GatewayError,
     InvalidRequest,
     Unauthenticated,
@@ -177,6 +178,9 @@ class Commands(TyperGroup):
         """Run the command that was asked for."""
         try:
             return super().invoke(ctx)
+        except GateClosed as error:
+            complain_of_gates(error)
+            raise typer.Exit(CONFLICT) from error
         except GatewayError as error:
             complain(str(error))
             raise typer.Exit(code_of(error)) from error
@@ -195,6 +199,15 @@ def code_of(error: GatewayError) -> int:
 def complain(sentence: str) -> None:
     """Say on stderr what went wrong."""
     Console(stderr=True, highlight=False, soft_wrap=True).print(sentence, style="red", markup=False)
+
+
+def complain_of_gates(error: GateClosed) -> None:
+    """Say on stderr what gates miss, a line each."""
+    sentence = str(error)
+    cut = sentence.find(error.missing[0].sentence) if error.missing else -1
+    complain(sentence[:cut].rstrip() if cut > 0 else sentence)
+    for one in error.missing:
+        complain(f"  - {one.gate}: {one.sentence}")
 
 
 def url_of(listener: HttpSettings | AdminSettings, host: str | None = None) -> str:

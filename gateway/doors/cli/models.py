@@ -4,7 +4,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from gateway.core.errors import Forbidden, NotReady
+from gateway.core.errors import Forbidden, InvalidRequest, NotReady
 from gateway.core.models import CHAMPION
 from gateway.doors.cli.cards import card
 from gateway.doors.cli.client import AdminClient
@@ -16,6 +16,7 @@ from gateway.doors.cli.front import (
     TokenFile,
     front_of,
 )
+from gateway.doors.cli.gates import say_wished
 from gateway.doors.cli.output import say, show_json, show_table
 
 app = typer.Typer(invoke_without_command=True, help="Models and their versions.")
@@ -114,6 +115,12 @@ def promote(  # noqa: PLR0913 - an argument for each option
     allow_signature_change: Annotated[
         bool, typer.Option(help="Promote though its tensors differ.")
     ] = False,
+    override: Annotated[
+        bool, typer.Option("--override", help="Pass closed gates by force; give a reason.")
+    ] = False,
+    request: Annotated[
+        bool, typer.Option("--request", help="If a gate is closed, promote once it opens.")
+    ] = False,
     wait: Wait = True,
     timeout_s: Timeout = 60.0,
     as_json: AsJson = False,
@@ -121,14 +128,25 @@ def promote(  # noqa: PLR0913 - an argument for each option
     token_file: TokenFile = None,
 ) -> None:
     """Move an alias to another version, and wait until every process serves it."""
-    document = {
+    if override and request:
+        message = "Either ask for it or force it: '--request' and '--override' exclude each other."
+        raise InvalidRequest(message)
+    document: dict[str, Any] = {
         "version": version,
         "alias": alias,
         "reason": reason,
         "allow_signature_change": allow_signature_change,
     }
     with AdminClient(ctx, admin, token_file) as client:
-        answer = client.post("models", model, "promote", document=document)
+        if override:
+            document["override"] = True
+        answer = client.post("models", model, "wishes" if request else "promote", document=document)
+        if request and not answer["granted"]:
+            if as_json:
+                show_json(answer)
+            else:
+                say_wished(answer, model, version, alias)
+            return
         _conclude(front_of(ctx), client, answer, timeout_s if wait else None, as_json=as_json)
 
 

@@ -1,7 +1,7 @@
 """Operations on gates, approvals and wishes."""
 
 from gateway.core.gates import Gate
-from gateway.core.gating import missing_of
+from gateway.core.gating import Finding, missing_of
 from gateway.core.governing import gate_of, review_of
 from gateway.core.models import CHAMPION, Key, check_name, parse_version
 from gateway.core.patterns import matches_any
@@ -143,7 +143,7 @@ async def _wish(call: Call, snapshot: Snapshot, name: str) -> WishEntry:
     model, _, alias = name.partition("/")
     wish = snapshot.wishes[name]
     known = snapshot.models.get(model)
-    found = ()
+    found: tuple[Finding, ...] = ()
     if known is not None and wish.version in known.versions:
         keeper = call.parts.registry.gatekeeper
         found = await keeper.findings(snapshot, (model, wish.version), alias, wish.asked_by)
