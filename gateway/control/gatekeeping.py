@@ -19,7 +19,7 @@ from gateway.core.gating import Facts, Finding, counted, examine, facts_of, miss
 from gateway.core.models import Key, Manifest
 from gateway.core.patterns import matches_any
 from gateway.core.principals import Action, may, principal_named
-from gateway.core.snapshot import Snapshot, document_digest
+from gateway.core.snapshot import Snapshot, canonical, document_digest
 from gateway.core.tallies import Evidence
 
 EvidenceOf = Callable[[Sequence[str]], Awaitable[Mapping[str, Evidence]]]
@@ -123,13 +123,12 @@ class Gatekeeper:
             return None
         look = await self.look(base, changed, request.actor)
         if not look.missing:
-            passages = msgspec.to_builtins(look.passages)
-            return {"gates": list(passages)} if passages else None
+            return _document({"gates": look.passages}) if look.passages else None
         if not request.override:
             _refuse(look)
         for model, _ in look.closed:
             _check_force(base, request, model)
-        return {"override": True, "missing": list(msgspec.to_builtins(look.missing))}
+        return _document({"override": True, "missing": look.missing})
 
     async def findings(
         self, snapshot: Snapshot, key: Key, alias: str, actor: str
@@ -176,6 +175,11 @@ def with_passage(evidence: Any, passed: Any) -> Any:  # noqa: ANN401 - JSON docu
     if passed is None or evidence is None:
         return passed if evidence is None else evidence
     return {**evidence, **({"passed": passed} if "decision" in evidence else passed)}
+
+
+def _document(evidence: object) -> Any:  # noqa: ANN401 - a JSON document
+    """Evidence as an audit entry holds it."""
+    return msgspec.json.decode(canonical(evidence))
 
 
 def _refuse(look: Look) -> None:
