@@ -18,7 +18,8 @@ from gateway.core.gates import Gate, Missing
 from gateway.core.gating import Facts, Finding, counted, examine, facts_of, missing_of
 from gateway.core.models import Key, Manifest
 from gateway.core.patterns import matches_any
-from gateway.core.principals import Action, may, principal_named
+from gateway.core.people import may_now
+from gateway.core.principals import Action
 from gateway.core.snapshot import Snapshot, canonical, document_digest
 from gateway.core.tallies import Evidence
 
@@ -38,6 +39,10 @@ class Asking(Protocol):
     @property
     def reason(self) -> str:
         """Why."""
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The principals of the groups in which an issuer says that who asks is."""
 
     @property
     def override(self) -> bool:
@@ -192,8 +197,7 @@ def _refuse(look: Look) -> None:
 
 
 def _check_force(base: Snapshot, request: Asking, model: str) -> None:
-    principal = principal_named(base.principals, request.actor)
-    if principal is None or not may(principal.grants, Action.OVERRIDE, model):
+    if not may_now(base.principals, request.actor, request.groups, Action.OVERRIDE, model):
         message = (
             f"'{request.actor}' may not pass the gates of '{model}' by force; that takes the role "
             "'emergency'."

@@ -11,7 +11,7 @@ from gateway.core import governing
 from gateway.core.gates import Gate, Missing
 from gateway.core.gating import missing_of
 from gateway.core.patterns import matches_any
-from gateway.core.reviews import review_name
+from gateway.core.reviews import Approval, review_name
 from gateway.core.snapshot import Snapshot
 
 
@@ -105,10 +105,16 @@ class Gates:
             Forbidden: who asks registered it.
             Conflict: `if_match` does not hold.
         """
-        at = self._now()
+        mine = Approval(
+            principal=request.actor,
+            roles=(),
+            at=self._now(),
+            reason=request.reason,
+            groups=request.groups,
+        )
 
         async def make(base: Snapshot) -> Snapshot:
-            return governing.approve(base, (model, number), request.actor, request.reason, at)
+            return governing.approve(base, (model, number), mine)
 
         target = f"reviews/{review_name(model, number)}"
         return await self._registry.commit(Edit("model.approve", target, make), request)

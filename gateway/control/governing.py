@@ -4,11 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.control.cards import Cards
+from gateway.control.gates import Gates
+from gateway.control.granting import Granter
 from gateway.control.registry import Registry
 from gateway.control.reports import Reports
 from gateway.control.retention import Retainer, RetentionParts
 from gateway.control.status import Standing
 from gateway.control.telling import Telling, TellingParts, TellingPlace
+from gateway.control.wishes import Wishes
 from gateway.governance_ports import GovernanceStore, VersionFiles
 from gateway.ports import Store
 from gateway.tasks import Tasks
@@ -31,11 +34,13 @@ class GovernanceParts:
 
 class Governance:
     """Cards, retention and telling.
+    """Cards, gates, wishes and retention.
 
     Requires: `start` with the control plane's tasks, `close` at the end.
     """
 
     __slots__ = ("_parts", "cards", "retainer", "telling")
+    __slots__ = ("_granter", "_parts", "cards", "gates", "retainer", "wishes")
 
     def __init__(self, parts: GovernanceParts) -> None:
         """Put the parts together; nothing runs yet."""
@@ -48,6 +53,9 @@ class Governance:
             now=parts.now,
         )
         self.telling = Telling(parts.telling, parts.place)
+        self.gates = Gates(parts.registry, parts.now)
+        self.wishes = Wishes(parts.registry, parts.now)
+        self._granter = Granter(parts.registry, self.wishes, parts.standing)
         self.retainer = Retainer(
             RetentionParts(
                 registry=parts.registry,
@@ -61,6 +69,7 @@ class Governance:
 
     def start(self, tasks: Tasks) -> None:
         """Begin the loops."""
+        tasks.start("granter", self._granter.run)
         tasks.start("retention", self.retainer.run)
         self.telling.start(tasks)
 

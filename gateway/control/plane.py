@@ -11,8 +11,6 @@ from gateway.control.experiments import Experiments
 from gateway.control.export import Exporter
 from gateway.control.folder import Folder, FolderParts
 from gateway.control.governing import Governance, GovernanceParts
-from gateway.control.gates import Gates
-from gateway.control.granting import Granter
 from gateway.control.intake import Intake
 from gateway.control.keyring import Keyring, Timing
 from gateway.control.promotions import Promotions
@@ -24,7 +22,6 @@ from gateway.control.steward import Steward, StewardParts
 from gateway.control.telling import TellingParts, TellingPlace
 from gateway.control.watcher import Watcher, WatcherParts, settling_s
 from gateway.control.whatif import WhatIfs
-from gateway.control.wishes import Wishes
 from gateway.core.deciding import Circumstances
 from gateway.core.judging import decide
 from gateway.core.predictions import SigningKeys
@@ -83,8 +80,6 @@ class ControlPlane:
         self.registry = Registry(
             parts.store, now=parts.now, entropy=parts.entropy, evidence_of=parts.folds.evidence
         )
-        self.gates = Gates(self.registry, parts.now)
-        self.wishes = Wishes(self.registry, parts.now)
         self.catalog = Catalog(parts.store, parts.models, self.registry)
         self.keyring = Keyring(parts.store, parts.disk, parts.data_plane, parts.entropy)
         self.repository = ServedRepository(self.registry, self.catalog, parts.data_plane)
@@ -122,7 +117,6 @@ class ControlPlane:
         self.whatifs = WhatIfs(self.registry, parts.folds.units)
         self._steward = self._stewarded(parts)
         self.governance = self._governed(parts)
-        self._granter = Granter(self.registry, self.wishes, self.watcher.standing)
         self._promotions = Promotions(
             parts.store,
             self.registry,
@@ -142,7 +136,6 @@ class ControlPlane:
         self._tasks.start("folder", self._folder.run)
         self._tasks.start("steward", self._steward.run)
         self.governance.start(self._tasks)
-        self._tasks.start("granter", self._granter.run)
         self._tasks.start("promotions", lambda: self._promotions.run(PROMOTIONS_S))
         if self._parts.exporter is not None:
             self._tasks.start("export", self._parts.exporter.run)

@@ -33,7 +33,8 @@ class Request(Struct, frozen=True):
 
     `if_match` is the ETag that the document must have: `*` for any, empty for none yet, None to
     not ask. `answers` is the promotions stream's entry that the same transaction answers.
-    `override` passes closed gates by force, for who may; it needs a reason.
+    `override` passes closed gates by force, for who may; it needs a reason. `groups` are the
+    principals of the groups in which an issuer says that the actor is.
     """
 
     actor: str
@@ -42,6 +43,7 @@ class Request(Struct, frozen=True):
     allow_signature_change: bool = False
     answers: str | None = None
     override: bool = False
+    groups: tuple[str, ...] = ()
 
 
 class Change(Struct, frozen=True):

@@ -73,6 +73,7 @@ class Wishes:
             at=self._now(),
             reason=request.reason,
             source=source,
+            groups=request.groups,
             allow_signature_change=request.allow_signature_change,
         )
         unforced = replace(request, override=False)
@@ -113,6 +114,7 @@ class Wishes:
         request = Request(
             actor=wish.asked_by,
             reason=wish.reason,
+            groups=wish.groups,
             allow_signature_change=wish.allow_signature_change,
         )
         evidence = {

@@ -30,6 +30,7 @@ class Principal(Struct, frozen=True):
 
     name: str
     scopes: frozenset[str]
+    groups: tuple[str, ...] = ()
 
 
 def digest_of(token: bytes) -> str:

@@ -15,11 +15,10 @@ from gateway.core.experiments import ExperimentRecord, State
 from gateway.core.freezes import held_until
 from gateway.core.gates import ApprovalRule, CheckRule, EvidenceRule, Gate, Missing, Requirements
 from gateway.core.models import Key
+from gateway.core.people import roles_now
 from gateway.core.principals import (
     MACHINES,
     PrincipalDocument,
-    principal_named,
-    roles_for,
 )
 from gateway.core.readings import Verdict
 from gateway.core.reviews import Approval, Check, Outcome, Review, review_name
@@ -118,10 +117,10 @@ def counted(rule: ApprovalRule, facts: Facts) -> list[Approval]:
         return []
     found: dict[str, Approval] = {}
     for approval in review.approvals:
-        principal = principal_named(facts.principals, approval.principal)
-        if principal is None or approval.principal in (*_concerned(facts), *MACHINES):
+        name, groups = approval.principal, approval.groups
+        if name in _concerned(facts) or name in MACHINES or rule.role not in approval.roles:
             continue
-        if rule.role in approval.roles and rule.role in roles_for(principal.grants, facts.model):
+        if rule.role in roles_now(facts.principals, name, groups, facts.model):
             found.setdefault(approval.principal, approval)
     return list(found.values())
 

@@ -9,7 +9,8 @@ from gateway.core.errors import Conflict, Forbidden, NotFound, excerpt
 from gateway.core.gate_checks import check_gate
 from gateway.core.gates import Gate
 from gateway.core.models import Key
-from gateway.core.principals import MACHINES, Action, may, principal_named, roles_for
+from gateway.core.people import may_now, roles_now
+from gateway.core.principals import MACHINES, Action
 from gateway.core.reviews import Approval, PromotionWish, Review, review_name, wish_name
 from gateway.core.snapshot import Snapshot, check
 from gateway.core.transitions import model_of
@@ -51,28 +52,28 @@ def gate_of(snapshot: Snapshot, name: str) -> Gate:
     return gate
 
 
-def approve(snapshot: Snapshot, key: Key, principal: str, reason: str, at: float) -> Snapshot:
+def approve(snapshot: Snapshot, key: Key, mine: Approval) -> Snapshot:
     """Have a principal stand for a version, with the roles that it holds for the model now.
+
+    `mine` says who, when and why; its roles are found here.
 
     Raises:
         NotFound: no such model or version.
         Forbidden: the principal registered it.
     """
-    review = review_of(snapshot, key)
+    review, principal = review_of(snapshot, key), mine.principal
     if principal == review.registered_by:
         message = (
             f"'{principal}' registered version {key[1]} of '{key[0]}'; someone else has to approve "
             "it."
         )
         raise Forbidden(message)
-    known = principal_named(snapshot.principals, principal)
-    roles = frozenset[str]() if known is None else roles_for(known.grants, key[0])
-    held = tuple(sorted(str(role) for role in roles))
+    roles = roles_now(snapshot.principals, principal, mine.groups, key[0])
+    mine = replace(mine, roles=tuple(sorted(str(role) for role in roles)))
     for standing in review.approvals:
-        if standing.principal == principal and standing.roles == held:
+        if replace(standing, at=mine.at, reason=mine.reason) == mine:
             return snapshot
     others = tuple(one for one in review.approvals if one.principal != principal)
-    mine = Approval(principal=principal, roles=held, at=at, reason=reason)
     return _with_review(snapshot, key, replace(review, approvals=(*others, mine)))
 
 
@@ -146,15 +147,15 @@ def check_wish(snapshot: Snapshot, model: str, alias: str, wish: PromotionWish) 
     """
     record = snapshot.models.get(model)
     named = None if record is None else record.aliases.get(alias)
-    known = principal_named(snapshot.principals, wish.asked_by)
-    allowed = known is not None and may(known.grants, Action.PROMOTE, model)
+    principals, asks = snapshot.principals, wish.asked_by
+    allowed = may_now(principals, asks, wish.groups, Action.PROMOTE, model) or asks in MACHINES
     if record is None or wish.version not in record.versions:
         message = f"Version {wish.version} of '{model}' is gone."
     elif named == wish.version:
         message = f"'{alias}' of '{model}' names version {wish.version} already."
     elif named != wish.over:
         message = f"'{alias}' of '{model}' moved to version {named} since; ask again."
-    elif not allowed and wish.asked_by not in MACHINES:
+    elif not allowed:
         message = f"'{wish.asked_by}' may not promote '{model}' any more."
     else:
         return

@@ -13,10 +13,10 @@ from msgspec import Struct
 
 from gateway.core.patterns import ANY, matches_any
 
-BUILT_IN: Final = "admin"
-"""The principal of the token that every gateway makes for itself."""
+ADMIN: Final = "admin"
+"""The principal that is always there: it holds the token of each host's state folder."""
 MACHINES: Final = frozenset({"model-store", "steward", "mlflow", "retention", "gatekeeper"})
-"""Actors that are parts of the gateway; no principal may have their names."""
+"""Actors that are no principals: what the gateway does by itself."""
 
 
 class Role(StrEnum):
@@ -97,18 +97,6 @@ class TokenRecord(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     created_at: float
     created_by: str
     expires_at: float | None = None
-
-
-ADMIN: Final = PrincipalDocument(schema=1, grants=(Grant(Role.ADMIN),))
-"""What the built-in principal is."""
-
-
-def principal_named(
-    principals: Mapping[str, PrincipalDocument], name: str
-) -> PrincipalDocument | None:
-    """Who a name stands for now; None for nobody, and for who is disabled."""
-    found = principals.get(name, ADMIN if name == BUILT_IN else None)
-    return None if found is None or found.disabled else found
 
 
 def roles_for(grants: tuple[Grant, ...], model: str | None) -> frozenset[Role]:

@@ -76,13 +76,15 @@ class CheckResult(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
 class Approval(Struct, frozen=True, forbid_unknown_fields=True):
     """That a principal stands for a version; `roles` are those it held for the model then.
 
-    `at` is in UTC seconds.
+    `groups` are the principals of the groups in which an issuer said that it is. `at` is in UTC
+    seconds.
     """
 
     principal: str
     roles: tuple[str, ...]
     at: float
     reason: str
+    groups: tuple[str, ...] = ()
 
 
 class Review(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -114,6 +116,7 @@ class PromotionWish(Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     reason: str = ""
     source: str = "admin"
     over: int | None = None
+    groups: tuple[str, ...] = ()
     allow_signature_change: bool = False
 
 

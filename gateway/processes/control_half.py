@@ -130,6 +130,8 @@ class ControlHalf:
                 ),
                 gates=self.plane.gates,
                 wishes=self.plane.wishes,
+                gates=self.plane.governance.gates,
+                wishes=self.plane.governance.wishes,
                 reports=self.plane.reports,
                 whatifs=self.plane.whatifs,
                 retainer=self.plane.governance.retainer,

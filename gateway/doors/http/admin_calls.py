@@ -141,6 +141,7 @@ class Call:
             if_match=_condition(self.headers),
             allow_signature_change=allow_signature_change,
             override=override,
+            groups=() if self.principal is None else self.principal.groups,
         )
 
 
