@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import msgspec
 from msgspec import Struct
 
-from gateway.core.entrances import Stage, entrances, stage_of
+from gateway.core.entrances import Stage, compare, entrances, stage_of
 from gateway.core.errors import Forbidden, GateClosed, InvalidRequest, NotFound
 from gateway.core.experiments import State
 from gateway.core.gates import Gate, Missing
@@ -89,12 +89,15 @@ class Gatekeeper:
         Raises:
             StoreUnavailable: what they ask for cannot be read.
         """
+        if not base.gates:
+            return Look()
+        compared = compare(base, changed)
         missing: list[Missing] = []
         closed: dict[Key, None] = {}
         passages: list[Passage] = []
         known: dict[Key, Facts] = {}
         for name, gate in sorted(base.gates.items()):
-            for key, stage in sorted(entrances(base, changed, gate).items()):
+            for key, stage in sorted(entrances(compared, gate).items()):
                 if key not in known:
                     known[key] = await self._facts(base, changed, key, actor)
                 found = examine(name, gate, stage, known[key], self._now())
@@ -124,8 +127,6 @@ class Gatekeeper:
             InvalidRequest: it is, without a reason.
             StoreUnavailable: what the gates ask for cannot be read.
         """
-        if not base.gates:
-            return None
         look = await self.look(base, changed, request.actor)
         if not look.missing:
             return _document({"gates": look.passages}) if look.passages else None

@@ -65,21 +65,38 @@ def places_of(snapshot: Snapshot) -> frozenset[Place]:
     return frozenset(found)
 
 
-def entrances(base: Snapshot, changed: Snapshot, gate: Gate) -> Mapping[Key, Stage]:
-    """The versions that a change lets in, of the models that a gate means."""
+class Comparison(Struct, frozen=True, eq=False):
+    """Two Snapshots side by side: the places before, those that are fresh, and who goes back.
+
+    Worked out once for all gates. `returning` are the controls of experiments that take their
+    promotion back.
+    """
+
+    base: Snapshot
+    before: frozenset[Place]
+    fresh: frozenset[Place]
+    returning: frozenset[Key]
+
+
+def compare(base: Snapshot, changed: Snapshot) -> Comparison:
+    """What a change makes of the versions' places."""
     before = places_of(base)
-    fresh = [
-        place for place in places_of(changed) - before if matches_any(gate.models, place.model)
-    ]
+    fresh = places_of(changed) - before
+    return Comparison(base, before, fresh, frozenset(_taken_back(base, changed)))
+
+
+def entrances(compared: Comparison, gate: Gate) -> Mapping[Key, Stage]:
+    """The versions that a change lets in, of the models that a gate means."""
+    fresh = [place for place in compared.fresh if matches_any(gate.models, place.model)]
     if not fresh:
         return {}
-    allowed = set(_taken_back(base, changed))
+    base, before = compared.base, compared.before
     promoted = {place.key for place in before if _is_promoted(place, gate)}
     seen = {place.key for place in before if place.reach is not Reach.WARM}
     warm = {place.key for place in before}
     found: dict[Key, Stage] = {}
     for place in fresh:
-        if place.key in allowed or _goes_back(base, place, gate):
+        if place.key in compared.returning or _goes_back(base, place, gate):
             continue
         if _is_promoted(place, gate):
             if (place.is_alias and place.alias in gate.aliases) or place.key not in promoted:

@@ -1,12 +1,15 @@
 """Which versions a change newly lets in, whatever way it takes."""
 
+from collections.abc import Mapping
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from gateway.core.endpoints import Endpoint, Rule, Shadow, Split, Target, Weighted
-from gateway.core.entrances import Stage, entrances, stage_of, without_aliases
+from gateway.core.entrances import Stage, compare, stage_of, without_aliases
+from gateway.core.entrances import entrances as let_in
 from gateway.core.errors import GatewayError
 from gateway.core.experimenting import start_experiment, stop_experiment
 from gateway.core.experiments import State
@@ -31,6 +34,11 @@ NEW = {("m", 3): Stage.TRIAL}
 FAR = {("m", 3): Stage.PROMOTION}
 THREE = Target(version=3)
 SOMEBODY = (Condition(header="X-Plan", equals="gold"),)
+
+
+def entrances(base: Snapshot, changed: Snapshot, gate: Gate) -> Mapping[tuple[str, int], Stage]:
+    """What a change lets in."""
+    return let_in(compare(base, changed), gate)
 
 
 def served(*rules: Rule, **fields: object) -> Snapshot:

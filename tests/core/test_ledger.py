@@ -144,3 +144,19 @@ def test_the_first_difference_is_told_with_its_place(
     """A reader can find it without reading two documents side by side."""
     found = first_difference(stored, made, "x", tolerance=0.0)
     assert found is None if told is None else told in (found or "")
+
+
+def test_a_decision_of_before_there_were_gates_replays() -> None:
+    """Its basis says nothing of them."""
+    entry = entry_of()
+    assert isinstance(entry.evidence, dict)
+    old = {name: part for name, part in entry.evidence.items() if name not in ("closed", "passed")}
+    assert len(old) == len(entry.evidence) - 2
+    assert replay(replace(entry, evidence=old), judge_by_units, HERE).difference is None
+
+
+def test_what_gates_add_to_other_entries_is_no_decision() -> None:
+    """A promotion that met its gates has evidence, and is nothing to decide again."""
+    entry = entry_of()
+    other = replace(entry, action="model.promote", evidence={"gates": []})
+    assert decisions_in([other, entry]) == [entry]
