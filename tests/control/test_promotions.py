@@ -8,12 +8,14 @@ from redis.asyncio import Redis
 
 from gateway.adapters.redis import RedisStore
 from gateway.adapters.redis_keys import Keys, keys_of
+from gateway.control.gates import Gates
 from gateway.control.promotions import Promotions
 from gateway.control.registry import Registry
 from gateway.control.status import Standing
 from gateway.core.access import READ, WRITE, Token, digest_of
 from gateway.core.audit import encode_entry
 from gateway.core.errors import StoreUnavailable
+from gateway.core.gates import ApprovalRule, Gate, Requirements
 from gateway.core.snapshot import ModelRecord
 from tests.control.building import ASKED
 from tests.fakes import CountingEntropy, manifest_of, signature_of
@@ -263,3 +265,18 @@ async def test_the_loop_survives_the_store(stage: Stage) -> None:
             await asyncio.sleep(0.01)
     assert leader._standing.leads
     running.cancel()
+
+
+async def test_a_request_that_a_gate_does_not_allow_is_refused(stage: Stage) -> None:
+    """The answer says what is missing; a rollback is granted all the same."""
+    await stage.registry.promote("m", 2, ASKED)
+    gate = Gate(schema=1, models=("m",), promotion=Requirements(approvals=(ApprovalRule(),)))
+    await Gates(stage.registry, lambda: 5.0).put("g", gate, ASKED)
+    await stage.ask(version="1", action="rollback")
+    await stage.ask(version="2")
+    await stage.leader().tick()
+    granted, refused = await stage.answers()
+    assert granted["status"] == "accepted"
+    assert refused["status"] == "refused"
+    assert "1 approval by an approver is missing: whoever asks ('ci')" in refused["reason"]
+    assert await stage.champion() == 1
