@@ -148,6 +148,55 @@ def check_gates(  # noqa: PLR0913 - an argument for each option
         say(f"{what} may not be promoted to '{alias}' yet: {lacking} missing.")
 
 
+@app.command("wishes")
+def list_wishes(
+    ctx: typer.Context,
+    *,
+    as_json: AsJson = False,
+    admin: AdminUrl = None,
+    token_file: TokenFile = None,
+) -> None:
+    """List promotions that were asked for, and what each waits for."""
+    with AdminClient(ctx, admin, token_file) as client:
+        document = client.get("wishes")
+    if as_json:
+        show_json(document)
+        return
+    show_table(
+        f"Wishes at revision {document['revision']}",
+        ("model", "alias", "version", "asked by", "waits for"),
+        [
+            (
+                row["model"],
+                row["alias"],
+                row["wish"]["version"],
+                row["wish"]["asked_by"],
+                [one["sentence"] for one in row["missing"]],
+            )
+            for row in document["wishes"]
+        ],
+        empty="Nobody waits for a gate.",
+    )
+
+
+@app.command("withdraw")
+def withdraw(  # noqa: PLR0913 - an argument for each option
+    ctx: typer.Context,
+    model: Model,
+    *,
+    alias: Annotated[str, typer.Option("--alias", help="The alias that was to move.")] = CHAMPION,
+    reason: Reason = "",
+    as_json: AsJson = False,
+    admin: AdminUrl = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Let a promotion that was asked for go."""
+    with AdminClient(ctx, admin, token_file) as client:
+        path = ("models", model, "wishes", alias)
+        answer = client.delete(*path, query={"reason": reason}, if_match=None)
+    _tell(answer, f"'{alias}' of '{model}' stays where it is", as_json=as_json)
+
+
 def approve(  # noqa: PLR0913 - an argument for each option
     ctx: typer.Context,
     model: Model,

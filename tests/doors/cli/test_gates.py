@@ -91,6 +91,18 @@ def test_a_promotion_is_asked_for(gated: Desk) -> None:
     assert "committed" in gated.run("promote", MODEL, "2", "--request", "--no-wait").stdout
 
 
+def test_what_was_asked_for_is_listed_and_withdrawn(gated: Desk) -> None:
+    """With what it waits for."""
+    assert "Nobody waits for a gate." in gated.run("gate", "wishes").stdout
+    gated.run("promote", MODEL, "2", "--request")
+    told = gated.run("gate", "wishes").stdout
+    assert "wim" in told
+    assert "1 approval by an approver is missing" in told
+    gone = gated.run("gate", "withdraw", MODEL, "--reason", "no").stdout
+    assert f"'champion' of '{MODEL}' stays where it is" in gone
+    assert gated.json("gate", "wishes")["wishes"] == []
+
+
 def test_force_takes_its_role(gated: Desk) -> None:
     """And cannot be asked for."""
     forced = gated.run("promote", MODEL, "2", "--override", "--reason", "down", "--no-wait")
