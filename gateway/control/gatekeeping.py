@@ -12,9 +12,9 @@ import msgspec
 from msgspec import Struct
 
 from gateway.core.entrances import Stage, compare, entrances, stage_of
-from gateway.core.errors import Forbidden, GateClosed, InvalidRequest, NotFound
+from gateway.core.errors import Forbidden, GateClosed, InvalidRequest, Missing, NotFound
 from gateway.core.experiments import State
-from gateway.core.gates import Gate, Missing
+from gateway.core.gates import Gate
 from gateway.core.gating import Facts, Finding, counted, examine, facts_of, missing_of
 from gateway.core.models import Key, Manifest
 from gateway.core.patterns import matches_any

@@ -8,7 +8,8 @@ from msgspec.structs import replace
 from gateway.control.conditions import etag_of
 from gateway.control.registry import Change, Edit, Registry, Request
 from gateway.core import governing
-from gateway.core.gates import Gate, Missing
+from gateway.core.errors import Missing
+from gateway.core.gates import Gate
 from gateway.core.gating import missing_of
 from gateway.core.patterns import matches_any
 from gateway.core.reviews import Approval, review_name

@@ -12,8 +12,7 @@ from msgspec.structs import replace
 
 from gateway.control.registry import Change, Edit, Registry, Request
 from gateway.core import governing
-from gateway.core.errors import Conflict, GateClosed
-from gateway.core.gates import Missing
+from gateway.core.errors import Conflict, GateClosed, Missing
 from gateway.core.models import CHAMPION
 from gateway.core.reviews import PromotionWish, wish_name
 from gateway.core.snapshot import Snapshot

@@ -28,10 +28,8 @@ a source line or more than 64 characters of what the caller sent.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from gateway.core.gates import Missing
+from msgspec import Struct
 
 
 class GatewayError(Exception):
@@ -83,12 +81,20 @@ class Conflict(GatewayError):
     kind = "conflict"
 
 
+class Missing(Struct, frozen=True):
+    """One thing that a gate wants and that is not there, as a sentence with the way to it."""
+
+    gate: str
+    requirement: str
+    sentence: str
+
+
 class GateClosed(Conflict):
     """A gate asks for what is not there yet; `missing` lists it, each with a sentence."""
 
     kind = "gate_closed"
 
-    def __init__(self, message: str, missing: "Sequence[Missing]" = ()) -> None:
+    def __init__(self, message: str, missing: Sequence[Missing] = ()) -> None:
         """Keep what is missing, so that each can be shown by itself."""
         super().__init__(message)
         self.missing = tuple(missing)

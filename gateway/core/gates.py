@@ -90,11 +90,3 @@ class Gate(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     trial: Requirements = Requirements()
     promotion: Requirements = Requirements()
     freezes: tuple[Freeze, ...] = ()
-
-
-class Missing(Struct, frozen=True):
-    """One thing that a gate wants and that is not there, as a sentence with the way to it."""
-
-    gate: str
-    requirement: str
-    sentence: str

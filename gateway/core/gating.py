@@ -10,10 +10,11 @@ from typing import Any, Final
 from msgspec import Struct
 
 from gateway.core.entrances import Stage
+from gateway.core.errors import Missing
 from gateway.core.experimenting import promoted_variant
 from gateway.core.experiments import ExperimentRecord, State
 from gateway.core.freezes import held_until
-from gateway.core.gates import ApprovalRule, CheckRule, EvidenceRule, Gate, Missing, Requirements
+from gateway.core.gates import ApprovalRule, CheckRule, EvidenceRule, Gate, Requirements
 from gateway.core.models import Key
 from gateway.core.people import roles_now
 from gateway.core.principals import (

@@ -10,7 +10,7 @@ import msgspec
 import typer
 
 from gateway.core import errors
-from gateway.core.gates import Missing
+from gateway.core.errors import Missing
 from gateway.doors.cli.front import FrontStep, front_of
 
 ROOT: Final = "/admin/v1"

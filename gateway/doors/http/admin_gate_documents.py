@@ -2,7 +2,8 @@
 
 from msgspec import Struct
 
-from gateway.core.gates import Gate, Missing
+from gateway.core.errors import Missing
+from gateway.core.gates import Gate
 from gateway.core.gating import Finding
 from gateway.core.models import CHAMPION
 from gateway.core.reviews import Approval, PromotionWish
