@@ -93,6 +93,7 @@ class Bundles:
         refusal: str | None = None
         try:
             await self._check_alike(base, changed, told)
+            await self._registry.gatekeeper.check(base, changed, "")
         except GatewayError as error:
             refusal = str(error)
         return BundlePlan(base.revision, told, _expected(base, bundle, told), refusal)

@@ -84,19 +84,20 @@ class Gatekeeper:
         self._now = now
 
     async def look(self, base: Snapshot, changed: Snapshot, actor: str) -> Look:
-        """What the gates of `base` say to a change that an actor asks for.
+        """What gates say to a change that an actor asks for: those that stood, and those it brings.
 
         Raises:
             StoreUnavailable: what they ask for cannot be read.
         """
-        if not base.gates:
+        gates = _gates(base, changed)
+        if not gates:
             return Look()
         compared = compare(base, changed)
         missing: list[Missing] = []
         closed: dict[Key, None] = {}
         passages: list[Passage] = []
         known: dict[Key, Facts] = {}
-        for name, gate in sorted(base.gates.items()):
+        for name, gate in gates:
             for key, stage in sorted(entrances(compared, gate).items()):
                 if key not in known:
                     known[key] = await self._facts(base, changed, key, actor)
@@ -107,7 +108,7 @@ class Gatekeeper:
                     closed[key] = None
                 else:
                     passages.append(_passage(name, gate, stage, known[key], found))
-        return Look(tuple(missing), tuple(closed), tuple(passages))
+        return Look(tuple(dict.fromkeys(missing)), tuple(closed), tuple(passages))
 
     async def check(self, base: Snapshot, changed: Snapshot, actor: str) -> None:
         """Refuse a change that lets a version in for which something is missing.
@@ -181,6 +182,18 @@ def with_passage(evidence: Any, passed: Any) -> Any:  # noqa: ANN401 - JSON docu
     if passed is None or evidence is None:
         return passed if evidence is None else evidence
     return {**evidence, **({"passed": passed} if "decision" in evidence else passed)}
+
+
+def _gates(base: Snapshot, changed: Snapshot) -> list[tuple[str, Gate]]:
+    """Every gate that stood, so that no change opens its own, and every one that comes with it.
+
+    What is put into an empty store stood elsewhere before, gates and all.
+    """
+    stood = sorted(base.gates.items())
+    if base.gates is changed.gates or base.revision == 0:
+        return stood
+    brought = sorted(changed.gates.items())
+    return stood + [(name, gate) for name, gate in brought if base.gates.get(name) != gate]
 
 
 def _document(evidence: object) -> Any:  # noqa: ANN401 - a JSON document

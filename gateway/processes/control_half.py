@@ -128,8 +128,6 @@ class ControlHalf:
                 bundles=Bundles(
                     self.plane.registry, self.plane.experiments, entropy=secrets.token_bytes
                 ),
-                gates=self.plane.gates,
-                wishes=self.plane.wishes,
                 gates=self.plane.governance.gates,
                 wishes=self.plane.governance.wishes,
                 reports=self.plane.reports,

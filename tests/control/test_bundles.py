@@ -213,10 +213,8 @@ async def test_whoever_may_not_see_roles_is_told_of_none(desk: Desk) -> None:
 
 
 CLOSED = Gate(schema=1, models=("m",), promotion=Requirements(approvals=(ApprovalRule(),)))
-ENTRANCE = "gates are not enforced at the chokepoint here yet; take this mark off when they are"
 
 
-@pytest.mark.xfail(reason=ENTRANCE)
 async def test_a_bundle_cannot_open_its_own_gate(desk: Desk) -> None:
     """The gate that stood before it counts."""
     await desk.apply(bundle_of(gates={"g": CLOSED}))
@@ -225,7 +223,6 @@ async def test_a_bundle_cannot_open_its_own_gate(desk: Desk) -> None:
         await desk.apply(both)
 
 
-@pytest.mark.xfail(reason=ENTRANCE)
 async def test_a_bundle_must_pass_the_gate_that_it_brings(desk: Desk) -> None:
     """Or what it says would not have been met from the beginning."""
     both = bundle_of(gates={"g": CLOSED}, aliases={"m": {"champion": 2}})

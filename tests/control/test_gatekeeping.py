@@ -14,6 +14,7 @@ from gateway.core.endpoints import Endpoint, Rule, Shadow, Target
 from gateway.core.errors import Conflict, Forbidden, GateClosed, InvalidRequest, NotFound
 from gateway.core.snapshot import ModelRecord, Snapshot, document_digest
 from gateway.core.targeting import Condition
+from gateway.core.transitions import promote
 from tests.control.governing import FROZEN, ONE_APPROVAL, PEOPLE, Office, gate_of
 from tests.fakes import CountingEntropy, MemoryStore, manifest_of
 from tests.rollouts import document_of
@@ -279,3 +280,17 @@ async def test_an_endpoints_preview_says_that_a_gate_is_closed(office: Office) -
     preview = await office.registry.preview_endpoint("e", document, "ana")
     assert "A gate is closed" in str(preview.refusal)
     assert "'ana'" in str(preview.refusal)
+
+
+async def test_a_change_that_takes_its_gate_away_is_held_to_it(office: Office) -> None:
+    """Documents that are applied whole cannot bring along what lets them pass."""
+
+    async def make(base: Snapshot) -> Snapshot:
+        return replace(promote(base, "m", 2), gates={})
+
+    with pytest.raises(GateClosed):
+        await office.registry.commit(Edit("apply", "bundles/x", make, {"bundle": "x"}), ANA)
+    await office.approve(2, "ben")
+    change = await office.registry.commit(Edit("apply", "bundles/x", make, {"bundle": "x"}), ANA)
+    assert change.entry is not None
+    assert set(change.entry.evidence) == {"bundle", "gates"}

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -209,6 +209,7 @@ def moved(snapshot: Snapshot, move: tuple[object, ...]) -> Snapshot:
         return snapshot
 
 
+@settings(max_examples=50)
 @given(MOVES, MOVES)
 def test_only_what_is_named_anew_is_gated(
     before: list[tuple[object, ...]], after: list[tuple[object, ...]]

@@ -76,13 +76,12 @@ class Desk:
         self.environ = {"TILTYARD_TOKEN": WRITER}
         self.transport: httpx.BaseTransport | None = Waiting(self.world.app)
 
-    def run(self, *arguments: str, stdin: str | None = None) -> Result:
     def reach(self, world: World) -> None:
         """Have another world behind the admin door."""
         self.world = world
         self.transport = Waiting(world.app)
 
-    def run(self, *arguments: str) -> Result:
+    def run(self, *arguments: str, stdin: str | None = None) -> Result:
         front = FrontStep(
             serve=self.serve,
             check=lambda _: (["flights/1"], list(self.problems)),
