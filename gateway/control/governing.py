@@ -33,14 +33,12 @@ class GovernanceParts:
 
 
 class Governance:
-    """Cards, retention and telling.
-    """Cards, gates, wishes and retention.
+    """Cards, gates, wishes, retention and telling.
 
     Requires: `start` with the control plane's tasks, `close` at the end.
     """
 
-    __slots__ = ("_parts", "cards", "retainer", "telling")
-    __slots__ = ("_granter", "_parts", "cards", "gates", "retainer", "wishes")
+    __slots__ = ("_granter", "_parts", "cards", "gates", "retainer", "telling", "wishes")
 
     def __init__(self, parts: GovernanceParts) -> None:
         """Put the parts together; nothing runs yet."""
