@@ -16,6 +16,7 @@ from msgspec import Struct, field
 from gateway.core.addresses import check_allowed
 from gateway.core.errors import InvalidRequest
 from gateway.governance_settings import WebhookSettings
+from gateway.oidc_settings import OidcSettings, check_oidc
 
 PREFIX: Final = "TILTYARD_"
 OTHER_VARIABLES: Final = frozenset({"TILTYARD_CONFIG", "TILTYARD_TOKEN", "TILTYARD_ADMIN_URL"})
@@ -48,6 +49,8 @@ class HttpSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """For a caller to read something of its answer."""
     door: Literal["fast", "asgi"] = "fast"
     """Whether connections answer inferences themselves, or the ASGI application does."""
+    auth: Literal["open", "token"] = "open"
+    """Whether anybody may infer, or only who shows a token with the right `infer`."""
     json_nonfinite: Literal["literal", "null", "error"] = "literal"
     """How NaN and the infinities are written in JSON answers."""
 
@@ -166,7 +169,7 @@ class OutcomeSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Who may report outcomes, and how they are kept on this host."""
 
     auth: Literal["token", "open"] = "token"
-    """Whether reporting needs a bearer token with the scope `outcomes` or `write`."""
+    """Whether reporting needs a bearer token with the right `outcomes`."""
     max_age_s: float = 90 * 86_400.0
     """Outcomes of predictions older than this are refused."""
     journal_mb: int = 512
@@ -250,6 +253,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     inspection: InspectionSettings = field(default_factory=InspectionSettings)
     processes: ProcessSettings = field(default_factory=ProcessSettings)
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
+    oidc: OidcSettings = field(default_factory=OidcSettings)
 
 
 SECRETS: Final = frozenset({("admin", "token"), ("redis", "url"), ("redis", "seal_key")})
@@ -326,6 +330,7 @@ def _check(settings: Settings) -> None:
     if not 0 <= settings.drain_delay_s < settings.stop_s:
         message = "Setting drain_delay_s must be at least 0 and below stop_s."
         raise InvalidRequest(message)
+    check_oidc(settings.oidc)
     _check_processes(settings)
     _check_numbers(settings)
     check_allowed("webhooks.allow_hosts", settings.webhooks.allow_hosts)
@@ -396,4 +401,5 @@ _SECTIONS: Final[Mapping[str, type[Struct]]] = {
     "inspection": InspectionSettings,
     "processes": ProcessSettings,
     "webhooks": WebhookSettings,
+    "oidc": OidcSettings,
 }

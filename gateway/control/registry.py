@@ -41,7 +41,8 @@ class Request(Struct, frozen=True):
     """Who asks for a change, why, and under which conditions.
 
     `if_match` is the ETag that the document must have: `*` for any, empty for none yet, None to
-    not ask. `answers` is the promotions stream's entry that the same transaction answers.
+    not ask. `answers` is the promotions stream's entry that the same transaction answers. `permit`
+    refuses who may not make the change by the newest Snapshot.
     """
 
     actor: str
@@ -49,6 +50,7 @@ class Request(Struct, frozen=True):
     if_match: str | None = None
     allow_signature_change: bool = False
     answers: str | None = None
+    permit: Callable[[Snapshot], None] | None = None
 
 
 class Change(Struct, frozen=True):
@@ -260,7 +262,7 @@ class Registry:
         _check_request(request)
         for _ in range(MAX_TRIES):
             base = await self.fresh()
-            _check_match(base, edit.target, request.if_match)
+            _check_standing(base, edit.target, request)
             changed = await edit.make(base)
             if changed == base and not edit.noted:
                 return Change(base.revision, _etag(base, edit.target), None)
@@ -360,8 +362,10 @@ def _etag(snapshot: Snapshot, target: str) -> str | None:
     return None if found is None else document_digest(found)
 
 
-def _check_match(base: Snapshot, target: str, wanted: str | None) -> None:
-    if wanted is None:
+def _check_standing(base: Snapshot, target: str, request: Request) -> None:
+    if request.permit is not None:
+        request.permit(base)
+    if (wanted := request.if_match) is None:
         return
     stands = _etag(base, target)
     if wanted == NO_DOCUMENT and stands is None:

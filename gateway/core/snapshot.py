@@ -29,7 +29,12 @@ from gateway.core.experiments import TERMINAL, ExperimentRecord, HoldOut, Layer
 from gateway.core.gates import Gate
 from gateway.core.models import CHAMPION, MAX_VERSION, Key, check_name, is_hex256
 from gateway.core.plans import Plan, compile_plan
-from gateway.core.principals import PrincipalDocument, TokenRecord
+from gateway.core.principals import (
+    PrincipalDocument,
+    TokenRecord,
+    check_principal,
+    check_token,
+)
 from gateway.core.retentions import Retention, check_retention
 from gateway.core.reviews import PromotionWish, Review
 
@@ -231,6 +236,10 @@ def check(snapshot: Snapshot) -> None:
         check_record(snapshot, name, record)
     for name, retention in snapshot.retentions.items():
         check_retention(name, retention)
+    for name, principal in snapshot.principals.items():
+        check_principal(name, principal)
+    for token_id, token in snapshot.tokens.items():
+        check_token(token_id, token)
     studied = _studied(snapshot)
     check_experiments(studied)
     _check_salts(snapshot, studied)
