@@ -340,17 +340,17 @@ def _check_numbers(settings: Settings) -> None:
     if not 0 <= settings.pool.niceness <= MAX_NICENESS:
         message = f"Setting pool.niceness is {settings.pool.niceness}; it must be 0 to 19."
         raise InvalidRequest(message)
-    if settings.pool.arena_mb is not None and settings.pool.arena_mb < 0:
-        message = f"Setting pool.arena_mb is {settings.pool.arena_mb}; it must be at least 0."
-        raise InvalidRequest(message)
-    if settings.recording.keep_mb < 0:
-        message = (
-            f"Setting recording.keep_mb is {settings.recording.keep_mb}; it must be at least 0."
-        )
-        raise InvalidRequest(message)
+    for name, size in (
+        ("pool.arena_mb", settings.pool.arena_mb or 0),
+        ("recording.keep_mb", settings.recording.keep_mb),
+        ("processes.memory_mib", settings.processes.memory_mib),
+    ):
+        if size < 0:
+            raise InvalidRequest(f"Setting {name} is {size}; it must be at least 0.")
     if settings.store_scan_s <= 0:
-        message = f"Setting store_scan_s is {settings.store_scan_s}; it must be above 0."
-        raise InvalidRequest(message)
+        raise InvalidRequest(
+            f"Setting store_scan_s is {settings.store_scan_s}; it must be above 0."
+        )
     for section, names in _POSITIVE.items():
         for name in names.split():
             value = getattr(getattr(settings, section), name)
@@ -362,9 +362,6 @@ def _check_numbers(settings: Settings) -> None:
 def _check_processes(settings: Settings) -> None:
     if isinstance(settings.workers, int) and not 0 <= settings.workers <= MAX_WORKERS:
         message = f"Setting workers is {settings.workers}; it must be 0 to {MAX_WORKERS}, or auto."
-        raise InvalidRequest(message)
-    if settings.processes.memory_mib < 0:
-        message = "Setting processes.memory_mib must be at least 0."
         raise InvalidRequest(message)
 
 
