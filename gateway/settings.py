@@ -325,11 +325,9 @@ def _check(settings: Settings) -> None:
             raise InvalidRequest(message)
     seal_key = settings.redis.seal_key
     if seal_key is not None and len(seal_key.encode()) < MIN_SEAL_KEY_BYTES:
-        message = f"Setting redis.seal_key must hold at least {MIN_SEAL_KEY_BYTES} bytes."
-        raise InvalidRequest(message)
+        raise InvalidRequest(f"Setting redis.seal_key needs at least {MIN_SEAL_KEY_BYTES} bytes.")
     if not 0 <= settings.drain_delay_s < settings.stop_s:
-        message = "Setting drain_delay_s must be at least 0 and below stop_s."
-        raise InvalidRequest(message)
+        raise InvalidRequest("Setting drain_delay_s must be at least 0 and below stop_s.")
     check_oidc(settings.oidc)
     _check_processes(settings)
     _check_numbers(settings)
@@ -338,8 +336,7 @@ def _check(settings: Settings) -> None:
 
 def _check_numbers(settings: Settings) -> None:
     if not 0 <= settings.pool.niceness <= MAX_NICENESS:
-        message = f"Setting pool.niceness is {settings.pool.niceness}; it must be 0 to 19."
-        raise InvalidRequest(message)
+        raise InvalidRequest(f"Setting pool.niceness is {settings.pool.niceness}, not 0 to 19.")
     for name, size in (
         ("pool.arena_mb", settings.pool.arena_mb or 0),
         ("recording.keep_mb", settings.recording.keep_mb),
