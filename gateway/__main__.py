@@ -5,12 +5,11 @@ by the commands that need it only, so that the others start fast.
 """
 
 import os
-import secrets
 import sys
 import time
 from pathlib import Path
 
-from gateway.adapters.disk import StoredTokens
+from gateway.adapters.disk import stored_admin_token
 from gateway.adapters.logs import configure
 from gateway.adapters.segments import StoredRecords
 from gateway.core.deciding import Circumstances
@@ -29,9 +28,7 @@ def main() -> None:
     front = FrontStep(
         serve=_serve,
         check=_check,
-        token_folder=lambda settings: StoredTokens(
-            Path(settings.state_dir), entropy=secrets.token_bytes
-        ),
+        admin_token=lambda settings: stored_admin_token(Path(settings.state_dir)),
         record_store=lambda settings: StoredRecords(Path(settings.state_dir)),
         decide=_decide,
         circumstances=_circumstances,

@@ -1,4 +1,4 @@
-"""Ports of governance: what registering, checking and telling others ask of the world."""
+"""Ports of governance: what registering, checking, recognising and telling others ask."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -9,6 +9,28 @@ from gateway.core.announcements import Aliases
 from gateway.core.audit import AuditEntry
 from gateway.core.inspections import Inspection, InspectionOrder
 from gateway.core.webhooks import DeadLetter, Posted, Progress, Webhook
+
+
+class Identity(Struct, frozen=True):
+    """Whom an issuer's token names: a principal's name, and the groups that it is in."""
+
+    name: str
+    groups: tuple[str, ...] = ()
+
+
+class Issuer(Protocol):
+    """Verifies bearer tokens that are not ours."""
+
+    async def identify(self, token: bytes) -> Identity:
+        """Whom a token names.
+
+        Raises:
+            Unauthenticated: it is not the issuer's, not for us, or not good now.
+            NotReady: the issuer's keys are not known, and it is away.
+        """
+
+    async def close(self) -> None:
+        """Let go of the connections."""
 
 
 class Inspector(Protocol):

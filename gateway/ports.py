@@ -294,7 +294,7 @@ class RepositoryEntry(Struct, frozen=True):
 
 
 class Repository(Protocol):
-    """What the inference door may ask of control, on behalf of a caller with the write scope."""
+    """What the inference door may ask of control, on behalf of a caller who may promote."""
 
     async def index(self) -> list[RepositoryEntry]:
         """Every version that is known, served or not.
@@ -376,5 +376,5 @@ class Disk(Protocol):
     def save_signing_keys(self, keys: SigningKeys) -> None:
         """Keep the keys for a start without the store."""
 
-    def tokens(self) -> tuple[Token, ...]:
-        """Every token known on this host, read afresh."""
+    def admin_token(self) -> str:
+        """The bearer token of this host's admin; made on first use."""

@@ -16,6 +16,7 @@ from msgspec import Struct, field
 from gateway.core.addresses import check_allowed
 from gateway.core.errors import InvalidRequest
 from gateway.governance_settings import WebhookSettings
+from gateway.oidc_settings import OidcSettings, check_oidc
 
 PREFIX: Final = "TILTYARD_"
 OTHER_VARIABLES: Final = frozenset({"TILTYARD_CONFIG", "TILTYARD_TOKEN", "TILTYARD_ADMIN_URL"})
@@ -48,6 +49,8 @@ class HttpSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """For a caller to read something of its answer."""
     door: Literal["fast", "asgi"] = "fast"
     """Whether connections answer inferences themselves, or the ASGI application does."""
+    auth: Literal["open", "token"] = "open"
+    """Whether anybody may infer, or only who shows a token with the right `infer`."""
     json_nonfinite: Literal["literal", "null", "error"] = "literal"
     """How NaN and the infinities are written in JSON answers."""
 
@@ -166,7 +169,7 @@ class OutcomeSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Who may report outcomes, and how they are kept on this host."""
 
     auth: Literal["token", "open"] = "token"
-    """Whether reporting needs a bearer token with the scope `outcomes` or `write`."""
+    """Whether reporting needs a bearer token with the right `outcomes`."""
     max_age_s: float = 90 * 86_400.0
     """Outcomes of predictions older than this are refused."""
     journal_mb: int = 512
@@ -250,6 +253,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     inspection: InspectionSettings = field(default_factory=InspectionSettings)
     processes: ProcessSettings = field(default_factory=ProcessSettings)
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
+    oidc: OidcSettings = field(default_factory=OidcSettings)
 
 
 SECRETS: Final = frozenset({("admin", "token"), ("redis", "url"), ("redis", "seal_key")})
@@ -321,11 +325,10 @@ def _check(settings: Settings) -> None:
             raise InvalidRequest(message)
     seal_key = settings.redis.seal_key
     if seal_key is not None and len(seal_key.encode()) < MIN_SEAL_KEY_BYTES:
-        message = f"Setting redis.seal_key must hold at least {MIN_SEAL_KEY_BYTES} bytes."
-        raise InvalidRequest(message)
+        raise InvalidRequest(f"Setting redis.seal_key needs at least {MIN_SEAL_KEY_BYTES} bytes.")
     if not 0 <= settings.drain_delay_s < settings.stop_s:
-        message = "Setting drain_delay_s must be at least 0 and below stop_s."
-        raise InvalidRequest(message)
+        raise InvalidRequest("Setting drain_delay_s must be at least 0 and below stop_s.")
+    check_oidc(settings.oidc)
     _check_processes(settings)
     _check_numbers(settings)
     check_allowed("webhooks.allow_hosts", settings.webhooks.allow_hosts)
@@ -333,19 +336,18 @@ def _check(settings: Settings) -> None:
 
 def _check_numbers(settings: Settings) -> None:
     if not 0 <= settings.pool.niceness <= MAX_NICENESS:
-        message = f"Setting pool.niceness is {settings.pool.niceness}; it must be 0 to 19."
-        raise InvalidRequest(message)
-    if settings.pool.arena_mb is not None and settings.pool.arena_mb < 0:
-        message = f"Setting pool.arena_mb is {settings.pool.arena_mb}; it must be at least 0."
-        raise InvalidRequest(message)
-    if settings.recording.keep_mb < 0:
-        message = (
-            f"Setting recording.keep_mb is {settings.recording.keep_mb}; it must be at least 0."
-        )
-        raise InvalidRequest(message)
+        raise InvalidRequest(f"Setting pool.niceness is {settings.pool.niceness}, not 0 to 19.")
+    for name, size in (
+        ("pool.arena_mb", settings.pool.arena_mb or 0),
+        ("recording.keep_mb", settings.recording.keep_mb),
+        ("processes.memory_mib", settings.processes.memory_mib),
+    ):
+        if size < 0:
+            raise InvalidRequest(f"Setting {name} is {size}; it must be at least 0.")
     if settings.store_scan_s <= 0:
-        message = f"Setting store_scan_s is {settings.store_scan_s}; it must be above 0."
-        raise InvalidRequest(message)
+        raise InvalidRequest(
+            f"Setting store_scan_s is {settings.store_scan_s}; it must be above 0."
+        )
     for section, names in _POSITIVE.items():
         for name in names.split():
             value = getattr(getattr(settings, section), name)
@@ -357,9 +359,6 @@ def _check_numbers(settings: Settings) -> None:
 def _check_processes(settings: Settings) -> None:
     if isinstance(settings.workers, int) and not 0 <= settings.workers <= MAX_WORKERS:
         message = f"Setting workers is {settings.workers}; it must be 0 to {MAX_WORKERS}, or auto."
-        raise InvalidRequest(message)
-    if settings.processes.memory_mib < 0:
-        message = "Setting processes.memory_mib must be at least 0."
         raise InvalidRequest(message)
 
 
@@ -396,4 +395,5 @@ _SECTIONS: Final[Mapping[str, type[Struct]]] = {
     "inspection": InspectionSettings,
     "processes": ProcessSettings,
     "webhooks": WebhookSettings,
+    "oidc": OidcSettings,
 }

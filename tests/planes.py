@@ -8,12 +8,13 @@ from typing import Self
 
 import numpy as np
 
-from gateway.core.access import Token, digest_of
+from gateway.core.access import Principal, Token, digest_of, id_of
 from gateway.core.assignment import HASH_VERSION, SplitState
 from gateway.core.endpoints import Endpoint, EndpointRecord, Rule, Split, Target, weights_of
 from gateway.core.models import Key, Manifest
 from gateway.core.oip.messages import InferRequest, RequestedOutput
 from gateway.core.predictions import SigningKeys
+from gateway.core.principals import Grant, InferenceGrant, Right, Role
 from gateway.core.snapshot import ModelRecord, Snapshot, named_versions
 from gateway.core.targeting import Scalar
 from gateway.core.tensors import Array
@@ -34,17 +35,19 @@ from tests.fakes import CountingEntropy, NanoClock, SlowEngine, manifest_of
 INLINE = PoolSettings()
 THREADED = PoolSettings(inline_ms=-1.0, executor_threads=1)
 KEYS = SigningKeys(schema=1, current=1, keys={1: "11" * 32}, unit_key="22" * 32)
-FORCE_TOKEN, WRITE_TOKEN, READ_TOKEN = "force-token", "write-token", "read-token"
-OUTCOMES_TOKEN = "outcomes-token"
+FORCE_TOKEN, WRITE_TOKEN, READ_TOKEN = "tilt_force_x", "tilt_write_x", "tilt_read_x"
+OUTCOMES_TOKEN, INFER_TOKEN, OTHER_TOKEN = "tilt_outcomes_x", "tilt_infer_x", "tilt_other_x"
 SECRETS = Secrets(
     keys=KEYS,
     tokens=tuple(
-        Token(name=scope, sha256=digest_of(token.encode()), scopes=(scope,))
-        for scope, token in (
-            ("force", FORCE_TOKEN),
-            ("write", WRITE_TOKEN),
-            ("read", READ_TOKEN),
-            ("outcomes", OUTCOMES_TOKEN),
+        Token(id_of(token.encode()), digest_of(token.encode()), holder)
+        for token, holder in (
+            (FORCE_TOKEN, Principal("force", inference=(InferenceGrant(Right.FORCE),))),
+            (WRITE_TOKEN, Principal("write", grants=(Grant(Role.DEPLOYER),))),
+            (READ_TOKEN, Principal("read", grants=(Grant(Role.VIEWER),))),
+            (OUTCOMES_TOKEN, Principal("outcomes", inference=(InferenceGrant(Right.OUTCOMES),))),
+            (INFER_TOKEN, Principal("infer", inference=(InferenceGrant(Right.INFER, ("m",)),))),
+            (OTHER_TOKEN, Principal("other", inference=(InferenceGrant(Right.INFER, ("n*",)),))),
         )
     ),
 )

@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.core.access import SCOPES, Token, digest_of
+from gateway.core.access import fresh_token
 from gateway.core.errors import InvalidRequest
 from gateway.core.models import Manifest
 from gateway.core.predictions import SigningKeys
@@ -27,11 +27,6 @@ log: Final = logging.getLogger(__name__)
 LAST_GOOD_FILE: Final = "last-good.json"
 KEYS_FILE: Final = "signing-keys.json"
 ADMIN_FILE: Final = "admin.token"
-TOKENS_FILE: Final = "tokens.json"
-ADMIN_NAME: Final = "admin"
-KID_LENGTH: Final = 4
-SECRET_LENGTH: Final = 40
-_BASE62: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
 class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -104,27 +99,6 @@ class StateFolder:
         """Keep the keys for a start without the store."""
         write_whole(self._folder / KEYS_FILE, msgspec.json.encode(keys))
 
-    def tokens(self) -> tuple[Token, ...]:
-        """The admin's token, then those of `tokens.json`, read afresh.
-
-        Raises:
-            InvalidRequest: `tokens.json` cannot be read or names an unknown scope.
-        """
-        admin = Token(
-            name=ADMIN_NAME,
-            sha256=digest_of(self.admin_token().encode()),
-            scopes=tuple(sorted(SCOPES)),
-        )
-        content = _read_private(self._folder / TOKENS_FILE)
-        if content is None:
-            return (admin,)
-        further = _decode_tokens(content)
-        unknown = sorted({scope for token in further for scope in token.scopes} - SCOPES)
-        if unknown:
-            message = f"{TOKENS_FILE} names the scope '{unknown[0]}', which does not exist."
-            raise InvalidRequest(message)
-        return (admin, *further)
-
     def admin_token(self) -> str:
         """The admin's bearer token; made on first use."""
         if self._admin_token is not None:
@@ -138,58 +112,18 @@ class StateFolder:
         return self._admin_token
 
 
-class StoredTokens:
-    """The tokens of a state folder as the command line keeps them; makes none by itself."""
+def stored_admin_token(folder: Path) -> str | None:
+    """The admin's token in a state folder, None if there is none yet; makes none.
 
-    __slots__ = ("_entropy", "_folder")
-
-    def __init__(self, folder: Path, *, entropy: Callable[[int], bytes]) -> None:
-        """Nothing is read or made yet; `entropy` gives fresh random bytes."""
-        self._folder = folder
-        self._entropy = entropy
-
-    def fresh(self) -> str:
-        """A token that nobody holds."""
-        return fresh_token(self._entropy)
-
-    def read(self) -> tuple[Token, ...]:
-        """Those of `tokens.json`; none if there is no such file.
-
-        Raises:
-            InvalidRequest: it cannot be read.
-        """
-        content = self._content(TOKENS_FILE)
-        return () if content is None else _decode_tokens(content)
-
-    def write(self, tokens: tuple[Token, ...]) -> None:
-        """Replace `tokens.json` whole.
-
-        Raises:
-            InvalidRequest: it cannot be written.
-        """
-        try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_whole(self._folder / TOKENS_FILE, msgspec.json.encode(tokens))
-        except OSError as error:
-            message = f"{TOKENS_FILE} in the state folder cannot be written: {error.strerror}."
-            raise InvalidRequest(message) from error
-
-    def admin_token(self) -> str | None:
-        """The admin's own, None if there is none yet."""
-        content = self._content(ADMIN_FILE)
-        return None if content is None else content.decode(errors="replace").strip() or None
-
-    def _content(self, name: str) -> bytes | None:
-        try:
-            return _read_private(self._folder / name)
-        except OSError as error:
-            message = f"{name} in the state folder cannot be read: {error.strerror}."
-            raise InvalidRequest(message) from error
-
-
-def fresh_token(entropy: Callable[[int], bytes]) -> str:
-    """A bearer token, `tilt_<key id>_<secret>`: the key id may be shown, the secret may not."""
-    return f"tilt_{_base62(entropy, KID_LENGTH)}_{_base62(entropy, SECRET_LENGTH)}"
+    Raises:
+        InvalidRequest: it cannot be read.
+    """
+    try:
+        content = _read_private(folder / ADMIN_FILE)
+    except OSError as error:
+        message = f"{ADMIN_FILE} in the state folder cannot be read: {error.strerror}."
+        raise InvalidRequest(message) from error
+    return None if content is None else content.decode(errors="replace").strip() or None
 
 
 def write_whole(path: Path, content: bytes, mode: int = 0o600) -> None:
@@ -229,21 +163,3 @@ def _read_private(path: Path) -> bytes | None:
             os.fchmod(held, 0o600)
             log.warning("%s could be read by others; it is now its owner's only.", path.name)
         return file.read()
-
-
-def _decode_tokens(content: bytes) -> tuple[Token, ...]:
-    try:
-        return msgspec.json.decode(content, type=tuple[Token, ...])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        message = f"{TOKENS_FILE} in the state folder cannot be read: {error}."
-        raise InvalidRequest(message) from error
-
-
-def _base62(entropy: Callable[[int], bytes], length: int) -> str:
-    """Random letters and digits; twice the bytes needed make the bias too small to matter."""
-    number = int.from_bytes(entropy(2 * length), "big")
-    letters = []
-    for _ in range(length):
-        number, digit = divmod(number, len(_BASE62))
-        letters.append(_BASE62[digit])
-    return "".join(letters)

@@ -1,5 +1,7 @@
 """The Keyring: signing keys and tokens, from the store and the disk to the data plane.
 
+Tokens are in the Snapshot, but for the admin's own, which is each host's.
+
 Hosts share the keys through the store. A host that starts while the store is away uses the keys
 that it saw last; one that never saw any makes its own, serves with them, and offers them to the
 store when it comes. If others have put theirs there by then, those sign from that moment on, and
@@ -19,10 +21,11 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from gateway.core.access import Token
+from gateway.core.access import Token, Tokens, built_in, tokens_in
 from gateway.core.errors import Conflict, InvalidRequest, StoreUnavailable, excerpt, words_of
 from gateway.core.predictions import MAX_KEY_ID, SigningKeys
 from gateway.core.signing_keys import retired, signing_with, with_next
+from gateway.core.snapshot import Snapshot
 from gateway.ports import DataPlane, Disk, Secrets, Store
 
 log: Final = logging.getLogger(__name__)
@@ -51,14 +54,17 @@ class Keyring:
         "_data_plane",
         "_disk",
         "_entropy",
+        "_followed",
         "_keys",
+        "_known",
+        "_known_of",
         "_own",
+        "_own_token",
         "_reading",
         "_rotating",
         "_saved",
         "_store",
         "alarm",
-        "tokens",
     )
 
     def __init__(
@@ -80,14 +86,18 @@ class Keyring:
         # A look that began earlier must not end later and bring back what it saw.
         self._reading = asyncio.Lock()
         self._rotating = asyncio.Lock()
-        self.tokens: tuple[Token, ...] = ()
-        """Every token that is good on this host now."""
+        self._own_token: tuple[Token, ...] = ()
+        self._followed: tuple[Token, ...] = ()
+        # Of the Snapshot that was asked about last.
+        self._known = Tokens(())
+        self._known_of: Snapshot | None = None
         self.alarm: str | None = None
         """Why the secrets are not as they should be."""
 
     async def begin(self) -> None:
         """Entrust the data plane with what is known without the store, or with fresh keys."""
-        self.tokens = await asyncio.to_thread(self._disk.tokens)
+        self._own_token = (built_in(await asyncio.to_thread(self._disk.admin_token)),)
+        self._known_of = None
         cached = await asyncio.to_thread(self._disk.signing_keys)
         self._saved = cached
         if cached is None:
@@ -104,14 +114,28 @@ class Keyring:
         """What this host signs and reads ids with; None before `begin`."""
         return self._keys
 
+    def tokens(self, snapshot: Snapshot) -> Tokens:
+        """Every token that is good on this host by a Snapshot; cheap to ask for again."""
+        if snapshot is not self._known_of:
+            self._known = Tokens((*self._own_token, *tokens_in(snapshot)))
+            self._known_of = snapshot
+        return self._known
+
+    def follow(self, snapshot: Snapshot) -> None:
+        """Entrust the data plane with the tokens of a Snapshot."""
+        tokens = tokens_in(snapshot)
+        if tokens != self._followed:
+            self._followed = tokens
+            self._entrust()
+
     async def refresh(self) -> None:
-        """Follow what the store and the token file hold now."""
+        """Follow the signing keys that the store holds now."""
         async with self._reading:
             self.alarm = None
-            tokens, keys = await self._read_tokens(), await self._shared() or self._keys
-            if tokens == self.tokens and keys == self._keys:
+            keys = await self._shared() or self._keys
+            if keys == self._keys:
                 return
-            self.tokens, self._keys = tokens, keys
+            self._keys = keys
             self._entrust()
 
     async def rotate(self, actor: str, timing: Timing) -> SigningKeys:
@@ -163,13 +187,6 @@ class Keyring:
         await self._store.replace_signing_keys(shared, known)
         return known, key_id
 
-    async def _read_tokens(self) -> tuple[Token, ...]:
-        try:
-            return await asyncio.to_thread(self._disk.tokens)
-        except (InvalidRequest, OSError) as error:
-            self.alarm = f"The tokens stay as they were. {words_of(error)}"
-            return self.tokens
-
     async def _shared(self) -> SigningKeys | None:
         """The store's keys, with those made here kept for reading; None if it has none to give."""
         shared = await self._read_keys()
@@ -208,7 +225,8 @@ class Keyring:
 
     def _entrust(self) -> None:
         if self._keys is not None:
-            self._data_plane.entrust(Secrets(keys=self._keys, tokens=self.tokens))
+            tokens = (*self._own_token, *self._followed)
+            self._data_plane.entrust(Secrets(keys=self._keys, tokens=tokens))
 
 
 def fresh_keys(entropy: Callable[[int], bytes]) -> SigningKeys:

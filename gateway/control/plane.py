@@ -13,6 +13,7 @@ from gateway.control.folder import Folder, FolderParts
 from gateway.control.governing import Governance, GovernanceParts
 from gateway.control.intake import Intake
 from gateway.control.keyring import Keyring, Timing
+from gateway.control.principals import Principals
 from gateway.control.promotions import Promotions
 from gateway.control.registry import Registry
 from gateway.control.reports import ReportParts, Reports
@@ -113,6 +114,7 @@ class ControlPlane:
             )
         )
         self.experiments = Experiments(self.registry, now=parts.now, entropy=parts.entropy)
+        self.principals = Principals(self.registry, now=parts.now, entropy=parts.entropy)
         self.reports = self._reported(parts)
         self.whatifs = WhatIfs(self.registry, parts.folds.units)
         self._steward = self._stewarded(parts)
@@ -120,8 +122,9 @@ class ControlPlane:
         self._promotions = Promotions(
             parts.store,
             self.registry,
-            tokens=lambda: self.keyring.tokens,
+            tokens=self.keyring.tokens,
             standing=self.watcher.standing,
+            now=parts.now,
         )
 
     async def start(self) -> None:

@@ -12,9 +12,11 @@ from typing import Final
 
 from gateway.control.registry import Change, Registry, Request
 from gateway.control.status import Standing
-from gateway.core.access import WRITE, Token, principal_of, require
+from gateway.core.access import Denied, Tokens, require, standing
 from gateway.core.errors import GatewayError, InvalidRequest, StoreUnavailable, excerpt
 from gateway.core.models import CHAMPION, check_name, parse_version
+from gateway.core.principals import Action
+from gateway.core.snapshot import Snapshot
 from gateway.ports import PromotionRequest, Store
 
 log: Final = logging.getLogger(__name__)
@@ -30,28 +32,34 @@ FIELDS: Final = frozenset({"token", "model", "version", "alias", "action", "reas
 class Promotions:
     """Answers promotion requests while this process leads."""
 
-    __slots__ = ("_registry", "_renewed_at", "_standing", "_store", "_tokens")
+    __slots__ = ("_denied", "_now", "_registry", "_renewed_at", "_standing", "_store", "_tokens")
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - an argument for each thing that it asks
         self,
         store: Store,
         registry: Registry,
         *,
-        tokens: Callable[[], tuple[Token, ...]],
+        tokens: Callable[[Snapshot], Tokens],
         standing: Standing,
+        now: Callable[[], float],
+        denied: Denied | None = None,
     ) -> None:
         """Nobody leads yet.
 
         Args:
             store: holds the stream and the leader's lock.
             registry: makes the commits.
-            tokens: those that are good now.
+            tokens: those that are good by a Snapshot.
             standing: names this process, and hears whether it leads.
+            now: UTC seconds.
+            denied: told whom a promotion was refused that they may not ask for.
         """
         self._store = store
         self._registry = registry
         self._tokens = tokens
         self._standing = standing
+        self._now = now
+        self._denied = denied
         self._renewed_at = 0.0
 
     async def run(self, pause_s: float) -> None:
@@ -101,18 +109,20 @@ class Promotions:
         """
         fields = request.fields
         bearer = b"Bearer " + fields.get("token", "").encode()
-        principal = principal_of(bearer, self._tokens())
-        require(principal, WRITE)
+        known = self._tokens(await self._registry.fresh())
+        principal = known.principal(bearer, self._now())
         unknown = sorted(fields.keys() - FIELDS)
         if unknown:
             message = f"A promotion request has no field '{excerpt(unknown[0])}'."
             raise InvalidRequest(message)
+        model = check_name("a model", fields.get("model", ""))
+        require(principal, Action.PROMOTE, {model}, self._denied)
         asked = Request(
             actor=principal.name,
             reason=fields.get("reason", "")[:MAX_REASON],
             answers=request.id,
+            permit=lambda base: require(standing(principal, base), Action.PROMOTE, {model}),
         )
-        model = check_name("a model", fields.get("model", ""))
         alias = check_name("an alias", fields.get("alias", CHAMPION))
         action = fields.get("action", "promote")
         if action == "rollback":

@@ -34,7 +34,8 @@ class Request(Struct, frozen=True):
     `if_match` is the ETag that the document must have: `*` for any, empty for none yet, None to
     not ask. `answers` is the promotions stream's entry that the same transaction answers.
     `override` passes closed gates by force, for who may; it needs a reason. `groups` are the
-    principals of the groups in which an issuer says that the actor is.
+    principals of the groups in which an issuer says that the actor is. `permit` refuses who may
+    not make the change by the newest Snapshot.
     """
 
     actor: str
@@ -44,6 +45,7 @@ class Request(Struct, frozen=True):
     answers: str | None = None
     override: bool = False
     groups: tuple[str, ...] = ()
+    permit: Callable[[Snapshot], None] | None = None
 
 
 class Change(Struct, frozen=True):
@@ -272,6 +274,8 @@ class Registry:
         check_reason(request.reason)
         for _ in range(MAX_TRIES):
             base = await self.fresh()
+            if request.permit is not None:
+                request.permit(base)
             check_match(base, edit.target, request.if_match)
             changed = await edit.make(base)
             if changed == base and not edit.noted:

@@ -239,6 +239,8 @@ class Watcher:
         return True
 
     async def _serve(self, snapshot: Snapshot, source: Source) -> None:
+        # First, because it waits for nothing: who may not ask any more hears of it at once.
+        self._parts.keyring.follow(snapshot)
         async with self._serving:
             self._generation = self._parts.catalog.generation
             update = await self._parts.catalog.prepare(snapshot)

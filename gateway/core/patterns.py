@@ -27,6 +27,8 @@ def check_pattern(what: str, text: str) -> str:
 
 def matches(pattern: str, name: str) -> bool:
     """Whether a name is one that the pattern means; takes time in proportion to both lengths."""
+    if pattern in (ANY, name):
+        return True
     first, *rest = pattern.split(ANY)
     if not rest:
         return name == pattern

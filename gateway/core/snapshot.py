@@ -30,7 +30,12 @@ from gateway.core.gate_checks import MAX_GATES, check_gate
 from gateway.core.gates import Gate
 from gateway.core.models import CHAMPION, MAX_VERSION, Key, check_name, is_hex256
 from gateway.core.plans import Plan, compile_plan
-from gateway.core.principals import PrincipalDocument, TokenRecord
+from gateway.core.principals import (
+    PrincipalDocument,
+    TokenRecord,
+    check_principal,
+    check_token,
+)
 from gateway.core.retentions import Retention, check_retention
 from gateway.core.reviews import PromotionWish, Review
 
@@ -230,13 +235,7 @@ def check(snapshot: Snapshot) -> None:
         _check_model(name, model)
     for name, record in snapshot.endpoints.items():
         check_record(snapshot, name, record)
-    for name, retention in snapshot.retentions.items():
-        check_retention(name, retention)
-    if len(snapshot.gates) > MAX_GATES:
-        message = f"There are {len(snapshot.gates)} gates; at most {MAX_GATES} are kept."
-        raise InvalidRequest(message)
-    for name, gate in snapshot.gates.items():
-        check_gate(name, gate)
+    _check_governance(snapshot)
     studied = _studied(snapshot)
     check_experiments(studied)
     _check_salts(snapshot, studied)
@@ -274,6 +273,20 @@ def check_record(snapshot: Snapshot, name: str, record: EndpointRecord) -> None:
         raise InvalidRequest(message)
     for rule, split in split_rules.items():
         _check_state(f"Endpoint '{name}', rule '{rule}'", split, record.splits[rule])
+
+
+def _check_governance(snapshot: Snapshot) -> None:
+    for name, retention in snapshot.retentions.items():
+        check_retention(name, retention)
+    if len(snapshot.gates) > MAX_GATES:
+        message = f"There are {len(snapshot.gates)} gates; at most {MAX_GATES} are kept."
+        raise InvalidRequest(message)
+    for name, gate in snapshot.gates.items():
+        check_gate(name, gate)
+    for name, principal in snapshot.principals.items():
+        check_principal(name, principal)
+    for token_id, token in snapshot.tokens.items():
+        check_token(token_id, token)
 
 
 def _check_state(where: str, split: Split, state: SplitState) -> None:

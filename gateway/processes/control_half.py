@@ -43,6 +43,7 @@ from gateway.doors.http.admin import create_admin
 from gateway.doors.http.admin_calls import AdminParts
 from gateway.doors.http.messages import ASGIApplication
 from gateway.doors.http.metrics import render
+from gateway.governance_ports import Issuer
 from gateway.ports import DataPlane
 from gateway.serving.cells import Cells
 from gateway.settings import LOOPBACK, Settings
@@ -113,6 +114,7 @@ class ControlHalf:
                 max_age_s=settings.outcomes.max_age_s,
             )
         )
+        self._issuer = _issuer(settings)
         self._cells.watch(self._measure)
 
     def metrics(self) -> bytes:
@@ -139,11 +141,14 @@ class ControlHalf:
                 data_plane=self._data_plane,
                 status=self.plane.status,
                 metrics=self.metrics,
-                tokens=lambda: self.plane.keyring.tokens,
+                principals=self.plane.principals,
+                tokens=lambda: self.plane.keyring.tokens(self.plane.registry.snapshot),
                 keys=lambda: self.plane.keyring.keys,
                 rotate_keys=self.plane.rotate_keys,
                 settings=self._settings.admin,
                 clock=time.monotonic,
+                now=time.time,
+                issuer=self._issuer,
             )
         )
 
@@ -158,6 +163,8 @@ class ControlHalf:
         """Send what telemetry is left for at most `flush_s`; stop, the embedded store last."""
         await self.plane.stop(flush_s)
         await self._tasks.close()
+        if self._issuer is not None:
+            await self._issuer.close()
         if self.valkey is not None:
             await self.valkey.stop()
 
@@ -277,6 +284,19 @@ def check_admin(settings: Settings) -> None:
             "set TILTYARD_ADMIN_TOKEN first."
         )
         raise InvalidRequest(message)
+
+
+def _issuer(settings: Settings) -> Issuer | None:
+    """Who verifies tokens that are not ours, where one is named.
+
+    Raises:
+        InvalidRequest: its library is not installed.
+    """
+    if settings.oidc.issuer is None:
+        return None
+    from gateway.adapters.oidc import OidcIssuer  # noqa: PLC0415 - most never need it
+
+    return OidcIssuer(settings.oidc, now=time.time)
 
 
 def _embedded(settings: Settings, state: Path) -> EmbeddedValkey | None:

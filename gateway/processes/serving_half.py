@@ -102,6 +102,7 @@ class ServingHalf:
             readers=Readers(limits),
             answers=Answers(settings.http.json_nonfinite),
             trace_ratio=settings.recording.trace_ratio,
+            plain_bytes=limits.body_bytes if settings.http.auth == "open" else -1,
         )
         self.requests = Requests(self.cells)
         active = self.cells.gauge(ACTIVE_REQUESTS)

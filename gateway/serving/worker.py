@@ -7,6 +7,7 @@ new, moves each endpoint when its versions are ready, and lets go of what nothin
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from gateway.core.access import Tokens
 from gateway.core.models import Key
 from gateway.core.predictions import Signer
 from gateway.core.snapshot import EMPTY, Snapshot
@@ -40,6 +41,7 @@ class Worker:
         """
         self.live: Live = NOTHING
         self.secrets: Secrets | None = None
+        self.tokens = Tokens(())
         self.signer: Signer | None = None
         self.stopping = False
         self.has_company = True
@@ -85,6 +87,8 @@ class Worker:
         """Replace the secrets whole."""
         if self.secrets is None or secrets.keys != self.secrets.keys:
             self.signer = Signer(secrets.keys)
+        if self.secrets is None or secrets.tokens != self.secrets.tokens:
+            self.tokens = Tokens(secrets.tokens)
         self.secrets = secrets
         self.moved()
 

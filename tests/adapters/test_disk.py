@@ -3,20 +3,18 @@ import os
 import resource
 import signal
 import stat
-import string
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from gateway.adapters.disk import StateFolder, StoredTokens, fresh_token, write_whole
-from gateway.core.access import READ, WRITE, Token, digest_of, principal_of
+from gateway.adapters.disk import StateFolder, stored_admin_token, write_whole
 from gateway.core.errors import InvalidRequest
 from gateway.core.predictions import SigningKeys
 from gateway.core.snapshot import EMPTY, ModelRecord, Snapshot
 from gateway.core.transitions import register
 from gateway.ports import LastKnown
-from tests.fakes import CountingEntropy, manifest_of
+from tests.fakes import manifest_of
 
 KEYS = SigningKeys(schema=1, current=1, keys={1: "a" * 64}, unit_key="b" * 64)
 
@@ -91,7 +89,7 @@ def test_files_are_their_owners_only(state: StateFolder, folder: Path) -> None:
     """Folder, keys, token and Snapshot are closed to everybody else."""
     state.save_last_good(known_at(1))
     state.save_signing_keys(KEYS)
-    state.tokens()
+    state.admin_token()
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
     assert modes == {"last-good.json": 0o600, "signing-keys.json": 0o600, "admin.token": 0o600}
@@ -117,61 +115,13 @@ def test_the_admin_token_is_made_once(folder: Path, state: StateFolder) -> None:
     """The first start makes a token, and later ones keep it."""
     token = state.admin_token()
     assert StateFolder(folder, entropy=os.urandom).admin_token() == token
-    (admin,) = state.tokens()
-    assert admin.sha256 == digest_of(token.encode())
-    assert principal_of(b"Bearer " + token.encode(), state.tokens()).scopes == {
-        "read",
-        "write",
-        "force",
-        "outcomes",
-    }
 
 
 def test_a_token_from_the_settings_comes_first(folder: Path) -> None:
     """With a token given, none is made."""
     state = StateFolder(folder, entropy=os.urandom, admin_token="given")
     assert state.admin_token() == "given"
-    state.tokens()
     assert list(folder.iterdir()) == []
-
-
-def test_tokens_are_read_afresh(folder: Path, state: StateFolder) -> None:
-    """A token that is added to or taken from the file counts at once."""
-    ci = Token(name="ci", sha256=digest_of(b"secret"), scopes=(READ, WRITE))
-    path = folder / "tokens.json"
-    path.write_text(f'[{{"name":"ci","sha256":"{ci.sha256}","scopes":["read","write"]}}]')
-    assert state.tokens()[1:] == (ci,)
-    path.write_text("[]")
-    assert state.tokens()[1:] == ()
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        pytest.param("{", id="json"),
-        pytest.param('[{"name":"x"}]', id="fields"),
-        pytest.param('[{"name":"x","sha256":"y","scopes":["root"]}]', id="scope"),
-        pytest.param('[{"name":"x","sha256":"y","scopes":[],"token":"z"}]', id="unknown"),
-    ],
-)
-def test_a_wrong_token_file_is_refused(folder: Path, state: StateFolder, content: str) -> None:
-    """A token file with a mistake is an error, not a file without tokens."""
-    (folder / "tokens.json").write_text(content)
-    with pytest.raises(InvalidRequest, match=r"tokens\.json"):
-        state.tokens()
-
-
-def test_a_fresh_token_has_its_form() -> None:
-    """A token shows whose it is and what it is, and holds forty random letters and digits."""
-    tokens = {fresh_token(os.urandom) for _ in range(100)}
-    assert len(tokens) == 100
-    letters = set(string.ascii_letters + string.digits)
-    for token in tokens:
-        product, kid, secret = token.split("_")
-        assert (product, len(kid), len(secret)) == ("tilt", 4, 40)
-        assert set(kid + secret) <= letters
-    counting = CountingEntropy()
-    assert fresh_token(counting) != fresh_token(counting)
 
 
 def test_a_link_is_not_written_through(tmp_path: Path) -> None:
@@ -187,28 +137,17 @@ def test_a_link_is_not_written_through(tmp_path: Path) -> None:
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["file", "victim"]
 
 
-def test_tokens_are_kept_in_the_state_folder(tmp_path: Path) -> None:
-    """The file that the gateway reads is written for its owner only, and read back."""
-    folder = StoredTokens(tmp_path / "state", entropy=CountingEntropy())
-    assert folder.read() == ()
-    assert folder.admin_token() is None
-    tokens = (Token(name="ci", sha256="0" * 64, scopes=("read",)),)
-    folder.write(tokens)
-    assert folder.read() == tokens
-    assert (tmp_path / "state" / "tokens.json").stat().st_mode & 0o077 == 0
-    assert folder.fresh() != folder.fresh()
+def test_the_admin_token_can_be_looked_up(tmp_path: Path) -> None:
+    """The command line reads the token of a gateway on this host, and makes none."""
+    assert stored_admin_token(tmp_path / "state") is None
+    StateFolder(tmp_path / "state", entropy=os.urandom)
+    assert stored_admin_token(tmp_path / "state") is None
     (tmp_path / "state" / "admin.token").write_text("secret\n")
-    assert folder.admin_token() == "secret"
+    assert stored_admin_token(tmp_path / "state") == "secret"
 
 
 def test_a_state_folder_that_is_no_use_is_told(tmp_path: Path) -> None:
-    """What cannot be read or written there is an error of ours, not a traceback."""
-    (tmp_path / "tokens.json").write_text("{")
+    """What cannot be read there is an error of ours, not a traceback."""
     (tmp_path / "admin.token").mkdir()
-    folder = StoredTokens(tmp_path, entropy=CountingEntropy())
-    with pytest.raises(InvalidRequest, match=r"tokens.json .* cannot be read"):
-        folder.read()
     with pytest.raises(InvalidRequest, match=r"admin.token .* cannot be read"):
-        folder.admin_token()
-    with pytest.raises(InvalidRequest, match="cannot be written"):
-        StoredTokens(tmp_path / "tokens.json", entropy=CountingEntropy()).write(())
+        stored_admin_token(tmp_path)

@@ -23,7 +23,7 @@ async def test_the_first_host_makes_the_keys(
     await keyring.begin()
     assert store.keys is not None
     assert data_plane.secrets[-1].keys == store.keys == disk.signing_keys()
-    assert [token.name for token in data_plane.secrets[-1].tokens] == ["admin"]
+    assert [token.holder.name for token in data_plane.secrets[-1].tokens] == ["admin"]
     await keyring.refresh()
     assert len(data_plane.secrets) == 1
 

@@ -12,18 +12,23 @@ from gateway.control.gates import Gates
 from gateway.control.promotions import Promotions
 from gateway.control.registry import Registry
 from gateway.control.status import Standing
-from gateway.core.access import READ, WRITE, Token, digest_of
+from gateway.core.access import Principal, Token, Tokens, digest_of, id_of
 from gateway.core.audit import encode_entry
 from gateway.core.errors import StoreUnavailable
 from gateway.core.gates import ApprovalRule, Gate, Requirements
+from gateway.core.principals import Grant, Role
 from gateway.core.snapshot import ModelRecord
 from tests.control.building import ASKED
 from tests.fakes import CountingEntropy, manifest_of, signature_of
 
 SECRET = "tilt_ci_0123456789"
-TOKENS = (
-    Token(name="ci", sha256=digest_of(SECRET.encode()), scopes=(READ, WRITE)),
-    Token(name="viewer", sha256=digest_of(b"viewing"), scopes=(READ,)),
+TOKENS = Tokens(
+    Token(id_of(token.encode()), digest_of(token.encode()), holder)
+    for token, holder in (
+        (SECRET, Principal("ci", (Grant(Role.DEPLOYER, ("m*", "x")),), fixed=True)),
+        ("tilt_v_viewing", Principal("viewer", (Grant(Role.VIEWER),), fixed=True)),
+        ("tilt_o_others", Principal("other", (Grant(Role.DEPLOYER, ("n",)),), fixed=True)),
+    )
 )
 
 
@@ -48,7 +53,9 @@ class Stage:
         """A process that would lead, with a registry of its own."""
         registry = Registry(self.store, now=lambda: 5.0, entropy=CountingEntropy())
         standing = Standing(process=name)
-        return Promotions(self.store, registry, tokens=lambda: TOKENS, standing=standing)
+        return Promotions(
+            self.store, registry, tokens=lambda _: TOKENS, standing=standing, now=lambda: 5.0
+        )
 
     async def ask(self, **fields: str) -> str:
         """Put a request on the stream as CI would."""
@@ -124,7 +131,8 @@ async def test_requests_are_granted_in_their_order(stage: Stage) -> None:
         pytest.param({"token": "wrong", "version": "2"}, "not known", id="unknown-token"),
         pytest.param({"token": "", "version": "2"}, "bearer token", id="no-token"),
         pytest.param({"token": "tök", "version": "2"}, "not known", id="odd-token"),
-        pytest.param({"token": "viewing", "version": "2"}, "scope 'write'", id="reader"),
+        pytest.param({"token": "tilt_v_viewing", "version": "2"}, "'promote'", id="reader"),
+        pytest.param({"token": "tilt_o_others", "version": "2"}, "model 'm'", id="other-model"),
         pytest.param({"version": "99"}, "no version 99", id="unknown-version"),
         pytest.param({"version": "1"}, "already", id="serving-already"),
         pytest.param({"version": "3"}, "signature", id="other-signature"),

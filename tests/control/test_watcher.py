@@ -18,9 +18,11 @@ from gateway.adapters.redis_keys import keys_of
 from gateway.adapters.valkey import EmbeddedValkey
 from gateway.control.catalog import Catalog
 from gateway.control.keyring import Keyring
+from gateway.control.principals import Principals
 from gateway.control.registry import Registry
 from gateway.control.watcher import REFRESH_S, Watcher, WatcherParts
 from gateway.core.errors import StoreUnavailable
+from gateway.core.principals import PrincipalDocument
 from gateway.core.snapshot import decode, encode
 from gateway.ports import Artifact, Store
 from gateway.tasks import Tasks
@@ -517,26 +519,21 @@ async def test_every_host_sees_who_has_moved(
     assert whole["promotion"]["text"] == "promotion complete on 2 of 2"
 
 
-async def test_a_token_that_is_withdrawn_is_withdrawn_soon(
-    host: Host, tmp_path: Path, clock: ManualClock
+async def test_a_token_that_is_revoked_is_told_at_the_next_look(
+    host: Host, store: MemoryStore, tmp_path: Path, root: Path, clock: ManualClock
 ) -> None:
-    """Tokens are read again now and then; a broken file leaves them as they were."""
+    """Another host's commit reaches the data plane with the Snapshot, also a revocation."""
     await host.begin()
-    path = tmp_path / "state" / "tokens.json"
-    path.write_text('[{"name":"ci","sha256":"x","scopes":["write"]}]')
-    clock.at += REFRESH_S
+    other = Host(store, tmp_path / "other", root, clock)
+    await other.begin()
+    principals = Principals(other.registry, now=clock, entropy=os.urandom)
+    await principals.put("ci", PrincipalDocument(schema=1), ASKED)
+    issued = await principals.issue("ci", None, ASKED)
     await host.watcher.tick()
-    assert [token.name for token in host.keyring.tokens] == ["admin", "ci"]
-    assert [token.name for token in host.data_plane.secrets[-1].tokens] == ["admin", "ci"]
-    path.write_text("{")
-    clock.at += REFRESH_S
+    assert [token.holder.name for token in host.data_plane.secrets[-1].tokens] == ["admin", "ci"]
+    await principals.revoke(issued.id, ASKED)
     await host.watcher.tick()
-    assert host.alarms == {"secrets"}
-    path.write_text("[]")
-    clock.at += REFRESH_S
-    await host.watcher.tick()
-    assert [token.name for token in host.data_plane.secrets[-1].tokens] == ["admin"]
-    assert host.alarms == set()
+    assert [token.holder.name for token in host.data_plane.secrets[-1].tokens] == ["admin"]
 
 
 async def test_a_flood_of_changes_is_coalesced(

@@ -11,6 +11,7 @@ from gateway.doors.cli import (
     keys,
     ledger,
     models,
+    principals,
     records,
     retention,
     tokens,
@@ -57,6 +58,7 @@ def create_cli(front: FrontStep) -> typer.Typer:
     cli.add_typer(endpoints.app, name="endpoints")
     cli.add_typer(experiments.app, name="experiment")
     cli.add_typer(ledger.app, name="ledger")
+    cli.add_typer(principals.app, name="principal")
     cli.add_typer(tokens.app, name="token")
     cli.add_typer(keys.app, name="keys")
     cli.add_typer(records.app, name="records")

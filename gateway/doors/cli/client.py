@@ -125,7 +125,7 @@ def find_token(front: FrontStep, token_file: Path | None) -> str:
 
 def _own_token(front: FrontStep) -> str | None:
     settings = front.settings()
-    return settings.admin.token or front.token_folder(settings).admin_token()
+    return settings.admin.token or front.admin_token(settings)
 
 
 def _document(response: httpx.Response) -> Any:  # noqa: ANN401

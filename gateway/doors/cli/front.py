@@ -12,7 +12,6 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from gateway.core.access import Token
 from gateway.core.deciding import Circumstances, Decide
 from gateway.core.errors import (
     Conflict,
@@ -67,22 +66,6 @@ class Serve(Protocol):
         """The process's exit code; `banner` is written once the gateway is ready."""
 
 
-class TokenFolder(Protocol):
-    """The tokens of a state folder."""
-
-    def fresh(self) -> str:
-        """A token that nobody holds."""
-
-    def read(self) -> tuple[Token, ...]:
-        """Those of `tokens.json`."""
-
-    def write(self, tokens: tuple[Token, ...]) -> None:
-        """Replace `tokens.json` whole."""
-
-    def admin_token(self) -> str | None:
-        """The admin's own, None if there is none yet."""
-
-
 class RecordStore(Protocol):
     """The record log of a state folder."""
 
@@ -99,12 +82,13 @@ class FrontStep:
 
     `decide` judges an experiment as the steward does, `circumstances` say on what it does here.
     `check` says which versions of the model store load, and what is wrong, a sentence each.
+    `admin_token` is that of a state folder, None if there is none yet.
     `transport` carries requests to the admin API; None is the network.
     """
 
     serve: Serve
     check: Callable[[Settings], tuple[list[str], list[str]]]
-    token_folder: Callable[[Settings], TokenFolder]
+    admin_token: Callable[[Settings], str | None]
     record_store: Callable[[Settings], RecordStore]
     decide: Decide
     circumstances: Callable[[], Circumstances]

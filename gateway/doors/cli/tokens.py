@@ -1,81 +1,136 @@
-"""Commands on tokens: who may ask the admin API for what, kept on this host as digests."""
+"""Commands on tokens: made, listed, rotated and revoked through the admin API."""
 
-from typing import Annotated
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
 
 import typer
 
-from gateway.core.access import READ, SCOPES, Token, digest_of
-from gateway.core.errors import Conflict, InvalidRequest, NotFound, excerpt
-from gateway.core.models import check_name
-from gateway.doors.cli.front import AsJson, Config, TokenFolder, front_of
+from gateway.core.errors import InvalidRequest, excerpt
+from gateway.doors.cli.client import AdminClient
+from gateway.doors.cli.front import AdminUrl, AsJson, Reason, TokenFile
 from gateway.doors.cli.output import say, show_json, show_table
 
-app = typer.Typer(no_args_is_help=True, help="Bearer tokens of this host's state folder.")
+app = typer.Typer(no_args_is_help=True, help="Bearer tokens of principals.")
 
-ADMIN: str = "admin"
-Name = Annotated[str, typer.Argument(help="Who holds it; the audit log says so.")]
+UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+Id = Annotated[str, typer.Argument(help="The token's id: what stands between its underscores.")]
+Expires = Annotated[
+    str | None, typer.Option("--expires", help="How long it is good, such as 90d, 12h or 300s.")
+]
 
 
-@app.command("add")
-def add(
+@app.command("issue")
+def issue(  # noqa: PLR0913 - an argument for each option
     ctx: typer.Context,
-    name: Name,
+    name: Annotated[str, typer.Argument(help="The principal who is to hold it.")],
     *,
-    scope: Annotated[
-        list[str] | None,
-        typer.Option("--scope", help="read, write, force or outcomes; may be repeated."),
-    ] = None,
-    config: Config = None,
+    expires: Expires = None,
+    reason: Reason = "",
     as_json: AsJson = False,
+    admin: AdminUrl = None,
+    token_file: TokenFile = None,
 ) -> None:
-    """Make a token and print it once; only its digest is kept."""
-    scopes = tuple(sorted(set(scope or [READ])))
-    unknown = sorted(set(scopes) - SCOPES)
-    if unknown:
-        message = f"There is no scope '{excerpt(unknown[0])}'; use {', '.join(sorted(SCOPES))}."
-        raise InvalidRequest(message)
-    check_name("a token's holder", name)
-    folder = _folder(ctx, config)
-    tokens = folder.read()
-    if name == ADMIN or any(token.name == name for token in tokens):
-        message = f"'{name}' holds a token already; remove it first."
-        raise Conflict(message)
-    secret = folder.fresh()
-    folder.write((*tokens, Token(name=name, sha256=digest_of(secret.encode()), scopes=scopes)))
-    if as_json:
-        show_json({"name": name, "scopes": scopes, "token": secret})
-    else:
-        typer.echo(secret)
+    """Make a token and print it, once: nobody can show it again."""
+    wish = {"expires_in_s": _seconds(expires), "reason": reason}
+    with AdminClient(ctx, admin, token_file) as client:
+        told = client.post("principals", name, "tokens", document=wish)
+    _show(told, as_json=as_json)
 
 
 @app.command("list")
-def list_tokens(ctx: typer.Context, *, config: Config = None, as_json: AsJson = False) -> None:
-    """List who holds a token; the tokens themselves are not known any more."""
-    tokens = _folder(ctx, config).read()
+def list_tokens(
+    ctx: typer.Context,
+    *,
+    principal: Annotated[str | None, typer.Option(help="Of this principal only.")] = None,
+    as_json: AsJson = False,
+    admin: AdminUrl = None,
+    token_file: TokenFile = None,
+) -> None:
+    """List tokens by their ids; the tokens themselves are not known any more."""
+    with AdminClient(ctx, admin, token_file) as client:
+        document = client.get("tokens", query={"principal": principal})
     if as_json:
-        show_json([{"name": token.name, "scopes": token.scopes} for token in tokens])
+        show_json(document)
         return
     show_table(
         "Tokens",
-        ("name", "scopes"),
-        [(token.name, token.scopes) for token in tokens],
-        empty=f"There is none but the one of '{ADMIN}'.",
+        ("id", "principal", "made", "by", "good until"),
+        [
+            (
+                row["id"],
+                row["principal"],
+                _moment(row["created_at"]),
+                row["created_by"],
+                "expired" if row["expired"] else _moment(row["expires_at"]) or "revoked",
+            )
+            for row in document["tokens"]
+        ],
+        empty="There is none but those in state folders.",
     )
 
 
-@app.command("remove")
-def remove(ctx: typer.Context, name: Name, *, config: Config = None) -> None:
+@app.command("rotate")
+def rotate(  # noqa: PLR0913 - an argument for each option
+    ctx: typer.Context,
+    token_id: Id,
+    *,
+    overlap: Annotated[
+        str, typer.Option("--overlap", help="How long the old one stays good; 0s for not at all.")
+    ] = "1h",
+    expires: Expires = None,
+    reason: Reason = "",
+    as_json: AsJson = False,
+    admin: AdminUrl = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Make a token in the place of another, and print it, once."""
+    wish = {
+        "overlap_s": _seconds(overlap),
+        "expires_in_s": _seconds(expires),
+        "reason": reason,
+    }
+    with AdminClient(ctx, admin, token_file) as client:
+        told = client.post("tokens", token_id, "rotate", document=wish)
+    _show(told, as_json=as_json)
+
+
+@app.command("revoke")
+def revoke(  # noqa: PLR0913 - an argument for each option
+    ctx: typer.Context,
+    token_id: Id,
+    *,
+    reason: Reason = "",
+    as_json: AsJson = False,
+    admin: AdminUrl = None,
+    token_file: TokenFile = None,
+) -> None:
     """Take a token back."""
-    folder = _folder(ctx, config)
-    tokens = folder.read()
-    kept = tuple(token for token in tokens if token.name != name)
-    if len(kept) == len(tokens):
-        message = f"'{excerpt(name)}' holds no token here."
-        raise NotFound(message)
-    folder.write(kept)
-    say(f"The token of '{name}' is no longer good.")
+    with AdminClient(ctx, admin, token_file) as client:
+        told = client.delete("tokens", token_id, query={"reason": reason}, if_match=None)
+    if as_json:
+        show_json(told)
+    else:
+        say(f"Token '{token_id}' is revoked: revision {told['revision']}.")
 
 
-def _folder(ctx: typer.Context, config: Config) -> TokenFolder:
-    front = front_of(ctx)
-    return front.token_folder(front.settings(config))
+def _show(told: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        show_json(told)
+    else:
+        typer.echo(told["token"])
+
+
+def _seconds(stated: str | None) -> float | None:
+    """A length of time as people write it."""
+    if stated is None:
+        return None
+    number, unit = stated[:-1], UNITS_S.get(stated[-1:])
+    if unit is None or not (number.isascii() and number.isdigit()):
+        message = f"'{excerpt(stated)}' is no length of time; write 90d, 12h, 30m or 300s."
+        raise InvalidRequest(message)
+    return float(number) * unit
+
+
+def _moment(at: float | None) -> str | None:
+    return None if at is None else f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S}"

@@ -1,7 +1,8 @@
 """The admin door: the table of operations behind the guard, as one ASGI application.
 
-The guard admits, Starlette's router finds the path, and the one way from here to an operation
-reads its query and body within bounds. Every answer, refusals included, leaves through here.
+The guard recognises who asks, Starlette's router finds the path, and the one way from here to an
+operation asks whether they may do it to the model that it is about, before its query and body are
+read within bounds. Every answer, refusals included, leaves through here.
 """
 
 from collections.abc import Mapping
@@ -10,9 +11,10 @@ from typing import Final
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
+from gateway.core.access import require
 from gateway.core.errors import NotFound, UnsupportedMedia
 from gateway.doors.documents import read_strictly
-from gateway.doors.http.admin_calls import OPEN, AdminParts, Call, Operation, read_query
+from gateway.doors.http.admin_calls import AdminParts, Call, Operation, read_query
 from gateway.doors.http.admin_guard import Guard
 from gateway.doors.http.admin_repeats import Repeats
 from gateway.doors.http.admin_routes import OPERATIONS
@@ -44,7 +46,7 @@ def create_admin(parts: AdminParts) -> ASGIApp:
         paths.setdefault(row.path, {})[row.method] = row
     routes = [Route(path, _Path(parts, rows, repeats)) for path, rows in paths.items()]
     router = Router(routes, redirect_slashes=False, default=_nowhere)
-    opened = frozenset(row.path for row in OPERATIONS if row.scope == OPEN)
+    opened = frozenset(row.path for row in OPERATIONS if row.is_open)
     return _Door(Guard(parts, opened), router)
 
 
@@ -62,7 +64,7 @@ class _Door:
         if scope["type"] != "http":
             return
         try:
-            scope[PRINCIPAL] = self._guard.admit(scope)
+            scope[PRINCIPAL] = await self._guard.admit(scope)
             await self._router(scope, receive, send)
         except Disconnected:
             return
@@ -84,16 +86,24 @@ class _Path:
         if row is None:
             await _send(scope, send, _wrong_method(self._rows))
             return
+        principal, path = scope[PRINCIPAL], scope["path_params"]
+        if principal is not None:
+            models = row.models(self._parts.registry.snapshot, path)
+            require(principal, row.action, models, self._parts.denied)
         headers: Headers = scope["headers"]
         body = b"" if row.body is None else await _read(receive, headers, row.max_body)
         call = Call(
             parts=self._parts,
-            principal=scope[PRINCIPAL],
-            path=scope["path_params"],
+            operation=row,
+            principal=principal,
+            path=path,
             query=read_query(scope["query_string"], row.query),
             headers=headers,
             document=None if row.body is None else read_strictly(body or b"{}", row.body),
         )
+        if row.body is not None:
+            # It may name a further model, whether or not anything is to be changed.
+            call.permit(self._parts.registry.snapshot)
         if row.method == "POST":
             response = await self._repeats.once(call, (_asked(scope), body), row.handle)
         else:

@@ -7,7 +7,6 @@ document by document, and the table only for what every caller needs.
 from typing import Any, Final
 
 from gateway.control.bundles import BundlePlan
-from gateway.core.access import READ, WRITE
 from gateway.core.bundles import Bundle
 from gateway.core.principals import Action
 from gateway.doors.http import admin_bundles as bundles
@@ -22,7 +21,6 @@ BUNDLE_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="POST",
         path=f"{ROOT}/apply",
-        scope=WRITE,
         action=Action.READ,
         name="applyBundle",
         summary="Make all documents of a bundle stand in one commit, or say what that would do.",
@@ -44,7 +42,6 @@ BUNDLE_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=f"{ROOT}/export",
-        scope=READ,
         action=Action.READ,
         name="exportBundle",
         summary="All that people wrote, as one bundle.",
@@ -54,7 +51,6 @@ BUNDLE_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=f"{ROOT}/schemas/{{kind}}.json",
-        scope=READ,
         action=Action.READ,
         name="getSchema",
         summary="The JSON Schema of a kind of document, for editors.",

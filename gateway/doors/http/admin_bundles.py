@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import msgspec
 
 from gateway.control.bundles import BundleOptions, Permit
-from gateway.core.access import READ, WRITE, require
+from gateway.core.access import forbidden_model, require, standing
 from gateway.core.applying import Right
 from gateway.core.errors import NotFound, Unauthenticated, excerpt
 from gateway.core.principals import Action
@@ -56,22 +56,19 @@ async def show_schema(call: Call) -> Response:
 def permit_of(call: Call) -> Permit:
     """Refuses, with Forbidden, what the caller may not do."""
 
-    def permit(_base: Snapshot, rights: Iterable[Right]) -> None:
-        principal = call.principal
-        if principal is None:
+    def permit(base: Snapshot, rights: Iterable[Right]) -> None:
+        if call.principal is None:
             message = "Send a bearer token in the Authorization header."
             raise Unauthenticated(message)
-        for action, _model in rights:
-            require(principal, _scope_of(action))
+        principal = standing(call.principal, base)
+        for action, model in rights:
+            require(principal, action, None if model is None else {model}, call.parts.denied)
 
     return permit
 
 
 def _holds(call: Call, right: Right) -> bool:
     """Whether the caller has a right, without a refusal that anybody would hear of."""
-    action, _model = right
-    return call.principal is not None and _scope_of(action) in call.principal.scopes
-
-
-def _scope_of(action: Action) -> str:
-    return READ if action is Action.READ else WRITE
+    action, model = right
+    models = None if model is None else {model}
+    return call.principal is not None and not forbidden_model(call.principal, action, models)

@@ -1,5 +1,6 @@
 """What the admin door passes around: its parts, its operations and one call of one of them."""
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -12,6 +13,7 @@ from gateway.control.cards import Cards
 from gateway.control.conditions import ANY_DOCUMENT, NO_DOCUMENT
 from gateway.control.experiments import Experiments
 from gateway.control.gates import Gates
+from gateway.control.principals import Principals
 from gateway.control.registry import Change, Registry
 from gateway.control.registry import Request as Asked
 from gateway.control.reports import Reports
@@ -19,10 +21,12 @@ from gateway.control.retention import Retainer
 from gateway.control.webhooks import Webhooks
 from gateway.control.whatif import WhatIfs
 from gateway.control.wishes import Wishes
-from gateway.core.access import Principal, Token
+from gateway.core.access import Denied, Principal, Tokens, require, standing
 from gateway.core.errors import Conflict, InvalidRequest, excerpt
 from gateway.core.predictions import SigningKeys
-from gateway.core.principals import Action
+from gateway.core.principals import GROUP, Action
+from gateway.core.snapshot import Snapshot
+from gateway.core.subjects import About, models_about, models_in, models_uncovered
 from gateway.doors.http.admin_documents import Changed
 from gateway.doors.http.inference_head import Headers
 from gateway.doors.http.messages import (
@@ -31,13 +35,20 @@ from gateway.doors.http.messages import (
     error_response,
     header_values,
 )
+from gateway.governance_ports import Issuer
 from gateway.ports import DataPlane, Store
 from gateway.settings import AdminSettings
 
-OPEN: Final = "open"
-"""The scope of what anybody may ask for."""
+log: Final = logging.getLogger(__name__)
+
 MAX_QUERY_FIELDS: Final = 64
 MAX_BODY_BYTES: Final = 256 * 1024
+
+
+def log_denied(principal: Principal, action: Action, model: str | None) -> None:
+    """Log who was refused what."""
+    about = "what is about no model" if model is None else f"model '{excerpt(model)}'"
+    log.warning("'%s' was refused '%s' on %s.", excerpt(principal.name), action, about)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +56,10 @@ class AdminParts:
     """What the admin door needs of its process.
 
     `status` is the control plane's document, `metrics` the page for Prometheus. `tokens` are
-    those that are good now; it is asked at each request and must be cheap. `keys` are those that
-    this host signs with; `rotate_keys` takes who asks. `clock` is in monotonic seconds.
+    those that are good now; it is asked at each request and must be cheap. `issuer` verifies other
+    tokens; None where none is configured. `denied` is told whom something was refused that they may
+    not do, and on which model. `keys` are those that this host signs with; `rotate_keys` takes who
+    asks. `clock` is in monotonic seconds, `now` in UTC seconds.
     """
 
     registry: Registry
@@ -63,11 +76,15 @@ class AdminParts:
     data_plane: DataPlane
     status: Callable[[], Awaitable[Mapping[str, Any]]]
     metrics: Callable[[], bytes]
-    tokens: Callable[[], tuple[Token, ...]]
+    principals: Principals
+    tokens: Callable[[], Tokens]
     keys: Callable[[], SigningKeys | None]
     rotate_keys: Callable[[str], Awaitable[SigningKeys]]
     settings: AdminSettings
     clock: Callable[[], float]
+    now: Callable[[], float]
+    issuer: Issuer | None = None
+    denied: Denied = log_denied
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +103,7 @@ class Call:
     """One authorised request, read and within bounds. `document` is the decoded body."""
 
     parts: AdminParts
+    operation: "Operation"
     principal: Principal | None
     path: Mapping[str, str]
     query: Mapping[str, list[str]]
@@ -127,6 +145,35 @@ class Call:
         raise InvalidRequest(message)
 
     @property
+    def _groups(self) -> tuple[str, ...]:
+        """The principals of the groups in which an issuer says that who asks is."""
+        groups = () if self.principal is None else self.principal.groups
+        return tuple(f"{GROUP}{group}" for group in groups)
+
+    def require(self, action: Action, *models: str) -> None:
+        """Refuse what the operation's own action does not cover, by its body or its query.
+
+        Without models it is about none in particular.
+
+        Raises:
+            Forbidden: who asks may not do that.
+        """
+        if self.principal is not None:
+            require(self.principal, action, set(models) if models else None, self.parts.denied)
+
+    def permit(self, snapshot: Snapshot) -> None:
+        """Refuse the operation if who asks may not do it by this Snapshot.
+
+        Raises:
+            Forbidden, Unauthenticated: they may not, or not any more.
+        """
+        if self.principal is None:
+            return
+        who = standing(self.principal, snapshot)
+        models = self.operation.models(snapshot, self.path, self.document)
+        require(who, self.operation.action, models, self.parts.denied)
+
+    @property
     def actor(self) -> str:
         """Who asks; empty where anybody may."""
         return "" if self.principal is None else self.principal.name
@@ -141,7 +188,8 @@ class Call:
             if_match=_condition(self.headers),
             allow_signature_change=allow_signature_change,
             override=override,
-            groups=() if self.principal is None else self.principal.groups,
+            groups=self._groups,
+            permit=self.permit,
         )
 
 
@@ -149,14 +197,16 @@ class Call:
 class Operation:
     """One row of the table: what may be asked for, who may, and what it looks like.
 
-    `body`, `answer` and `preview` are types for which the OpenAPI document holds a schema;
-    `preview` is what a dry run answers instead. `answer` is None where it is no JSON document.
-    A body holds at most `max_body` bytes.
+    `action` is asked of who asks, for every model that the operation is about: `about` says how
+    that is found, by default from the path, and `also` what else a body names, if it does. What
+    `is_open` anybody may ask for. `body`, `answer` and `preview` are types for which the OpenAPI
+    document holds a schema; `preview` is what a dry run answers instead. `answer` is None where it
+    is no JSON document. A body holds at most `max_body` bytes. `shown_once` are members of the
+    answer that a repeat under the same Idempotency-Key does not tell again.
     """
 
     method: Literal["GET", "PUT", "POST", "DELETE"]
     path: str
-    scope: str
     action: Action
     name: str
     summary: str
@@ -166,6 +216,43 @@ class Operation:
     max_body: int = MAX_BODY_BYTES
     answer: Any = None
     preview: Any = None
+    about: About | None = None
+    also: Callable[[Any], tuple[About, str] | None] | None = None
+    is_open: bool = False
+    shown_once: tuple[str, ...] = ()
+
+    @property
+    def subject(self) -> tuple[About, str]:
+        """What the operation is about, and the place in its path that names it."""
+        places = [part[1:-1] for part in self.path.split("/") if part[:1] == "{"]
+        about = self.about
+        if about is None:
+            parents = {"endpoints": About.ENDPOINT, "experiments": About.EXPERIMENT}
+            parent = self.path.split("/{", 1)[0].rpartition("/")[2]
+            about = parents.get(parent, About.NOTHING) if places else About.NOTHING
+            about = About.MODEL if "model" in places else about
+        if about is About.NOTHING:
+            return about, ""
+        return about, "model" if about is About.MODEL else places[0]
+
+    def models(
+        self, snapshot: Snapshot, path: Mapping[str, str], document: object = None
+    ) -> frozenset[str] | None:
+        """The models that a call is about, as far as its path and, once it is read, its body say.
+
+        None where it is about no model in particular; see `models_about`.
+        """
+        about, place = self.subject
+        name = path.get(place, "")
+        found = models_about(snapshot, about, name)
+        if found is None:
+            return None
+        if about is About.ENDPOINT and self.method == "DELETE":
+            found |= models_uncovered(snapshot, name)
+        if self.also is not None and document is not None:
+            named = self.also(document)
+            found |= frozenset() if named is None else models_about(snapshot, *named) or frozenset()
+        return found | models_in(snapshot, document)
 
 
 def answer(document: object, *, revision: int | None = None, etag: str | None = None) -> Response:

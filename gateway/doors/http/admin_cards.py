@@ -2,7 +2,6 @@
 
 from typing import Final
 
-from gateway.core.access import READ
 from gateway.core.cards import Card
 from gateway.core.models import parse_version
 from gateway.core.principals import Action
@@ -43,7 +42,6 @@ CARD_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=f"{VERSION}/card",
-        scope=READ,
         action=Action.READ,
         name="getCard",
         summary="All that is known of a version: lineage, checks, experiments, decisions.",
@@ -53,7 +51,6 @@ CARD_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=f"{VERSION}/card.md",
-        scope=READ,
         action=Action.READ,
         name="getCardMarkdown",
         summary="The model card in Markdown.",
@@ -62,7 +59,6 @@ CARD_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=f"{VERSION}/card.html",
-        scope=READ,
         action=Action.READ,
         name="getCardPage",
         summary="The model card as one page with its charts.",

@@ -4,10 +4,10 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from gateway.control.experiments import ExperimentPreview
-from gateway.core.access import READ, WRITE
 from gateway.core.experiments import Experiment
 from gateway.core.principals import Action
 from gateway.core.reporting import Report
+from gateway.core.subjects import About
 from gateway.core.whatif import WhatIf
 from gateway.doors.http import admin_experiments as experiments
 from gateway.doors.http.admin_calls import Call, Operation, Query
@@ -38,7 +38,6 @@ def _action(verb: str, summary: str, handle: Callable[[Call], Awaitable[Response
     return Operation(
         method="POST",
         path=f"{EXPERIMENT}/{verb}",
-        scope=WRITE,
         action=Action.EXPERIMENT,
         name=f"{verb}Experiment",
         summary=summary,
@@ -48,11 +47,15 @@ def _action(verb: str, summary: str, handle: Callable[[Call], Awaitable[Response
     )
 
 
+def _superseded(body: Begin) -> tuple[About, str] | None:
+    """What a start stops, which may be about another model."""
+    return None if body.supersedes is None else (About.EXPERIMENT, body.supersedes)
+
+
 EXPERIMENT_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=f"{ROOT}/experiments",
-        scope=READ,
         action=Action.READ,
         name="listExperiments",
         summary="Every experiment, drafts and those that have ended among them.",
@@ -62,7 +65,6 @@ EXPERIMENT_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=EXPERIMENT,
-        scope=READ,
         action=Action.READ,
         name="getExperiment",
         summary="An experiment's document, its state, phases and verdicts.",
@@ -72,7 +74,6 @@ EXPERIMENT_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="PUT",
         path=EXPERIMENT,
-        scope=WRITE,
         action=Action.EXPERIMENT,
         name="putExperiment",
         summary="Write or replace a draft, or say what starting it would do.",
@@ -89,7 +90,6 @@ EXPERIMENT_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="DELETE",
         path=EXPERIMENT,
-        scope=WRITE,
         action=Action.EXPERIMENT,
         name="deleteExperiment",
         summary="Drop a draft or an experiment that has ended.",
@@ -100,11 +100,11 @@ EXPERIMENT_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="POST",
         path=f"{EXPERIMENT}/start",
-        scope=WRITE,
         action=Action.EXPERIMENT,
         name="startExperiment",
         summary="Start a draft: what it measures is registered from now on.",
         handle=experiments.start,
+        also=_superseded,
         body=Begin,
         answer=Changed,
     ),
@@ -116,7 +116,6 @@ EXPERIMENT_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=f"{EXPERIMENT}/report",
-        scope=READ,
         action=Action.READ,
         name="getReport",
         summary="What the evidence says now: readings, funnel, phases and segments.",
@@ -126,7 +125,6 @@ EXPERIMENT_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=f"{EXPERIMENT}/report.html",
-        scope=READ,
         action=Action.READ,
         name="getReportPage",
         summary="The report as a page for people, with its history drawn.",
@@ -135,7 +133,6 @@ EXPERIMENT_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=f"{EXPERIMENT}/whatif",
-        scope=READ,
         action=Action.READ,
         name="askWhatIf",
         summary="What another policy would have earned, from units with known propensities.",
@@ -149,7 +146,6 @@ EXPERIMENT_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=f"{EXPERIMENT}/history",
-        scope=READ,
         action=Action.READ,
         name="getHistory",
         summary="How the numbers moved since the start.",
@@ -160,7 +156,6 @@ EXPERIMENT_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=f"{ROOT}/layers",
-        scope=READ,
         action=Action.READ,
         name="listLayers",
         summary="Every layer, and the experiments that share it.",
@@ -170,7 +165,6 @@ EXPERIMENT_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=LAYER,
-        scope=READ,
         action=Action.READ,
         name="getLayer",
         summary="A layer, and the experiments that share it.",
@@ -180,7 +174,6 @@ EXPERIMENT_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="PUT",
         path=LAYER,
-        scope=WRITE,
         action=Action.EXPERIMENT,
         name="putLayer",
         summary="Add a layer, in which experiments exclude each other.",
@@ -192,7 +185,6 @@ EXPERIMENT_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="DELETE",
         path=LAYER,
-        scope=WRITE,
         action=Action.EXPERIMENT,
         name="deleteLayer",
         summary="Drop a layer that no experiment needs.",
@@ -203,7 +195,6 @@ EXPERIMENT_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=HOLD_OUT,
-        scope=READ,
         action=Action.READ,
         name="getHoldOut",
         summary="The share of units that no experiment enrols.",
@@ -213,7 +204,6 @@ EXPERIMENT_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="PUT",
         path=HOLD_OUT,
-        scope=WRITE,
         action=Action.EXPERIMENT,
         name="putHoldOut",
         summary="Keep a share of units away from every experiment.",
@@ -225,7 +215,6 @@ EXPERIMENT_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="DELETE",
         path=HOLD_OUT,
-        scope=WRITE,
         action=Action.EXPERIMENT,
         name="deleteHoldOut",
         summary="Keep nobody away.",
@@ -236,7 +225,6 @@ EXPERIMENT_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=f"{ROOT}/ledger",
-        scope=READ,
         action=Action.READ,
         name="ledger",
         summary="Decisions of the steward, each with all that it was made from.",

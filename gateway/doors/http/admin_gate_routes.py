@@ -3,7 +3,6 @@
 from typing import Final
 
 from gateway.control.gates import GatePreview
-from gateway.core.access import READ, WRITE
 from gateway.core.gates import Gate
 from gateway.core.principals import Action
 from gateway.doors.http import admin_gates as gates
@@ -29,7 +28,6 @@ GATE_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=f"{ROOT}/gates",
-        scope=READ,
         action=Action.READ,
         name="listGates",
         summary="Every gate.",
@@ -39,7 +37,6 @@ GATE_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=GATE,
-        scope=READ,
         action=Action.READ,
         name="getGate",
         summary="A gate, and the models that it means.",
@@ -49,7 +46,6 @@ GATE_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="PUT",
         path=GATE,
-        scope=WRITE,
         action=Action.GATES,
         name="putGate",
         summary="Add or replace a gate, or say which models it would mean.",
@@ -65,7 +61,6 @@ GATE_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="DELETE",
         path=GATE,
-        scope=WRITE,
         action=Action.GATES,
         name="deleteGate",
         summary="Drop a gate.",
@@ -76,7 +71,6 @@ GATE_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=f"{VERSION}/gates",
-        scope=READ,
         action=Action.READ,
         name="checkGates",
         summary="What stands between a version and an alias, for who asks.",
@@ -87,7 +81,6 @@ GATE_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="POST",
         path=f"{VERSION}/approve",
-        scope=WRITE,
         action=Action.APPROVE,
         name="approveVersion",
         summary="Stand for a version, with the roles held for its model now.",
@@ -98,7 +91,6 @@ GATE_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="DELETE",
         path=f"{VERSION}/approve",
-        scope=WRITE,
         action=Action.APPROVE,
         name="unapproveVersion",
         summary="Take one's approval back.",
@@ -109,7 +101,6 @@ GATE_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=f"{ROOT}/wishes",
-        scope=READ,
         action=Action.READ,
         name="listWishes",
         summary="Promotions that were asked for, and what each waits for.",
@@ -119,7 +110,6 @@ GATE_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=f"{MODEL}/wishes",
-        scope=READ,
         action=Action.READ,
         name="listModelWishes",
         summary="Promotions of a model that were asked for, and what each waits for.",
@@ -129,7 +119,6 @@ GATE_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="POST",
         path=f"{MODEL}/wishes",
-        scope=WRITE,
         action=Action.PROMOTE,
         name="putWish",
         summary="Move an alias to a version now, or as soon as its gates allow it.",
@@ -140,7 +129,6 @@ GATE_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="DELETE",
         path=f"{MODEL}/wishes/{{alias}}",
-        scope=WRITE,
         action=Action.PROMOTE,
         name="dropWish",
         summary="Let a wish go.",

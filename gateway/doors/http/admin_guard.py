@@ -1,8 +1,9 @@
 """The guard: who may enter, decided in one place before anything is routed.
 
-What it decides depends on the Host, the token, the method and, for what is open to anybody, on the
-whole path. No spelling of a path can therefore lead round it: whatever is not open needs a token,
-and whatever does not only read needs one that may write.
+What it decides depends on the Host, the token and, for what is open to anybody, on the whole path
+and the method. No spelling of a path can therefore lead round it: whatever is not open needs a
+known token, whether anything is there or not. What its bearer may do is asked once the operation
+is known (`gateway.doors.http.admin`).
 """
 
 import logging
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from typing import Final
 from urllib.parse import parse_qsl
 
-from gateway.core.access import READ, WRITE, Principal, principal_of, require
+from gateway.core.access import Principal, named_by_issuer
 from gateway.core.errors import (
     Forbidden,
     InvalidRequest,
@@ -89,12 +90,13 @@ class Guard:
         named = {*LOOPBACK, settings.host, *settings.allowed_hosts}
         self._hosts = {name.strip("[]").lower() for name in named}
 
-    def admit(self, scope: Message) -> Principal | None:
+    async def admit(self, scope: Message) -> Principal | None:
         """Who asks; None where anybody may.
 
         Raises:
-            Forbidden: the Host is not ours, or the token does not hold the scope.
-            Unauthenticated: no token, one that nobody holds, or one in the query.
+            Forbidden: the Host is not ours, or an issuer's token names no principal.
+            Unauthenticated: no token, one that is not good, or one in the query.
+            NotReady: an issuer's token, and its keys are not to be had.
             Throttled: too many unknown tokens from there.
         """
         headers: Headers = scope["headers"]
@@ -103,15 +105,9 @@ class Guard:
         method, path = scope["method"], scope["path"]
         if path in self._open and method in READING:
             return None
-        principal = self._recognise(scope, headers)
-        try:
-            require(principal, READ if method in READING else WRITE)
-        except Forbidden as error:
-            log.warning("%s %s: %s", excerpt(method), excerpt(path), excerpt(str(error), 200))
-            raise
-        return principal
+        return await self._recognise(scope, headers)
 
-    def _recognise(self, scope: Message, headers: Headers) -> Principal:
+    async def _recognise(self, scope: Message, headers: Headers) -> Principal:
         """The holder of the token; nobody else's failures keep a known token out.
 
         Many callers share an address, so one that guesses must not lock out one that knows. A
@@ -119,11 +115,24 @@ class Guard:
         """
         shown = header_values(headers, b"authorization")
         try:
-            return principal_of(shown[0] if len(shown) == 1 else None, self._parts.tokens())
+            only = shown[0] if len(shown) == 1 else None
+            foreign = _foreign(only) if self._parts.issuer is not None else None
+            if foreign is None:
+                return self._parts.tokens().principal(only, self._parts.now())
+            return await self._ask_issuer(foreign)
         except Unauthenticated as error:
             if shown:
                 self._count(scope, error)
             raise
+
+    async def _ask_issuer(self, token: bytes) -> Principal:
+        issuer = self._parts.issuer
+        if issuer is None:
+            message = "No issuer of tokens is configured here."
+            raise Unauthenticated(message)
+        identity = await issuer.identify(token)
+        snapshot = self._parts.registry.snapshot
+        return named_by_issuer(snapshot, identity.name, identity.groups)
 
     def _count(self, scope: Message, error: Unauthenticated) -> None:
         """Note and log an unknown token, unless too many came from there already."""
@@ -144,6 +153,13 @@ class Guard:
             raise Forbidden(message)
 
 
+def _foreign(authorization: bytes | None) -> bytes | None:
+    """A token of the form that issuers give: three parts with dots between; None for others."""
+    scheme, _, token = (authorization or b"").partition(b" ")
+    is_foreign = scheme.lower() == b"bearer" and token.count(b".") == _DOTS
+    return token if is_foreign and not token.startswith(b"tilt_") else None
+
+
 def _bare(host: str) -> str:
     """The lower-case name without its port and brackets; empty for what is no host."""
     if host.startswith("["):
@@ -151,6 +167,9 @@ def _bare(host: str) -> str:
         return name.lower() if bracket and (not port or port[:1] == ":") else ""
     name, colon, port = host.partition(":")
     return name.lower() if not colon or port.isdigit() else ""
+
+
+_DOTS: Final = 2
 
 
 def _check_query(raw: bytes) -> None:

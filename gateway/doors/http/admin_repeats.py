@@ -1,7 +1,8 @@
 """Repeats: a promotion that is sent twice under one Idempotency-Key is done once.
 
 A caller who never saw the answer sends the request again and gets it. Answers are remembered by
-this process for ten minutes; over a restart or another process, `If-Match` tells a repeat.
+this process for ten minutes; over a restart or another process, `If-Match` tells a repeat. What an
+answer shows once, such as a token, is left out when it is given again.
 """
 
 import asyncio
@@ -10,6 +11,8 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from gateway.core.errors import Conflict, InvalidRequest
 from gateway.doors.http.admin_calls import Call
@@ -64,7 +67,7 @@ class Repeats:
                 response = await handle(call)
                 # What was refused or failed changed nothing, so it may be tried again.
                 if response.status == _OK:
-                    kept.response = response
+                    kept.response = _without(response, call.operation.shown_once)
                 return response
             headers = [*kept.response.headers, (b"idempotency-replayed", b"true")]
             return Response(kept.response.status, kept.response.body, headers)
@@ -83,6 +86,15 @@ class Repeats:
             message = "This Idempotency-Key came with another request; take a fresh one."
             raise Conflict(message)
         return kept
+
+
+def _without(response: Response, names: tuple[str, ...]) -> Response:
+    """The same answer with nothing for these members."""
+    if not names:
+        return response
+    document = msgspec.json.decode(response.body)
+    document.update(dict.fromkeys(names))
+    return Response(response.status, msgspec.json.encode(document), response.headers)
 
 
 def _fingerprint(path: str, body: bytes) -> bytes:

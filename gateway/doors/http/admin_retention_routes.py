@@ -3,7 +3,6 @@
 from typing import Final
 
 from gateway.control.retention import Collected
-from gateway.core.access import READ, WRITE
 from gateway.core.principals import Action
 from gateway.core.retentions import Retention
 from gateway.doors.http import admin_retention as retention
@@ -20,7 +19,6 @@ RETENTION_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=ROOT,
-        scope=READ,
         action=Action.READ,
         name="lookAtRetention",
         summary="Every version that a retention means, and what holds it; `gone` may go.",
@@ -30,7 +28,6 @@ RETENTION_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="POST",
         path=f"{ROOT}/collect",
-        scope=WRITE,
         action=Action.OPERATE,
         name="collectVersions",
         summary="Let go of every version that may go, as the leader does every hour.",
@@ -41,7 +38,6 @@ RETENTION_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=DOCUMENTS,
-        scope=READ,
         action=Action.READ,
         name="listRetentions",
         summary="Every document of retention.",
@@ -51,7 +47,6 @@ RETENTION_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=DOCUMENT,
-        scope=READ,
         action=Action.READ,
         name="getRetention",
         summary="A document of retention.",
@@ -61,7 +56,6 @@ RETENTION_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="PUT",
         path=DOCUMENT,
-        scope=WRITE,
         action=Action.OPERATE,
         name="putRetention",
         summary="Write or replace a document of retention.",
@@ -73,7 +67,6 @@ RETENTION_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="DELETE",
         path=DOCUMENT,
-        scope=WRITE,
         action=Action.OPERATE,
         name="deleteRetention",
         summary="Drop a document of retention.",

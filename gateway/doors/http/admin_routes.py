@@ -1,13 +1,12 @@
 """The table of the admin API: every operation, who may ask for it, and what it looks like.
 
-A scope is stated here and enforced by the guard, which knows methods only; a test holds the two
-against each other.
+Which roles an action needs is one table, `gateway.core.principals.ALLOWED`; a test walks every row
+here with every role.
 """
 
 from typing import Any, Final
 
 from gateway.control.previews import Preview
-from gateway.core.access import READ, WRITE
 from gateway.core.endpoints import Endpoint
 from gateway.core.explaining import Explanation
 from gateway.core.principals import Action
@@ -15,7 +14,7 @@ from gateway.doors.http import admin_endpoints as endpoints
 from gateway.doors.http import admin_keys as keys
 from gateway.doors.http import admin_models as models
 from gateway.doors.http.admin_bundle_routes import BUNDLE_OPERATIONS
-from gateway.doors.http.admin_calls import OPEN, Operation, Query
+from gateway.doors.http.admin_calls import Operation, Query
 from gateway.doors.http.admin_cards import CARD_OPERATIONS
 from gateway.doors.http.admin_documents import (
     Alive,
@@ -36,6 +35,7 @@ from gateway.doors.http.admin_documents import (
 from gateway.doors.http.admin_experiment_routes import EXPERIMENT_OPERATIONS
 from gateway.doors.http.admin_gate_routes import GATE_OPERATIONS
 from gateway.doors.http.admin_guard import METRICS
+from gateway.doors.http.admin_principal_routes import PRINCIPAL_OPERATIONS
 from gateway.doors.http.admin_retention_routes import RETENTION_OPERATIONS
 from gateway.doors.http.admin_webhook_routes import WEBHOOK_OPERATIONS
 from gateway.doors.http.openapi import describe_openapi
@@ -49,7 +49,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path="/",
-        scope=OPEN,
+        is_open=True,
         action=Action.READ,
         name="alive",
         summary="This process answers.",
@@ -59,7 +59,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path="/health",
-        scope=OPEN,
+        is_open=True,
         action=Action.READ,
         name="health",
         summary="This process answers.",
@@ -69,7 +69,6 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=METRICS,
-        scope=READ,
         action=Action.READ,
         name="metrics",
         summary="Metrics for Prometheus; open on loopback unless `admin.open_metrics` is off.",
@@ -78,7 +77,6 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=f"{ROOT}/openapi.json",
-        scope=READ,
         action=Action.READ,
         name="openapi",
         summary="This document.",
@@ -88,7 +86,6 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=f"{ROOT}/status",
-        scope=READ,
         action=Action.READ,
         name="status",
         summary="Who serves which revision, what lags and why, and how the store is.",
@@ -98,7 +95,6 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=f"{ROOT}/endpoints",
-        scope=READ,
         action=Action.READ,
         name="listEndpoints",
         summary="Every name that clients may call.",
@@ -108,7 +104,6 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=ENDPOINT,
-        scope=READ,
         action=Action.READ,
         name="getEndpoint",
         summary="An endpoint's document, split states and ETag.",
@@ -119,7 +114,6 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="PUT",
         path=ENDPOINT,
-        scope=WRITE,
         action=Action.RULES,
         name="putEndpoint",
         summary="Replace an endpoint's document, or say what that would do.",
@@ -140,7 +134,6 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="DELETE",
         path=ENDPOINT,
-        scope=WRITE,
         action=Action.RULES,
         name="deleteEndpoint",
         summary="Drop an endpoint's document.",
@@ -151,7 +144,6 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=f"{ENDPOINT}/shadows",
-        scope=READ,
         action=Action.READ,
         name="getShadows",
         summary="What an endpoint's shadows found on this host.",
@@ -161,7 +153,6 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=f"{ENDPOINT}/inputs",
-        scope=READ,
         action=Action.READ,
         name="getInputs",
         summary="Recent inputs of an endpoint that keeps a reservoir of them.",
@@ -171,7 +162,6 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=f"{ENDPOINT}/assignment",
-        scope=READ,
         action=Action.READ,
         name="explainAssignment",
         summary="Which variant a unit gets, worked out from what was committed.",
@@ -188,7 +178,6 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=f"{ROOT}/models",
-        scope=READ,
         action=Action.READ,
         name="listModels",
         summary="Every registered model.",
@@ -198,7 +187,6 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=MODEL,
-        scope=READ,
         action=Action.READ,
         name="getModel",
         summary="A model, its aliases and its versions.",
@@ -208,7 +196,6 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="POST",
         path=f"{MODEL}/promote",
-        scope=WRITE,
         action=Action.PROMOTE,
         name="promote",
         summary="Move an alias to a version.",
@@ -219,7 +206,6 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="POST",
         path=f"{MODEL}/rollback",
-        scope=WRITE,
         action=Action.PROMOTE,
         name="rollback",
         summary="Move an alias back to the version it named before.",
@@ -230,7 +216,6 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="POST",
         path=f"{MODEL}/load",
-        scope=WRITE,
         action=Action.PROMOTE,
         name="load",
         summary="Keep a version warm though nothing names it.",
@@ -241,7 +226,6 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="POST",
         path=f"{MODEL}/unload",
-        scope=WRITE,
         action=Action.PROMOTE,
         name="unload",
         summary="Let go of a version that nothing names.",
@@ -252,7 +236,6 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=f"{ROOT}/audit",
-        scope=READ,
         action=Action.READ,
         name="audit",
         summary="Who changed what, when and why; each entry holds the hash of the one before.",
@@ -266,7 +249,6 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=f"{ROOT}/statistics",
-        scope=READ,
         action=Action.READ,
         name="statistics",
         summary="Counts and times of each version loaded on this host.",
@@ -280,7 +262,6 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=f"{ROOT}/keys",
-        scope=READ,
         action=Action.READ,
         name="listKeys",
         summary="Ids of the keys of prediction ids: which one signs, since when.",
@@ -290,7 +271,6 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="POST",
         path=f"{ROOT}/keys/rotate",
-        scope=WRITE,
         action=Action.OPERATE,
         name="rotateKeys",
         summary="Let a new key sign prediction ids, once every host had time to hear of it.",
@@ -303,4 +283,5 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *BUNDLE_OPERATIONS,
     *WEBHOOK_OPERATIONS,
     *GATE_OPERATIONS,
+    *PRINCIPAL_OPERATIONS,
 )

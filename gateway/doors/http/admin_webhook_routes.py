@@ -3,7 +3,6 @@
 from typing import Final
 
 from gateway.control.webhooks import Redelivered, WebhookDocument, WebhookStanding
-from gateway.core.access import READ, WRITE
 from gateway.core.principals import Action
 from gateway.doors.http import admin_webhooks as webhooks
 from gateway.doors.http.admin_calls import Operation, Query
@@ -24,7 +23,6 @@ WEBHOOK_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=ROOT,
-        scope=READ,
         action=Action.OPERATE,
         name="listWebhooks",
         summary="Every webhook, and how far each is.",
@@ -34,7 +32,6 @@ WEBHOOK_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=WEBHOOK,
-        scope=READ,
         action=Action.OPERATE,
         name="getWebhook",
         summary="A webhook, without its secret, and how far it is.",
@@ -44,7 +41,6 @@ WEBHOOK_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="PUT",
         path=WEBHOOK,
-        scope=WRITE,
         action=Action.OPERATE,
         name="putWebhook",
         summary="Write a webhook; a secret that is made here is told once.",
@@ -56,7 +52,6 @@ WEBHOOK_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="DELETE",
         path=WEBHOOK,
-        scope=WRITE,
         action=Action.OPERATE,
         name="deleteWebhook",
         summary="Forget a webhook and what it did not take.",
@@ -67,7 +62,6 @@ WEBHOOK_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="POST",
         path=f"{WEBHOOK}/test",
-        scope=WRITE,
         action=Action.OPERATE,
         name="testWebhook",
         summary="Send a webhook an event that says nothing.",
@@ -78,7 +72,6 @@ WEBHOOK_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="GET",
         path=f"{WEBHOOK}/dead-letters",
-        scope=READ,
         action=Action.OPERATE,
         name="listDeadLetters",
         summary="Events that a webhook did not take, the oldest first.",
@@ -88,7 +81,6 @@ WEBHOOK_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="POST",
         path=f"{WEBHOOK}/redeliver",
-        scope=WRITE,
         action=Action.OPERATE,
         name="redeliver",
         summary="Send dead letters again, until one is not taken.",

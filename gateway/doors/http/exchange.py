@@ -8,7 +8,6 @@ decoded, encoded or compressed between two ticks of the event loop is done in a 
 from collections.abc import Callable
 from typing import Final, Protocol, TypeAlias
 
-from gateway.core.access import FORCE, require
 from gateway.core.errors import (
     GatewayError,
     InvalidRequest,
@@ -134,14 +133,18 @@ class Exchange:
         self._live = live = worker.live
         self._served = served = live.endpoints.get(route.name)
         if served is None or route.version or route.alias or worker.signer is None:
-            self._served, self._version = desk.find(route)
-        if head.is_plain and head.size <= desk.limits.body_bytes:
+            if desk.needs_token:
+                desk.principal(head)  # who is not known here is told of no names
+            self._served, self._version = served, _ = desk.find(route)
+        if head.is_plain and head.size <= desk.plain_bytes:
             self._enter(peer)
             return
-        head.check_body(desk.limits.body_bytes)
-        if head.force is not None:
-            require(desk.principal(head), FORCE)
-        self._enter(desk.caller(head, peer))
+        caller = desk.caller(head, peer, served.plan.model)
+        if not head.is_plain or head.size > desk.limits.body_bytes:
+            head.check_body(desk.limits.body_bytes)
+            if desk.needs_token:
+                head.settle()
+        self._enter(caller)
 
     def _enter(self, caller: str) -> None:
         admission = self._desk.admission

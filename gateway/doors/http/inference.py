@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.core.access import WRITE, Principal, require
+from gateway.core.access import Principal, require
 from gateway.core.errors import (
     Forbidden,
     InvalidRequest,
@@ -22,6 +22,7 @@ from gateway.core.errors import (
     Unsupported,
 )
 from gateway.core.models import parse_version
+from gateway.core.principals import Action
 from gateway.doors.http.desk import Desk
 from gateway.doors.http.documents import model_config, model_metadata, server_metadata
 from gateway.doors.http.exchange import Exchange
@@ -44,6 +45,10 @@ from gateway.doors.http.requests import Requests
 from gateway.doors.http.routes import METHOD, Route, route_of
 from gateway.ports import Repository
 
+OPEN: Final = frozenset({"alive", "live", "ready", "model_ready", "v1_model"})
+"""What anybody may ask for, whatever `http.auth` says: health."""
+SELF_GUARDED: Final = frozenset({"infer", "predict", "outcomes", "load", "unload"})
+"""What says itself who may."""
 LEFT_LOOK_S: Final = 0.05
 """Whether the caller of a request left is looked at when its answer takes longer than this."""
 
@@ -106,6 +111,8 @@ class InferenceDoor:
         route = Route("unknown")
         try:
             route = route_of(scope["raw_path"])
+            if self._desk.needs_token and route.action not in OPEN | SELF_GUARDED:
+                self._desk.principal(Head.of(scope["headers"]))
             response = _wrong_method(route, method)
             if response is None:
                 request = _Request(scope["headers"], receive, route, peer_of(scope))
@@ -247,9 +254,9 @@ class InferenceDoor:
         try:
             principal = self._desk.principal(Head.of(request.headers))
         except Unauthenticated as error:
-            message = "Loading and unloading need a bearer token with the scope 'write'."
+            message = "Loading and unloading need a bearer token that may promote this model."
             raise Forbidden(message) from error
-        require(principal, WRITE)
+        require(principal, Action.PROMOTE, {request.route.name})
         return principal
 
 

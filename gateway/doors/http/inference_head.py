@@ -13,9 +13,9 @@ _LENGTH_DIGITS: Final = 19
 TIMEOUT: Final = b"x-request-timeout-ms"
 HEADER_LENGTH: Final = b"inference-header-content-length"
 FORCE: Final = b"x-force-variant"
-_SPECIAL: Final = frozenset(
-    {b"authorization", b"content-encoding", b"traceparent", HEADER_LENGTH, FORCE, TIMEOUT}
-)
+_AUTHORIZATION: Final = b"authorization"
+_FURTHER: Final = frozenset({b"content-encoding", b"traceparent", HEADER_LENGTH, FORCE, TIMEOUT})
+_SPECIAL: Final = _FURTHER | {_AUTHORIZATION}
 _USUAL_TYPES: Final = frozenset({None, b"application/json", b"application/octet-stream"})
 _CODINGS: Final = frozenset({None, b"gzip", b"x-gzip", b"deflate"})
 
@@ -73,7 +73,9 @@ class Head(Struct, gc=False):
     @property
     def authorization(self) -> bytes | None:
         """The caller's credentials; several are none."""
-        return self._only(b"authorization")
+        if not self.fields:
+            return self.headers.get(_AUTHORIZATION)
+        return self._only(_AUTHORIZATION)
 
     @property
     def traceparent(self) -> bytes | None:
@@ -101,6 +103,17 @@ class Head(Struct, gc=False):
             return None
         coding = value.strip().lower()
         return None if coding == b"identity" else coding
+
+    def settle(self) -> None:
+        """Its token was seen to: it is plain if nothing else asks for more than the usual.
+
+        Requires: `check_body` passed.
+        """
+        self.is_plain = (
+            not self.fields
+            and _FURTHER.isdisjoint(self.headers)
+            and self.headers.get(b"content-type") in _USUAL_TYPES
+        )
 
     def json_bytes(self, body: bytes) -> int:
         """About the bytes of a body that are JSON; what follows it is only viewed."""

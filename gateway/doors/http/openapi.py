@@ -8,7 +8,7 @@ import msgspec
 
 from gateway import __version__
 from gateway.doors.errors import HTTP_STATUS
-from gateway.doors.http.admin_calls import OPEN, Call, Operation, Query, answer
+from gateway.doors.http.admin_calls import Call, Operation, Query, answer
 from gateway.doors.http.admin_documents import Failure
 from gateway.doors.http.messages import Response
 
@@ -69,12 +69,13 @@ def _operation(row: Operation, shapes: dict[str, Any]) -> dict[str, Any]:
     described: dict[str, Any] = {
         "operationId": row.name,
         "summary": row.summary,
-        "x-tiltyard-scope": row.scope,
-        "security": [] if row.scope == OPEN else [{"bearer": []}],
+        "x-tiltyard-action": None if row.is_open else row.action,
+        "x-tiltyard-about": row.subject[0],
+        "security": [] if row.is_open else [{"bearer": []}],
         "parameters": [*map(_place, _PLACE.findall(row.path)), *map(_query, row.query)],
         "responses": {"200": _answer(row, shapes), **_failures(row)},
     }
-    if row.scope != OPEN and row.method != "GET":
+    if not row.is_open and row.method != "GET":
         described["parameters"] += [_condition(name) for name in ("If-Match", "If-None-Match")]
     if row.method == "POST":
         described["parameters"].append(_condition("Idempotency-Key"))
@@ -104,7 +105,7 @@ def _answer(row: Operation, shapes: dict[str, Any]) -> dict[str, Any]:
 def _failures(row: Operation) -> dict[str, Any]:
     """Every status that an error may bring to this operation."""
     statuses = {str(status) for status in HTTP_STATUS.values()}
-    if row.scope == OPEN:
+    if row.is_open:
         statuses &= {"400", "403", "500"}
     return {status: {"$ref": "#/components/responses/Error"} for status in sorted(statuses)}
 

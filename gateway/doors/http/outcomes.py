@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, TypeVar
 
-from gateway.core.access import OUTCOMES, WRITE, require
+from gateway.core.access import require_right
 from gateway.core.errors import GatewayError, NotReady
 from gateway.core.outcomes import (
     CAUSES,
@@ -21,6 +21,7 @@ from gateway.core.outcomes import (
     read_body,
 )
 from gateway.core.predictions import Signer
+from gateway.core.principals import Right
 from gateway.doors.http.desk import Desk
 from gateway.doors.http.exchange import LARGE_BYTES
 from gateway.doors.http.inference_head import Head
@@ -88,9 +89,7 @@ class OutcomeDesk:
         return _answer(checked)
 
     def _authorise(self, head: Head) -> None:
-        principal = self._desk.principal(head)
-        if WRITE not in principal.scopes:
-            require(principal, OUTCOMES)
+        require_right(self._desk.principal(head), Right.OUTCOMES, None)
 
     def _hold(self, size: int) -> int:
         """Make room for a large body; how many bytes to let go of in the end."""

@@ -13,7 +13,6 @@ import msgspec
 import uvicorn
 from typer.testing import CliRunner, Result
 
-from gateway.core.access import Token
 from gateway.core.deciding import Decide
 from gateway.core.experiments import ExperimentRecord
 from gateway.core.readings import Decision
@@ -25,26 +24,6 @@ from gateway.settings import Settings
 from tests.doors.http.admin_world import WRITER, Waiting, World
 from tests.fakes import ManualClock
 from tests.rollouts import HERE, judge_by_units
-
-
-class Tokens:
-    """The tokens of a state folder, in memory."""
-
-    def __init__(self) -> None:
-        self.kept: tuple[Token, ...] = ()
-        self.admin: str | None = None
-
-    def fresh(self) -> str:
-        return "tilt_new_secret"
-
-    def read(self) -> tuple[Token, ...]:
-        return self.kept
-
-    def write(self, tokens: tuple[Token, ...]) -> None:
-        self.kept = tokens
-
-    def admin_token(self) -> str | None:
-        return self.admin
 
 
 class Records:
@@ -66,7 +45,7 @@ class Desk:
     def __init__(self) -> None:
         self.world = World()
         asyncio.run(self.world.seed())
-        self.tokens = Tokens()
+        self.admin_token: str | None = None
         self.records = Records()
         self.served: list[Settings] = []
         self.problems: list[str] = []
@@ -85,7 +64,7 @@ class Desk:
         front = FrontStep(
             serve=self.serve,
             check=lambda _: (["flights/1"], list(self.problems)),
-            token_folder=lambda _: self.tokens,
+            admin_token=lambda _: self.admin_token,
             record_store=lambda _: self.records,
             decide=self.judge,
             circumstances=lambda: HERE,

@@ -13,11 +13,9 @@ from typer.testing import Result
 
 import gateway.__main__ as front_door
 from gateway import __version__
-from gateway.adapters.disk import StoredTokens
-from gateway.core.access import Token, digest_of
 from tests.doors.cli.desk import Desk, listening, refused
 from tests.doors.http.admin_world import MODEL, READER, SPLIT, WRITER
-from tests.fakes import CountingEntropy, manifest_of, signature_of
+from tests.fakes import manifest_of, signature_of
 
 
 @pytest.mark.parametrize(
@@ -199,10 +197,13 @@ def test_a_rollback_is_told_in_json(desk: Desk) -> None:
         pytest.param(
             ["endpoints", "explain", MODEL, "--unit", ""], 1, "'unit' is missing", id="unit"
         ),
-        pytest.param(["token", "add", "x", "--scope", "all"], 1, "no scope", id="scope"),
-        pytest.param(["token", "add", "a b"], 1, "cannot name", id="holder"),
-        pytest.param(["token", "add", "admin"], 5, "holds a token already", id="admin"),
-        pytest.param(["token", "remove", "x"], 1, "holds no token", id="no-token"),
+        pytest.param(["principal", "put", "x", "--role", "king"], 1, "is none of", id="role"),
+        pytest.param(["principal", "put", "a b"], 1, "cannot name", id="holder"),
+        pytest.param(["principal", "put", "admin"], 1, "the gateway's own", id="admin"),
+        pytest.param(["principal", "show", "x"], 1, "no principal", id="no-principal"),
+        pytest.param(["token", "issue", "x"], 1, "no principal", id="nobody"),
+        pytest.param(["token", "issue", "x", "--expires", "soon"], 1, "length of time", id="time"),
+        pytest.param(["token", "revoke", "x"], 1, "no token", id="no-token"),
     ],
 )
 def test_a_failure_is_one_line(desk: Desk, arguments: list[str], code: int, told: str) -> None:
@@ -223,7 +224,7 @@ def test_who_may_not_is_exit_code_4(desk: Desk, rules: Path) -> None:
     """No token, an unknown one and one that may only read are exit code 4."""
     desk.environ = {"TILTYARD_TOKEN": READER}
     assert desk.run("status").exit_code == 0
-    refused(desk.run("endpoints", "set", MODEL, str(rules)), 4, "'write'")
+    refused(desk.run("endpoints", "set", MODEL, str(rules)), 4, "'rules'")
     desk.environ = {"TILTYARD_TOKEN": "unknown"}
     refused(desk.run("status"), 4, "not known")
     desk.environ = {"TILTYARD_TOKEN": "tök"}
@@ -241,7 +242,7 @@ def test_the_token_is_looked_for_in_order(desk: Desk, tmp_path: Path) -> None:
     desk.environ = {"TILTYARD_ADMIN_TOKEN": WRITER}
     assert desk.run("status").exit_code == 0
     desk.environ = {}
-    desk.tokens.admin = WRITER
+    desk.admin_token = WRITER
     assert desk.run("status").exit_code == 0
 
 
@@ -325,20 +326,27 @@ def test_what_comes_over_the_wire_is_no_markup(desk: Desk) -> None:
     refused(desk.run("status"), 1, "[red]?[2Jgone[/red]?second")
 
 
-def test_tokens_are_added_once_shown_once_and_removed(desk: Desk) -> None:
-    """A token is printed when it is made; what is kept is its digest."""
-    added = desk.run("token", "add", "ci", "--scope", "write", "--scope", "read")
-    assert added.stdout.strip() == "tilt_new_secret"
-    expected = Token(name="ci", sha256=digest_of(b"tilt_new_secret"), scopes=("read", "write"))
-    assert desk.tokens.read() == (expected,)
-    refused(desk.run("token", "add", "ci"), 5, "remove it first")
-    listed = desk.run("token", "list").stdout
-    assert "read, write" in listed
-    assert "tilt_new_secret" not in listed
-    assert desk.json("token", "list") == [{"name": "ci", "scopes": ["read", "write"]}]
-    assert "no longer good" in desk.run("token", "remove", "ci").stdout
-    assert desk.tokens.read() == ()
-    assert desk.json("token", "add", "ro")["scopes"] == ["read"]
+def test_a_token_is_issued_shown_once_rotated_and_revoked(desk: Desk) -> None:
+    """A token is printed when it is made, and never again; its principal says what it may do."""
+    rights = ("--role", f"deployer:{MODEL}", "--role", "viewer", "--right", "infer:fl*")
+    assert "is written" in desk.run("principal", "put", "ci", *rights).stdout
+    secret = desk.run("token", "issue", "ci", "--expires", "90d").stdout.strip()
+    desk.environ = {"TILTYARD_TOKEN": secret}
+    assert desk.run("promote", MODEL, "2").exit_code == 0
+    refused(desk.run("token", "list"), 4, "'access'")
+    desk.environ = {"TILTYARD_TOKEN": WRITER}
+    (row,) = desk.json("token", "list")["tokens"]
+    assert secret.startswith(f"tilt_{row['id']}_")
+    assert secret not in desk.run("token", "list").stdout
+    told = desk.run("principal", "list").stdout
+    assert f"deployer:{MODEL} viewer" in told
+    assert "infer:fl*" in told
+    second = desk.json("token", "rotate", row["id"], "--overlap", "0s")
+    refused(desk.run("token", "revoke", row["id"]), 1, "no token")
+    assert "is revoked" in desk.run("token", "revoke", second["id"]).stdout
+    shown = msgspec.json.decode(desk.run("principal", "show", "ci").stdout)
+    assert shown["inference"] == [{"right": "infer", "models": ["fl*"]}]
+    assert "are gone" in desk.run("principal", "delete", "ci").stdout
 
 
 def test_the_version_is_printed(desk: Desk) -> None:
@@ -348,11 +356,11 @@ def test_the_version_is_printed(desk: Desk) -> None:
 
 def test_every_command_explains_itself(desk: Desk) -> None:
     """Help is there for each command, and `--json` wherever something is answered."""
-    silent = {"serve", "remove"}
+    silent = {("serve",), ("principal", "show")}
     for words in commands():
         result = desk.run(*words, "--help")
         assert result.exit_code == 0, words
-        assert ("--json" in result.stdout) == (words[-1] not in silent), words
+        assert ("--json" in result.stdout) == (words not in silent), words
 
 
 def commands() -> Iterator[tuple[str, ...]]:
@@ -363,23 +371,24 @@ def commands() -> Iterator[tuple[str, ...]]:
         yield ("models", name)
     for name in ("list", "show", "set", "delete", "explain", "shadows"):
         yield ("endpoints", name)
-    for name in ("add", "list", "remove"):
+    for name in ("put", "list", "show", "delete"):
+        yield ("principal", name)
+    for name in ("issue", "list", "rotate", "revoke"):
         yield ("token", name)
 
 
 def test_the_front_door_hands_everything_in(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """`tiltyard` runs the commands, with tokens kept in the state folder of the settings."""
+    """`tiltyard` runs the commands, with the admin's token of the settings' state folder."""
     monkeypatch.setenv("TILTYARD_STATE_DIR", str(tmp_path))
-    monkeypatch.setattr("sys.argv", ["tiltyard", "token", "add", "ci"])
+    monkeypatch.setenv("TILTYARD_ADMIN_PORT", "1")
+    (tmp_path / "admin.token").write_text("tilt_a_b")
+    monkeypatch.setattr("sys.argv", ["tiltyard", "token", "list"])
     with pytest.raises(SystemExit) as left:
         front_door.main()
-    assert left.value.code == 0
-    secret = capsys.readouterr().out.strip()
-    assert secret.startswith("tilt_")
-    (token,) = StoredTokens(tmp_path, entropy=CountingEntropy()).read()
-    assert token.sha256 == digest_of(secret.encode())
+    assert left.value.code == 3
+    assert "cannot be reached" in capsys.readouterr().err
 
 
 def test_commands_speak_to_a_real_server(desk: Desk, rules: Path) -> None:

@@ -21,7 +21,7 @@ def test_keys_are_told_in_json_and_never_shown(desk: Desk) -> None:
 
 
 def test_who_only_reads_rotates_nothing(desk: Desk) -> None:
-    """A token without the scope is exit code 4."""
+    """A viewer is told so by exit code 4."""
     desk.environ = {"TILTYARD_TOKEN": READER}
-    refused(desk.run("keys", "rotate"), 4, "write")
+    refused(desk.run("keys", "rotate"), 4, "'operate'")
     assert desk.world.rotated == []

@@ -13,6 +13,7 @@ from gateway.control.bundles import Bundles
 from gateway.control.cards import Cards
 from gateway.control.experiments import Experiments
 from gateway.control.gates import Gates
+from gateway.control.principals import Principals
 from gateway.control.registry import Registry, Request
 from gateway.control.reports import ReportParts, Reports
 from gateway.control.retention import Retainer, RetentionParts
@@ -20,15 +21,17 @@ from gateway.control.status import Acknowledgement, Standing, status_of
 from gateway.control.webhooks import WebhookParts, Webhooks
 from gateway.control.whatif import WhatIfs
 from gateway.control.wishes import Wishes
-from gateway.core.access import Token, digest_of
+from gateway.core.access import Principal, Token, Tokens, digest_of, id_of, tokens_in
 from gateway.core.predictions import SigningKeys
+from gateway.core.principals import Action, Grant, InferenceGrant, Right, Role
 from gateway.core.signing_keys import signing_with, with_next
 from gateway.core.snapshot import ModelRecord
 from gateway.core.tallies import Evidence
 from gateway.doors.http.admin import create_admin
-from gateway.doors.http.admin_calls import AdminParts
+from gateway.doors.http.admin_calls import AdminParts, log_denied
 from gateway.doors.http.inference_head import Headers
 from gateway.doors.http.messages import Message
+from gateway.governance_ports import Issuer
 from gateway.ports import EndpointReport, Store, VersionReport, WorkerReport
 from gateway.settings import AdminSettings
 from tests.announcing import FakeCourier, MemoryAnnouncements
@@ -44,10 +47,14 @@ from tests.fakes import (
 from tests.rollouts import judge_by_units
 
 READER, WRITER, FORCER = "tilt_r_reads", "tilt_w_writes", "tilt_f_forces"
-TOKENS = (
-    Token(name="rita", sha256=digest_of(READER.encode()), scopes=("read",)),
-    Token(name="wim", sha256=digest_of(WRITER.encode()), scopes=("read", "write")),
-    Token(name="fay", sha256=digest_of(FORCER.encode()), scopes=("force",)),
+RIGHTS = (InferenceGrant(Right.FORCE),)
+TOKENS = tuple(
+    Token(id_of(token.encode()), digest_of(token.encode()), holder)
+    for token, holder in (
+        (READER, Principal("rita", (Grant(Role.VIEWER),), fixed=True)),
+        (WRITER, Principal("wim", (Grant(Role.ADMIN),), fixed=True)),
+        (FORCER, Principal("fay", inference=RIGHTS, fixed=True)),
+    )
 )
 MODEL = "flights"
 KEYS = SigningKeys(schema=1, current=7, keys={7: "07" * 32}, unit_key="ee" * 32)
@@ -96,11 +103,18 @@ class Plane(FakeDataPlane):
 class World:
     """Everything behind an admin door, within a test's reach."""
 
-    def __init__(self, store: Store | None = None, settings: AdminSettings | None = None) -> None:
+    def __init__(
+        self,
+        store: Store | None = None,
+        settings: AdminSettings | None = None,
+        issuer: Issuer | None = None,
+    ) -> None:
         self.memory = MemoryStore()
         self.store: Store = self.memory if store is None else store
         self.clock = ManualClock()
         self.tokens: tuple[Token, ...] = TOKENS
+        self.issuer = issuer
+        self.denials: list[tuple[str, Action, str | None]] = []
         self.lagging: dict[str, str] = {}
         self.alarms: dict[str, str] = {}
         self.behind = 0
@@ -128,6 +142,7 @@ class World:
             )
         )
         self.wishes = Wishes(self.registry, self.clock)
+        self.principals = Principals(self.registry, now=self.clock, entropy=CountingEntropy())
         self.parts = AdminParts(
             registry=self.registry,
             experiments=self.experiments,
@@ -167,13 +182,26 @@ class World:
             data_plane=Plane(),
             status=self.status,
             metrics=lambda: b"tiltyard_up 1\n",
-            tokens=lambda: self.tokens,
+            principals=self.principals,
+            tokens=self.known,
             keys=lambda: self.keys,
             rotate_keys=self.rotate_keys,
             settings=settings or AdminSettings(),
             clock=self.clock,
+            now=self.clock,
+            issuer=issuer,
+            denied=self.denied,
         )
         self.app: ASGIApp = create_admin(self.parts)
+
+    def known(self) -> Tokens:
+        """The tokens of this world, and those of its Snapshot."""
+        return Tokens((*self.tokens, *tokens_in(self.registry.snapshot)))
+
+    def denied(self, principal: Principal, action: Action, model: str | None) -> None:
+        """Somebody was refused what they may not do."""
+        self.denials.append((principal.name, action, model))
+        log_denied(principal, action, model)
 
     async def seed(self, *numbers: int) -> "World":
         """Register versions of the model, the first its champion."""

@@ -2,14 +2,16 @@
 
 import hashlib
 import logging
+import re
 from collections.abc import Iterator
 from urllib.parse import unquote
 
 import pytest
 
-from gateway.core.access import READ, WRITE, Token, digest_of
+from gateway.core.access import Principal, Token, digest_of, id_of
 from gateway.core.errors import Throttled
-from gateway.doors.http.admin_calls import OPEN, Operation
+from gateway.core.principals import Action, Grant, Role
+from gateway.doors.http.admin_calls import Operation
 from gateway.doors.http.admin_guard import (
     MAX_FAILURES,
     MAX_PEERS,
@@ -24,13 +26,14 @@ from gateway.settings import AdminSettings
 from tests.doors.http.admin_world import FORCER, MODEL, READER, WRITER, World
 from tests.fakes import ManualClock
 
-CLOSED = [row for row in OPERATIONS if row.scope != OPEN and row.path != METRICS]
+CLOSED = [row for row in OPERATIONS if not row.is_open and row.path != METRICS]
+CHANGING = ("PUT", "DELETE")
 METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE", "TRACE", "QUERY", "get")
 
 
 def path_of(row: Operation) -> str:
     """The path with its places filled in."""
-    return row.path.replace("{name}", MODEL).replace("{model}", MODEL).replace("{version}", "1")
+    return re.sub(r"\{\w+\}", MODEL, row.path.replace("{version}", "1"))
 
 
 def label_of(row: Operation) -> str:
@@ -95,16 +98,16 @@ async def test_two_authorization_headers_are_none() -> None:
 
 @each_closed
 async def test_a_reader_only_reads(row: Operation) -> None:
-    """A token with the read scope is refused by every operation that needs another (A4)."""
+    """A viewer is refused every operation that does not only read (A4)."""
     world = await World().seed()
     response = await world.ask(row.method, path_of(row), token=READER, content=b"{}")
-    assert (response.status_code == 403) == (row.scope != READ)
+    assert (response.status_code == 403) == (row.action is not Action.READ)
     assert world.registry.snapshot.revision == 3
 
 
 @each_closed
 async def test_a_writer_is_let_in(row: Operation) -> None:
-    """A token with the write scope is refused nowhere for want of rights."""
+    """An admin is refused nowhere for want of rights."""
     world = await World().seed()
     response = await world.ask(row.method, path_of(row), content=b"{}")
     assert response.status_code not in (401, 403, 405, 500)
@@ -141,7 +144,9 @@ async def test_no_spelling_leads_round_the_guard(row: Operation, method: str) ->
         status, _ = await world.knock(method, path, None)
         assert status == 401, path
         status, _ = await world.knock(method, path, READER)
-        assert method in READING or status == 403, path
+        # What each document of a bundle takes is asked once the body is read; here it is empty.
+        by_its_body = {400} if row.action is Action.READ else set()
+        assert method in READING or status in {403, 404, 405} | by_its_body, path
     assert world.registry.snapshot.revision == 3
 
 
@@ -351,8 +356,8 @@ async def test_a_revoked_token_is_refused_at_once() -> None:
     assert (await world.ask("GET", "/admin/v1/status")).status_code == 401
 
 
-async def test_every_token_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The work is the same for a known and an unknown token: each digest is compared (A3)."""
+async def test_every_token_costs_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work is the same for a known and an unknown token: two digests are compared (A3)."""
     compared: list[bytes] = []
 
     def note(stored: bytes, presented: bytes) -> bool:
@@ -361,9 +366,9 @@ async def test_every_token_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("gateway.core.access.compare_digest", note)
     world = World()
-    for token in (READER, WRITER, "unknown"):
+    for count, token in enumerate((READER, WRITER, "unknown", "tilt_r_wrong", "tilt_x_y"), 1):
         await world.ask("GET", "/admin/v1/models", token=token)
-    assert len(compared) == 3 * len(world.tokens)
+        assert len(compared) == 2 * count
 
 
 async def test_secrets_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -372,27 +377,26 @@ async def test_secrets_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     world = World()
     await world.ask("PUT", f"/admin/v1/endpoints/{MODEL}", {}, token=READER)
     await world.ask("GET", "/admin/v1/x%0aadmin: promoted", token="guess-the-secret")
-    assert "PUT" in caplog.text
+    assert "'rules'" in caplog.text
     assert READER not in caplog.text
     assert "guess-the-secret" not in caplog.text
     assert "\nadmin" not in caplog.text
 
 
 async def test_a_name_with_line_breaks_stays_one_line(caplog: pytest.LogCaptureFixture) -> None:
-    """Whoever writes a strange name into the tokens' file cannot forge a log line (A11)."""
+    """A strange name cannot forge a log line (A11)."""
     world = World()
-    forged = Token(name="x\nadmin: promoted", sha256=digest_of(b"odd"), scopes=("read",))
-    world.tokens = (forged,)
-    await world.ask("DELETE", f"/admin/v1/endpoints/{MODEL}", token="odd")
+    forged = Principal("x\nadmin: promoted", (Grant(Role.VIEWER),), fixed=True)
+    world.tokens = (Token(id_of(b"tilt_odd_x"), digest_of(b"tilt_odd_x"), forged),)
+    await world.ask("DELETE", f"/admin/v1/endpoints/{MODEL}", token="tilt_odd_x")
+    assert "refused" in caplog.text
     assert "\nadmin" not in caplog.text
 
 
-def test_every_operation_declares_what_is_enforced() -> None:
-    """Each row of the table declares a scope, and it is the one that the guard asks for."""
-    for row in OPERATIONS:
-        enforced = READ if row.method in READING else WRITE
-        assert row.scope in (enforced, OPEN), label_of(row)
-    assert {row.path for row in OPERATIONS if row.scope == OPEN} == {"/", "/health"}
+def test_what_changes_something_is_no_reading() -> None:
+    """What replaces or drops a document is never the action `read`."""
+    assert all(row.action is not Action.READ for row in OPERATIONS if row.method in CHANGING)
+    assert {row.path for row in OPERATIONS if row.is_open} == {"/", "/health"}
 
 
 def test_no_operation_stands_twice() -> None:

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.control.registry import Edit, Request
-from gateway.core.access import Token, digest_of
+from gateway.core.access import Principal, Token, digest_of, id_of
 from gateway.core.principals import Grant, PrincipalDocument, Role
 from gateway.core.snapshot import Snapshot
 from tests.doors.http.admin_world import MODEL, READER, TOKENS, World
@@ -33,7 +33,11 @@ async def governed(document: dict[str, Any] | None = None) -> World:
     world = await World().seed()
     world.tokens = (
         *TOKENS,
-        Token(name="ada", sha256=digest_of(APPROVER.encode()), scopes=("read", "write")),
+        Token(
+            id_of(APPROVER.encode()),
+            digest_of(APPROVER.encode()),
+            Principal("ada", (Grant(Role.APPROVER),), fixed=True),
+        ),
     )
     people = {
         name: PrincipalDocument(schema=1, grants=tuple(Grant(role) for role in held))

@@ -9,7 +9,6 @@ import pytest
 
 from gateway import __version__
 from gateway.core.endpoints import Endpoint
-from gateway.doors.http.admin_calls import OPEN
 from gateway.doors.http.admin_routes import OPERATIONS
 from gateway.doors.http.openapi import openapi
 from tests.doors.http.admin_world import READER, SPLIT, World
@@ -53,11 +52,12 @@ def test_every_operation_is_described() -> None:
 
 
 @pytest.mark.parametrize("row", OPERATIONS, ids=lambda row: row.name)
-def test_an_operation_says_its_scope(row: Any) -> None:
-    """Each operation states its scope, and asks for a token unless it is open."""
+def test_an_operation_says_its_action(row: Any) -> None:
+    """Each operation states its action and what it is about, and asks for a token unless open."""
     described = DOCUMENT["paths"][row.path][row.method.lower()]
-    assert described["x-tiltyard-scope"] == row.scope
-    assert described["security"] == ([] if row.scope == OPEN else [{"bearer": []}])
+    assert described["x-tiltyard-action"] == (None if row.is_open else row.action)
+    assert described["x-tiltyard-about"] == row.subject[0]
+    assert described["security"] == ([] if row.is_open else [{"bearer": []}])
     assert ("requestBody" in described) == (row.body is not None)
     assert "200" in described["responses"]
 

@@ -92,6 +92,7 @@ def house(
     *,
     limits: Limits | None = None,
     nonfinite: Nonfinite = "literal",
+    needs_token: bool = False,
     **plane: Any,
 ) -> Iterator[House]:
     """Build a house; by default model `m` has a version 1 that adds 100."""
@@ -109,6 +110,7 @@ def house(
             readers=Readers(limits or Limits()),
             answers=Answers(nonfinite),
             trace_ratio=0.0,
+            plain_bytes=-1 if needs_token else (limits or Limits()).body_bytes,
         )
         outcomes = OutcomeDesk(desk, FakeSink(), OutcomeSettings(), built.cells)
         requests = Requests(built.cells)
@@ -471,7 +473,7 @@ async def test_a_unit_in_the_header_keeps_its_variant() -> None:
     ],
 )
 async def test_a_variant_is_forced_only_by_who_may(headers: dict[str, str], status: int) -> None:
-    """The forced variant needs a token of the scope `force`."""
+    """The forced variant needs a token with the right `force`."""
     with house({ONE: FakeEngine(bias=100), TWO: FakeEngine(bias=200)}) as home:
         endpoints = {"e": endpoint_of(split_rule(HALVES))}
         await home.plane.serve(snapshot_of(models={"m": model_of(1, 2)}, endpoints=endpoints))

@@ -178,11 +178,11 @@ async def test_a_body_that_says_it_is_too_long_is_not_read(home: Door) -> None:
         pytest.param(READ_TOKEN, 403, id="read"),
         pytest.param(FORCE_TOKEN, 403, id="force"),
         pytest.param(OUTCOMES_TOKEN, 202, id="outcomes"),
-        pytest.param(WRITE_TOKEN, 202, id="write"),
+        pytest.param(WRITE_TOKEN, 403, id="write"),
     ],
 )
 async def test_who_may_report(home: Door, token: str | None, status: int) -> None:
-    """Who holds the scope `outcomes`, or may write; a token of nobody is asked for."""
+    """Who holds the right `outcomes`; a token of nobody is asked for."""
     line = b"Authorization: Bearer %b" % token.encode() if token else b"X-None: 1"
     assert (await tell(home, item(home), token=line))[0] == status
 

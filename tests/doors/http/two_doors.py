@@ -275,6 +275,7 @@ async def door(
             readers=Readers(limits),
             answers=Answers(settings.http.json_nonfinite),
             trace_ratio=0.0,
+            plain_bytes=limits.body_bytes if settings.http.auth == "open" else -1,
         )
         await built.serve(snapshot or snapshot_of())
         sink = FakeSink()
