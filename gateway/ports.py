@@ -327,17 +327,51 @@ class Repository(Protocol):
         """
 
 
+class Placement(Protocol):
+    """A version on its way into the model store, seen by nobody yet. Blocking."""
+
+    def publish(self) -> None:
+        """Let everybody see it, whole.
+
+        Raises:
+            Conflict: something lies there by now. NotReady: the store cannot be written.
+        """
+
+    def discard(self) -> None:
+        """Leave nothing behind, unless it was published."""
+
+
 class ModelStore(Protocol):
     """Where versions come from. Blocking; called off the event loop."""
 
     def scan(self) -> list[tuple[str, int]]:
         """Every (model, number) that the store holds now, sorted."""
 
-    def fetch(self, model: str, number: int) -> Artifact:
-        """Copy a version into the cache, hashing on the way, and describe it.
+    def fetch(self, model: str, number: int, source: str | None = None) -> Artifact:
+        """Copy a version into the cache, hashing on the way.
+
+        `source` is a folder of the store, relative, that is to become this version. Where versions
+        are inspected nothing is parsed here, and the manifest's signature is empty.
 
         Raises:
-            InvalidRequest: what lies there is no loadable version, with a sentence.
+            InvalidRequest: what lies there is no version, with a sentence.
+        """
+
+    def take(self, model: str, number: int, folder: str) -> Artifact:
+        """As `fetch`, from a folder of this host that is ours."""
+
+    def read(self, artifact: Artifact, name: str, limit: int) -> bytes | None:
+        """A small file of a copy, None if the version has none of that name.
+
+        Raises:
+            InvalidRequest: it has more than `limit` bytes, or cannot be read.
+        """
+
+    def place(self, artifact: Artifact) -> Placement:
+        """Bring a copy into the store, where nobody sees it before it is published.
+
+        Raises:
+            Conflict: something lies there already. NotReady: the store cannot be written.
         """
 
     def cached(self, manifest: Manifest) -> Artifact | None:

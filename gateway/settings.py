@@ -210,6 +210,19 @@ class InspectionSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Address space beyond that of the libraries, in MiB, for the file and all that it asks for."""
 
 
+class UploadSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Bounds on files on their way to become versions, which wait in the state folder.
+
+    `max_mb` (MiB) is of one upload, `quota_mb` of all on this host, of which `max_open` may be
+    open. One that nothing came of for `expire_s` seconds is discarded.
+    """
+
+    max_mb: int = 8192
+    quota_mb: int = 32_768
+    max_open: int = 16
+    expire_s: float = 3600.0
+
+
 class ProcessSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """How the supervisor looks after its processes."""
 
@@ -229,7 +242,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     state_dir: str = ".tiltyard"
     """Last good Snapshot, artifact cache, tokens, keys and the embedded store's data."""
     model_store: str = "models"
-    """`<store>/<model>/<version>/model.onnx`."""
+    """`<store>/<model>/<version>/model.onnx`: a folder, or an address such as `s3://a/models`."""
     store_scan_s: float = 2.0
     """How often the model store is looked at for new versions."""
     drain_delay_s: float = 0.0
@@ -339,9 +352,7 @@ def _check_numbers(settings: Settings) -> None:
         message = f"Setting pool.arena_mb is {settings.pool.arena_mb}; it must be at least 0."
         raise InvalidRequest(message)
     if settings.recording.keep_mb < 0:
-        message = (
-            f"Setting recording.keep_mb is {settings.recording.keep_mb}; it must be at least 0."
-        )
+        message = "Setting recording.keep_mb must be at least 0."
         raise InvalidRequest(message)
     if settings.store_scan_s <= 0:
         message = f"Setting store_scan_s is {settings.store_scan_s}; it must be above 0."

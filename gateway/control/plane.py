@@ -14,6 +14,8 @@ from gateway.control.governing import Governance, GovernanceParts
 from gateway.control.intake import Intake
 from gateway.control.keyring import Keyring, Timing
 from gateway.control.promotions import Promotions
+from gateway.control.reception import Reception, ReceptionParts
+from gateway.control.registering import Registrar
 from gateway.control.registry import Registry
 from gateway.control.reports import ReportParts, Reports
 from gateway.control.repository import ServedRepository
@@ -28,7 +30,7 @@ from gateway.core.predictions import SigningKeys
 from gateway.core.snapshot import Snapshot
 from gateway.core.studies import Studies, studies_of
 from gateway.evidence_ports import EvidenceStore, FoldStore, HistoryStore, Journal
-from gateway.governance_ports import GovernanceStore, VersionFiles
+from gateway.governance_ports import GovernanceStore, Inspector, Uploads, VersionFiles
 from gateway.ports import DataPlane, Disk, ModelStore, Store
 from gateway.serving.cells import Cells
 from gateway.tasks import Tasks
@@ -43,15 +45,17 @@ class ControlParts:
 
     `exporter` is None where no collector is configured. `now` is in UTC seconds. `cells` are those
     of this process; `journal_bytes` bounds the journal. `max_age_s` is how old a prediction may be
-    when its outcome comes.
+    when its outcome comes. `inspector` is None where versions are read without inspection.
     """
 
     store: Store
     disk: Disk
     models: ModelStore
     files: VersionFiles
+    uploads: Uploads
     governance: GovernanceStore
     telling: TellingParts
+    inspector: Inspector | None
     data_plane: DataPlane
     exporter: Exporter | None
     evidence: EvidenceStore
@@ -78,7 +82,9 @@ class ControlPlane:
         self._tasks = Tasks()
         self.store = parts.store
         self.registry = Registry(parts.store, now=parts.now, entropy=parts.entropy)
-        self.catalog = Catalog(parts.store, parts.models, self.registry)
+        self._reception = self._received(parts)
+        self.catalog = Catalog(parts.store, parts.models, self.registry, self._reception)
+        self.registrar = Registrar(self.registry, parts.models, self._reception, parts.uploads)
         self.keyring = Keyring(parts.store, parts.disk, parts.data_plane, parts.entropy)
         self.repository = ServedRepository(self.registry, self.catalog, parts.data_plane)
         self.watcher = Watcher(
@@ -163,7 +169,22 @@ class ControlPlane:
         await self._parts.folds.close()
         await self._parts.history.close()
         await self.governance.close()
+        if self._parts.inspector is not None:
+            await self._parts.inspector.close()
         await self._parts.store.close()
+
+    def _received(self, parts: ControlParts) -> Reception:
+        return Reception(
+            ReceptionParts(
+                store=parts.store,
+                governance=parts.governance,
+                inspector=parts.inspector,
+                models=parts.models,
+                registry=self.registry,
+                data_plane=parts.data_plane,
+                now=parts.now,
+            )
+        )
 
     def _reported(self, parts: ControlParts) -> Reports:
         return Reports(

@@ -18,6 +18,7 @@ from gateway.core.documents import document_at
 from gateway.core.endpoints import Endpoint, check_endpoint
 from gateway.core.errors import Conflict, InvalidRequest, NotFound, StoreUnavailable, excerpt
 from gateway.core.models import CHAMPION, Key, Manifest, check_compatible
+from gateway.core.reviews import Review
 from gateway.core.snapshot import (
     EMPTY,
     ModelRecord,
@@ -219,19 +220,19 @@ class Registry:
         return await self.commit(Edit("model.unload", f"models/{model}", make), request)
 
     async def register(
-        self, manifest: Manifest, request: Request, *, seed: ModelRecord | None = None
+        self,
+        manifest: Manifest,
+        request: Request,
+        *,
+        seed: ModelRecord | None = None,
+        review: Review | None = None,
     ) -> Change:
-        """Add a version that was seen for the first time; its manifest must stand in the store.
-
-        Raises:
-            Conflict: the same number is registered with other bytes.
-        """
+        """Add a version whose manifest stands in the store; raises as the transition does."""
         model, number = manifest.model, manifest.number
         self._manifests[model, number] = manifest
 
         async def make(base: Snapshot) -> Snapshot:
-            record = seed if model not in base.models else None
-            return transitions.register(base, model, number, manifest.digest, record)
+            return transitions.register(base, model, number, manifest.digest, seed, review=review)
 
         return await self.commit(Edit("model.register", f"models/{model}", make), request)
 
