@@ -211,11 +211,7 @@ class InspectionSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class UploadSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """Bounds on files on their way to become versions, which wait in the state folder.
-
-    `max_mb` (MiB) is of one upload, `quota_mb` of all on this host, of which `max_open` may be
-    open. One that nothing came of for `expire_s` seconds is discarded.
-    """
+    """Bounds on uploads: MiB of one and of all, how many at once, seconds that one may wait."""
 
     max_mb: int = 8192
     quota_mb: int = 32_768
@@ -261,6 +257,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     cache: CacheSettings = field(default_factory=CacheSettings)
     outcomes: OutcomeSettings = field(default_factory=OutcomeSettings)
     inspection: InspectionSettings = field(default_factory=InspectionSettings)
+    uploads: UploadSettings = field(default_factory=UploadSettings)
     processes: ProcessSettings = field(default_factory=ProcessSettings)
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
 
@@ -348,11 +345,8 @@ def _check_numbers(settings: Settings) -> None:
     if not 0 <= settings.pool.niceness <= MAX_NICENESS:
         message = f"Setting pool.niceness is {settings.pool.niceness}; it must be 0 to 19."
         raise InvalidRequest(message)
-    if settings.pool.arena_mb is not None and settings.pool.arena_mb < 0:
-        message = f"Setting pool.arena_mb is {settings.pool.arena_mb}; it must be at least 0."
-        raise InvalidRequest(message)
-    if settings.recording.keep_mb < 0:
-        message = "Setting recording.keep_mb must be at least 0."
+    if (settings.pool.arena_mb or 0) < 0 or settings.recording.keep_mb < 0:
+        message = "Settings pool.arena_mb and recording.keep_mb must be at least 0."
         raise InvalidRequest(message)
     if settings.store_scan_s <= 0:
         message = f"Setting store_scan_s is {settings.store_scan_s}; it must be above 0."
@@ -389,6 +383,7 @@ _POSITIVE: Final[Mapping[str, str]] = {
     "outcomes": "max_age_s journal_mb",
     "inspection": "time_s run_s memory_mb",
     "webhooks": "timeout_s give_up_s",
+    "uploads": "max_mb quota_mb max_open expire_s",
     "redis": "poll_s timeout_s",
 }
 """Names of numbers above 0 in each section."""
@@ -405,6 +400,7 @@ _SECTIONS: Final[Mapping[str, type[Struct]]] = {
     "cache": CacheSettings,
     "outcomes": OutcomeSettings,
     "inspection": InspectionSettings,
+    "uploads": UploadSettings,
     "processes": ProcessSettings,
     "webhooks": WebhookSettings,
 }

@@ -22,6 +22,7 @@ from gateway.control.repository import ServedRepository
 from gateway.control.shipping import Shipper
 from gateway.control.steward import Steward, StewardParts
 from gateway.control.telling import TellingParts, TellingPlace
+from gateway.control.versions import Versions
 from gateway.control.watcher import Watcher, WatcherParts, settling_s
 from gateway.control.whatif import WhatIfs
 from gateway.core.deciding import Circumstances
@@ -119,6 +120,7 @@ class ControlPlane:
         self.experiments = Experiments(self.registry, now=parts.now, entropy=parts.entropy)
         self.reports = self._reported(parts)
         self.whatifs = WhatIfs(self.registry, parts.folds.units)
+        self.versions = Versions(self.registry, parts.governance)
         self._steward = self._stewarded(parts)
         self.governance = self._governed(parts)
         self._promotions = Promotions(

@@ -1,7 +1,7 @@
 """What the admin door passes around: its parts, its operations and one call of one of them."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 from urllib.parse import parse_qsl
 
@@ -10,11 +10,13 @@ import msgspec
 from gateway.control.bundles import Bundles
 from gateway.control.cards import Cards
 from gateway.control.experiments import Experiments
+from gateway.control.registering import Registrar
 from gateway.control.registry import ANY_DOCUMENT, NO_DOCUMENT, Change, Registry
 from gateway.control.registry import Request as Asked
 from gateway.control.reports import Reports
 from gateway.control.retention import Retainer
 from gateway.control.webhooks import Webhooks
+from gateway.control.versions import Versions
 from gateway.control.whatif import WhatIfs
 from gateway.core.access import Principal, Token
 from gateway.core.errors import Conflict, InvalidRequest, excerpt
@@ -24,9 +26,11 @@ from gateway.doors.http.admin_documents import Changed
 from gateway.doors.http.inference_head import Headers
 from gateway.doors.http.messages import (
     JSON,
+    Receive,
     Response,
     error_response,
     header_values,
+    nothing_more,
 )
 from gateway.ports import DataPlane, Store
 from gateway.settings import AdminSettings
@@ -54,6 +58,8 @@ class AdminParts:
     retainer: Retainer
     cards: Cards
     webhooks: Webhooks
+    registrar: Registrar
+    versions: Versions
     store: Store
     data_plane: DataPlane
     status: Callable[[], Awaitable[Mapping[str, Any]]]
@@ -78,7 +84,10 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One authorised request, read and within bounds. `document` is the decoded body."""
+    """One authorised request, read and within bounds. `document` is the decoded body.
+
+    `receive` is for operations that take the body as it comes.
+    """
 
     parts: AdminParts
     principal: Principal | None
@@ -86,6 +95,7 @@ class Call:
     query: Mapping[str, list[str]]
     headers: Headers
     document: Any = None
+    receive: Receive = field(default=nothing_more, repr=False)
 
     def text(self, name: str) -> str | None:
         """A query parameter's value, None if it was not given."""
@@ -139,6 +149,7 @@ class Operation:
     `body`, `answer` and `preview` are types for which the OpenAPI document holds a schema;
     `preview` is what a dry run answers instead. `answer` is None where it is no JSON document.
     A body holds at most `max_body` bytes.
+    One that `streams` reads its own body, as raw bytes.
     """
 
     method: Literal["GET", "PUT", "POST", "DELETE"]
@@ -153,6 +164,7 @@ class Operation:
     max_body: int = MAX_BODY_BYTES
     answer: Any = None
     preview: Any = None
+    streams: bool = False
 
 
 def answer(document: object, *, revision: int | None = None, etag: str | None = None) -> Response:
