@@ -72,7 +72,7 @@ def governance() -> MemoryGovernance:
 
 
 @pytest.fixture
-def reception(
+def reception(  # noqa: PLR0917 - fixtures
     store: MemoryStore,
     governance: MemoryGovernance,
     models: FolderStore,

@@ -222,7 +222,7 @@ async def test_what_a_snapshot_names_is_made_ready(
     assert [manifest.number for manifest in catalog.manifests_of(registry.snapshot)] == [1, 2]
 
 
-async def test_a_host_without_the_files_says_so(
+async def test_a_host_without_the_files_says_so(  # noqa: PLR0917 - fixtures
     registry: Registry,
     store: MemoryStore,
     catalog: Catalog,

@@ -485,7 +485,7 @@ async def test_a_copy_that_the_disk_refuses_is_tried_again(
     monkeypatch.setattr("gateway.control.copies.FIRST_RETRY_S", 0.01)
     await again.watcher.start()
     with monkeypatch.context() as patched:
-        patched.setattr("gateway.adapters.folder._copy", full)
+        patched.setattr("gateway.adapters.artifacts._copy", full)
         await again.completed()
         reason = again.data_plane.updates[-1].missing["m", 1]
         assert reason == "Version 1 of 'm' cannot be read: No space left on device."

@@ -40,9 +40,9 @@ async def discard(call: Call) -> Response:
 
 async def put_file(call: Call) -> Response:
     """Take one file, as raw bytes."""
+    staged = await _found(call)
     _check_raw(call.headers)
     sha256 = stated_digest(call.headers)
-    staged = await _found(call)
     uploads = call.parts.registrar.uploads
     incoming = await asyncio.to_thread(uploads.receive, staged.id, call.path["file"])
     try:
