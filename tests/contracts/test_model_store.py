@@ -1,7 +1,7 @@
 """What every model store keeps, whichever way its bytes lie."""
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +55,10 @@ def on_disk(tmp_path: Path, **given: Any) -> Place:
 
 
 @pytest.fixture(params=[in_folder, in_memory, on_disk])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """Each kind of store, with nothing in it."""
-    yield request.param(tmp_path, describe=None)
+    made: Place = request.param(tmp_path, describe=None)
+    return made
 
 
 def test_versions_are_plain_numbers_under_proper_names(place: Place) -> None:

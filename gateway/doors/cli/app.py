@@ -14,6 +14,7 @@ from gateway.doors.cli import (
     retention,
     tokens,
     webhooks,
+    versions,
 )
 from gateway.doors.cli.demo import demo
 from gateway.doors.cli.front import Commands, FrontStep
@@ -49,6 +50,7 @@ def create_cli(front: FrontStep) -> typer.Typer:
         cli.command()(command)
     for name, command in bundles.COMMANDS.items():
         cli.command(name)(command)
+    cli.command("register")(versions.register)
     cli.add_typer(models.app, name="models")
     cli.add_typer(endpoints.app, name="endpoints")
     cli.add_typer(experiments.app, name="experiment")

@@ -297,7 +297,7 @@ async def test_a_large_file_is_written_in_parts(world: World) -> None:
 async def test_a_caller_who_leaves_leaves_nothing(world: World) -> None:
     """What did not come whole is gone from the disk, and from the count of bytes."""
     name = await begin(world)
-    messages = [
+    messages: list[Message] = [
         {"type": "http.request", "body": b"x" * (2 << 20), "more_body": True},
         {"type": "http.disconnect"},
     ]
