@@ -331,11 +331,7 @@ class Placement(Protocol):
     """A version on its way into the model store, seen by nobody yet. Blocking."""
 
     def publish(self) -> None:
-        """Let everybody see it, whole.
-
-        Raises:
-            Conflict: something lies there by now. NotReady: the store cannot be written.
-        """
+        """Let everybody see it, whole. Raises as `ModelStore.place` does."""
 
     def discard(self) -> None:
         """Leave nothing behind, unless it was published."""
@@ -348,31 +344,19 @@ class ModelStore(Protocol):
         """Every (model, number) that the store holds now, sorted."""
 
     def fetch(self, model: str, number: int, source: str | None = None) -> Artifact:
-        """Copy a version into the cache, hashing on the way.
+        """Copy a version, or a folder `source` of the store, into the cache, hashing on the way.
 
-        `source` is a folder of the store, relative, that is to become this version. Where versions
-        are inspected nothing is parsed here, and the manifest's signature is empty.
-
-        Raises:
-            InvalidRequest: what lies there is no version, with a sentence.
+        Where versions are inspected the signature stays empty. InvalidRequest says why not.
         """
 
     def take(self, model: str, number: int, folder: str) -> Artifact:
         """As `fetch`, from a folder of this host that is ours."""
 
     def read(self, artifact: Artifact, name: str, limit: int) -> bytes | None:
-        """A small file of a copy, None if the version has none of that name.
-
-        Raises:
-            InvalidRequest: it has more than `limit` bytes, or cannot be read.
-        """
+        """A small file of a copy, None if there is none; InvalidRequest where it is larger."""
 
     def place(self, artifact: Artifact) -> Placement:
-        """Bring a copy into the store, where nobody sees it before it is published.
-
-        Raises:
-            Conflict: something lies there already. NotReady: the store cannot be written.
-        """
+        """Bring a copy into the store; Conflict where something lies, NotReady if it fails."""
 
     def cached(self, manifest: Manifest) -> Artifact | None:
         """The verified copy of a known version, if this host has it."""
