@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from gateway.core.errors import VersionRefused, excerpt
 from gateway.core.inspections import Inspection, is_acceptable, report_digest
 from gateway.core.models import MAX_VERSION, Key
-from gateway.core.reviews import REQUIRED, CheckResult, Outcome, Review
+from gateway.core.reviews import REQUIRED, Check, CheckResult, Outcome, Review
 from gateway.core.snapshot import ModelRecord
 
 MAX_SUMMARY: Final = 160
@@ -37,22 +37,29 @@ def refusal_of(inspection: Inspection) -> VersionRefused | None:
     against = forbidding(inspection)
     said = " ".join(f"{name}: {excerpt(text, MAX_NAMED)}" for name, text in against.items())
     message = (
-        f"Version {inspection.number} of '{inspection.model}' is refused, since it failed "
-        f"{len(against)} of the checks that every version must pass. {said}"
+        f"Version {inspection.number} of '{inspection.model}' is refused: it did not pass what "
+        f"every version must pass. {said}"
     )
     return VersionRefused(message, {str(name): check for name, check in inspection.checks.items()})
 
 
 def forbidding(inspection: Inspection) -> dict[str, str]:
-    """The checks that forbid a version, with their words."""
-    found = {}
-    for name in sorted({*REQUIRED, *inspection.checks}):
-        result = inspection.checks.get(name)
-        if result is None:
-            found[str(name)] = "It was not made."
-        elif result.forced or (name in REQUIRED and result.outcome is not Outcome.PASSED):
-            found[str(name)] = result.summary or f"It was {result.outcome}."
-    return found
+    """The checks that forbid a version, with their words, in the order of an inspection.
+
+    Those that were not made for another one's failure are not named beside it.
+    """
+    against = {name: inspection.checks.get(name) for name in Check if name in REQUIRED}
+    against |= {name: one for name, one in inspection.checks.items() if one.forced}
+    failed = {
+        str(name): one.summary or "It failed."
+        for name, one in against.items()
+        if one is not None and one.outcome is Outcome.FAILED
+    }
+    return failed or {
+        str(name): (one and one.summary) or "It was not made."
+        for name, one in against.items()
+        if one is None or one.outcome is not Outcome.PASSED
+    }
 
 
 def refusal_evidence(inspection: Inspection) -> dict[str, Any]:

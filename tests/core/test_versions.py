@@ -47,6 +47,13 @@ def test_a_violent_end_forbids_in_any_check() -> None:
     assert refusal_of(report(batching=CheckResult(Outcome.FAILED, "It differs."))) is None
 
 
+def test_what_follows_from_a_failure_is_not_named() -> None:
+    """Only the check that failed, not those that could not be made for it."""
+    skipped = CheckResult(Outcome.SKIPPED, "It needs another.")
+    found = report(format=CheckResult(Outcome.FAILED, "No ONNX."), loads=skipped, names=skipped)
+    assert forbidding(found) == {"format": "No ONNX."}
+
+
 def test_the_next_number_was_never_given() -> None:
     """Not to a registered version, nor to one that was retired, nor to what lies in the store."""
     record = ModelRecord(versions={1: "a", 2: "b"}, retired={5: "c"})
