@@ -50,14 +50,14 @@ class Versions:
         self._reports = reports
 
     async def known(self, model: str, number: int) -> Known:
-        """One version.
+        """One version; of one that was retired, what is still known.
 
         Raises:
             NotFound: no such model or version. StoreUnavailable: the store is away.
         """
         snapshot = self._registry.snapshot
         record = model_of(snapshot, model)
-        if number not in record.versions:
+        if number not in record.versions and number not in record.retired:
             message = f"Model '{excerpt(model)}' has no version {number}."
             raise NotFound(message)
         manifest = await self._registry.manifest(model, number)

@@ -141,7 +141,7 @@ async def test_a_version_is_held_against_the_champion(host: Host, root: Path) ->
     await host.catalog.scan()
     document = Endpoint(schema=1, model="m", recording=Recording(reservoir=4))
     await host.registry.put_endpoint("front", document, ASKED)
-    request = {"inputs": []}
+    request: dict[str, object] = {"inputs": []}
     host.data_plane.recent_inputs = (  # type: ignore[method-assign]
         lambda endpoint: [{"request": request}] if endpoint == "front" else []
     )
