@@ -203,7 +203,7 @@ async def test_a_version_has_a_plain_number(world: World, number: str) -> None:
         ({"upload": "x", "lineage": {"parent": "no"}}, "parent"),
         ({"upload": "x", "lineage": {"tags": {"a": 1}}}, "tags"),
         ({"upload": "x", "lineage": {"note": "n" * 70_000}}, "65536"),
-        ({"upload": "x", "numbre": 3}, "numbre"),
+        ({"upload": "x", "number": 3}, "number"),
     ],
 )
 async def test_a_wish_that_is_none_is_refused(world: World, document: Any, sentence: str) -> None:
