@@ -8,7 +8,7 @@ What the team changes while the gateway runs is in the Snapshot, not here.
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_type_hints
 
 import msgspec
 from msgspec import Struct, field
@@ -388,19 +388,7 @@ _POSITIVE: Final[Mapping[str, str]] = {
 }
 """Names of numbers above 0 in each section."""
 _SECTIONS: Final[Mapping[str, type[Struct]]] = {
-    "http": HttpSettings,
-    "grpc": GrpcSettings,
-    "admin": AdminSettings,
-    "redis": RedisSettings,
-    "pool": PoolSettings,
-    "batching": BatchSettings,
-    "admission": AdmissionSettings,
-    "shadows": ShadowSettings,
-    "recording": RecordingSettings,
-    "cache": CacheSettings,
-    "outcomes": OutcomeSettings,
-    "inspection": InspectionSettings,
-    "uploads": UploadSettings,
-    "processes": ProcessSettings,
-    "webhooks": WebhookSettings,
+    name: kind
+    for name, kind in get_type_hints(Settings).items()
+    if isinstance(kind, type) and issubclass(kind, Struct)
 }

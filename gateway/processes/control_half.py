@@ -29,6 +29,7 @@ from gateway.adapters.redis import (
     RedisHistory,
     RedisStore,
 )
+from gateway.adapters.sandbox import SandboxInspector
 from gateway.adapters.segments import Segments
 from gateway.adapters.sweeping import FolderSweeper
 from gateway.adapters.uploads import UploadBounds, UploadFolder
@@ -293,9 +294,11 @@ def _embedded(settings: Settings, state: Path) -> EmbeddedValkey | None:
     return EmbeddedValkey(state)
 
 
-def _inspector(_: Settings) -> Inspector | None:
+def _inspector(settings: Settings) -> Inspector | None:
     """Whoever inspects versions; None where they are read as they are."""
-    return None
+    if settings.inspection.mode == "off":
+        return None
+    return SandboxInspector(settings.inspection, now=time.time)
 
 
 def _uploads(settings: Settings, state: Path) -> UploadFolder:

@@ -13,8 +13,8 @@ from gateway.doors.cli import (
     records,
     retention,
     tokens,
-    webhooks,
     versions,
+    webhooks,
 )
 from gateway.doors.cli.demo import demo
 from gateway.doors.cli.front import Commands, FrontStep

@@ -15,8 +15,8 @@ from gateway.control.registry import ANY_DOCUMENT, NO_DOCUMENT, Change, Registry
 from gateway.control.registry import Request as Asked
 from gateway.control.reports import Reports
 from gateway.control.retention import Retainer
-from gateway.control.webhooks import Webhooks
 from gateway.control.versions import Versions
+from gateway.control.webhooks import Webhooks
 from gateway.control.whatif import WhatIfs
 from gateway.core.access import Principal, Token
 from gateway.core.errors import Conflict, InvalidRequest, excerpt

@@ -36,8 +36,8 @@ from gateway.doors.http.admin_documents import (
 from gateway.doors.http.admin_experiment_routes import EXPERIMENT_OPERATIONS
 from gateway.doors.http.admin_guard import METRICS
 from gateway.doors.http.admin_retention_routes import RETENTION_OPERATIONS
-from gateway.doors.http.admin_webhook_routes import WEBHOOK_OPERATIONS
 from gateway.doors.http.admin_version_routes import VERSION_OPERATIONS
+from gateway.doors.http.admin_webhook_routes import WEBHOOK_OPERATIONS
 from gateway.doors.http.openapi import describe_openapi
 
 ROOT: Final = "/admin/v1"

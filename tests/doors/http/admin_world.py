@@ -21,8 +21,8 @@ from gateway.control.registry import Registry, Request
 from gateway.control.reports import ReportParts, Reports
 from gateway.control.retention import Retainer, RetentionParts
 from gateway.control.status import Acknowledgement, Standing, status_of
-from gateway.control.webhooks import WebhookParts, Webhooks
 from gateway.control.versions import Versions
+from gateway.control.webhooks import WebhookParts, Webhooks
 from gateway.control.whatif import WhatIfs
 from gateway.core.access import Token, digest_of
 from gateway.core.predictions import SigningKeys
