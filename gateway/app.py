@@ -16,7 +16,7 @@ from gateway.adapters.otel import OtelConfig, read_config
 from gateway.control.pump import Pump
 from gateway.core.errors import GatewayError, NotReady
 from gateway.doors.http.guarded import GuardedProtocol
-from gateway.doors.http.listening import Listener, bind, configure
+from gateway.doors.http.listening import Listener, bind, configure, for_admin
 from gateway.doors.http.messages import ASGIApplication, Message, Receive, Send
 from gateway.doors.http.watch import Watch
 from gateway.processes.control_half import FLUSH_SHARE, ControlHalf, check_admin
@@ -126,7 +126,7 @@ class Application:
         await self.gateway.start()
         admin = self.gateway.admin()
         tls = (settings.admin.tls_cert, settings.admin.tls_key)
-        self._admin_server = Listener(configure(admin, settings, tls, lifespan="off"))
+        self._admin_server = Listener(configure(admin, for_admin(settings), tls, lifespan="off"))
         self._admin = asyncio.create_task(
             self._admin_server.serve(sockets=[admin_socket]), name="admin listener"
         )

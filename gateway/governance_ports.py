@@ -173,3 +173,74 @@ class Courier(Protocol):
 
     async def close(self) -> None:
         """Close every connection."""
+
+
+class StagedFile(Struct, frozen=True):
+    """A file of an upload that is whole; `size` in bytes."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+class Staged(Struct, frozen=True):
+    """An upload: whose it is, for which model, and what came of it so far.
+
+    `folder` is its path on this host; `expires_at` is in UTC seconds.
+    """
+
+    id: str
+    model: str
+    owner: str
+    folder: str
+    expires_at: float
+    files: tuple[StagedFile, ...] = ()
+
+
+class Incoming(Protocol):
+    """A file of an upload while it comes. Blocking; requires: `finish` or `abandon` ends it."""
+
+    def write(self, part: bytes) -> None:
+        """Take the next part.
+
+        Raises:
+            TooLarge: the upload would hold more than it may. NotReady: the disk is full.
+        """
+
+    def finish(self, sha256: str | None) -> StagedFile:
+        """Give the file its name, in the place of an earlier one.
+
+        Raises:
+            InvalidRequest: it does not have the digest that it should have.
+        """
+
+    def abandon(self) -> None:
+        """Leave nothing of it."""
+
+
+class Uploads(Protocol):
+    """Files on their way to become versions, on this host. Blocking; called off the event loop."""
+
+    def begin(self, model: str, owner: str) -> Staged:
+        """Open an upload.
+
+        Raises:
+            Overloaded: too many are open, or they hold too much. NotReady: the disk fails.
+        """
+
+    def find(self, upload: str) -> Staged:
+        """An upload by its id.
+
+        Raises:
+            NotFound: there is none, or it expired.
+        """
+
+    def receive(self, upload: str, name: str) -> Incoming:
+        """Begin to take a file of an upload.
+
+        Raises:
+            NotFound: no such upload. InvalidRequest: the name is none, or there are too many files.
+        """
+
+    def discard(self, upload: str) -> None:
+        """Forget an upload and its files, if it is there."""

@@ -327,18 +327,36 @@ class Repository(Protocol):
         """
 
 
+class Placement(Protocol):
+    """A version on its way into the model store, seen by nobody yet. Blocking."""
+
+    def publish(self) -> None:
+        """Let everybody see it, whole. Raises as `ModelStore.place` does."""
+
+    def discard(self) -> None:
+        """Leave nothing behind, unless it was published."""
+
+
 class ModelStore(Protocol):
     """Where versions come from. Blocking; called off the event loop."""
 
     def scan(self) -> list[tuple[str, int]]:
         """Every (model, number) that the store holds now, sorted."""
 
-    def fetch(self, model: str, number: int) -> Artifact:
-        """Copy a version into the cache, hashing on the way, and describe it.
+    def fetch(self, model: str, number: int, source: str | None = None) -> Artifact:
+        """Copy a version, or a folder `source` of the store, into the cache, hashing on the way.
 
-        Raises:
-            InvalidRequest: what lies there is no loadable version, with a sentence.
+        Where versions are inspected the signature stays empty. InvalidRequest says why not.
         """
+
+    def take(self, model: str, number: int, folder: str) -> Artifact:
+        """As `fetch`, from a folder of this host that is ours."""
+
+    def read(self, artifact: Artifact, name: str, limit: int) -> bytes | None:
+        """A small file of a copy, None if there is none; InvalidRequest where it is larger."""
+
+    def place(self, artifact: Artifact) -> Placement:
+        """Bring a copy into the store; Conflict where something lies, NotReady if it fails."""
 
     def cached(self, manifest: Manifest) -> Artifact | None:
         """The verified copy of a known version, if this host has it."""

@@ -8,7 +8,7 @@ What the team changes while the gateway runs is in the Snapshot, not here.
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_type_hints
 
 import msgspec
 from msgspec import Struct, field
@@ -213,6 +213,15 @@ class InspectionSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Address space beyond that of the libraries, in MiB, for the file and all that it asks for."""
 
 
+class UploadSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Bounds on uploads: MiB of one and of all, how many at once, seconds that one may wait."""
+
+    max_mb: int = 8192
+    quota_mb: int = 32_768
+    max_open: int = 16
+    expire_s: float = 3600.0
+
+
 class ProcessSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """How the supervisor looks after its processes."""
 
@@ -232,7 +241,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     state_dir: str = ".tiltyard"
     """Last good Snapshot, artifact cache, tokens, keys and the embedded store's data."""
     model_store: str = "models"
-    """`<store>/<model>/<version>/model.onnx`."""
+    """`<store>/<model>/<version>/model.onnx`: a folder, or an address such as `s3://a/models`."""
     store_scan_s: float = 2.0
     """How often the model store is looked at for new versions."""
     drain_delay_s: float = 0.0
@@ -251,6 +260,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     cache: CacheSettings = field(default_factory=CacheSettings)
     outcomes: OutcomeSettings = field(default_factory=OutcomeSettings)
     inspection: InspectionSettings = field(default_factory=InspectionSettings)
+    uploads: UploadSettings = field(default_factory=UploadSettings)
     processes: ProcessSettings = field(default_factory=ProcessSettings)
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
     oidc: OidcSettings = field(default_factory=OidcSettings)
@@ -377,23 +387,12 @@ _POSITIVE: Final[Mapping[str, str]] = {
     "outcomes": "max_age_s journal_mb",
     "inspection": "time_s run_s memory_mb",
     "webhooks": "timeout_s give_up_s",
+    "uploads": "max_mb quota_mb max_open expire_s",
     "redis": "poll_s timeout_s",
 }
 """Names of numbers above 0 in each section."""
 _SECTIONS: Final[Mapping[str, type[Struct]]] = {
-    "http": HttpSettings,
-    "grpc": GrpcSettings,
-    "admin": AdminSettings,
-    "redis": RedisSettings,
-    "pool": PoolSettings,
-    "batching": BatchSettings,
-    "admission": AdmissionSettings,
-    "shadows": ShadowSettings,
-    "recording": RecordingSettings,
-    "cache": CacheSettings,
-    "outcomes": OutcomeSettings,
-    "inspection": InspectionSettings,
-    "processes": ProcessSettings,
-    "webhooks": WebhookSettings,
-    "oidc": OidcSettings,
+    name: kind
+    for name, kind in get_type_hints(Settings).items()
+    if isinstance(kind, type) and issubclass(kind, Struct)
 }

@@ -1,19 +1,23 @@
 """The Catalog: from the model store to the registry, and from a Snapshot to what it needs on disk.
 
-A version is registered once and for ever. Files that change under a registered number, or that
-cannot be loaded, are remembered with the reason and looked at again only when they change.
+A version is inspected (`gateway.control.reception`) and registered, once and for ever. Files that
+change under a registered number, or that are refused, are remembered with the reason and looked at
+again only when they change. What is registered already is not inspected again.
 """
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any, Final
 
 from gateway.control.copies import UNDER_WAY, Backoff, Copies, is_passing
+from gateway.control.reception import Examined, Reception
 from gateway.control.registry import Registry, Request
-from gateway.core.errors import Conflict, InvalidRequest, StoreUnavailable
-from gateway.core.models import CHAMPION, Key, Manifest
-from gateway.core.snapshot import ModelRecord, Snapshot, named_keys, served_part
+from gateway.core.errors import Conflict, InvalidRequest, NotReady, StoreUnavailable
+from gateway.core.models import Key, Manifest
+from gateway.core.snapshot import Snapshot, named_keys, served_part
+from gateway.core.transitions import other_bytes
 from gateway.ports import Artifact, ModelStore, Store, Update
 
 log: Final = logging.getLogger(__name__)
@@ -22,7 +26,8 @@ ACTOR: Final = "model-store"
 SETTLE_S: Final = 0.5
 """A version that appears while this runs must hold still this long before it is read."""
 SAID: Final = "a new version in the model store"
-MAX_LABELS: Final = 10_000
+MAX_AT_ONCE: Final = 3
+"""Models of which new versions are taken beside each other, so that none waits for another's."""
 
 
 class Catalog:
@@ -33,6 +38,7 @@ class Catalog:
 
     __slots__ = (
         "_backoff",
+        "_examined",
         "_faults",
         "_found",
         "_manifests",
@@ -40,6 +46,7 @@ class Catalog:
         "_moved",
         "_moving",
         "_read",
+        "_reception",
         "_registry",
         "_scanned",
         "_seen",
@@ -49,9 +56,12 @@ class Catalog:
         "generation",
     )
 
-    def __init__(self, store: Store, models: ModelStore, registry: Registry) -> None:
+    def __init__(
+        self, store: Store, models: ModelStore, registry: Registry, reception: Reception
+    ) -> None:
         """Nothing is known before the first scan."""
         self._store = store
+        self._reception = reception
         self._models = models
         self._registry = registry
         self._scanned = False
@@ -59,7 +69,8 @@ class Catalog:
         # Marks of the files that were dealt with, and of those that may still be growing.
         self._seen: dict[Key, str] = {}
         self._moving: dict[Key, str] = {}
-        self._read: dict[Key, tuple[str, Manifest]] = {}
+        self._read: dict[Key, tuple[str, Artifact]] = {}
+        self._examined: dict[Key, Examined] = {}
         self._faults: dict[Key, str] = {}
         self._manifests: dict[Key, Manifest] = {}
         # Marks of the files that a passing error kept from being dealt with.
@@ -95,12 +106,12 @@ class Catalog:
             if self._scanned and mark not in (self._moving.get(key), self._stopped.get(key))
         }
         arriving = {model for model, _ in moving} - self._registry.snapshot.models.keys()
-        for key in await self._in_order(changed):
-            if key in moving or key[0] in arriving or self._backoff.holds(key):
-                continue
-            if not await self._take(key, changed[key]):
-                break
-        else:
+        ready = [
+            (key, changed[key])
+            for key in await self._in_order(changed)
+            if not (key in moving or key[0] in arriving or self._backoff.holds(key))
+        ]
+        if await self._take_all(ready):
             self._scanned = True
         for key in {*self._seen, *self._stopped} - marks.keys():
             self._forget(key)
@@ -175,15 +186,31 @@ class Catalog:
 
         return sorted(keys, key=place)
 
+    async def _take_all(self, ready: Iterable[tuple[Key, str]]) -> bool:
+        """Deal with versions whose files are new, model by model; False if the store was away."""
+        free = asyncio.Semaphore(MAX_AT_ONCE)
+
+        async def take(versions: Sequence[tuple[Key, str]]) -> bool:
+            async with free:
+                for key, mark in versions:
+                    if not await self._take(key, mark):
+                        return False
+            return True
+
+        chains = [list(group) for _, group in groupby(ready, key=lambda one: one[0][0])]
+        async with asyncio.TaskGroup() as group:
+            taken = [group.create_task(take(chain)) for chain in chains]
+        return all(task.result() for task in taken)
+
     async def _take(self, key: Key, mark: str) -> bool:
         """Deal with a version whose files are new; False if the store was away."""
         try:
             await self._register(await self._fetched(key, mark))
         except StoreUnavailable:
             return False
-        except InvalidRequest as error:
+        except (InvalidRequest, NotReady) as error:
             self._refuse(key, str(error))
-            if is_passing(error):
+            if isinstance(error, NotReady) or is_passing(error):
                 self._stopped[key] = mark
                 self._backoff.failed(key)
                 return True
@@ -192,6 +219,7 @@ class Catalog:
         else:
             self._faults.pop(key, None)
         self._read.pop(key, None)
+        self._examined.pop(key, None)
         self._stopped.pop(key, None)
         self._backoff.forget(key)
         self._seen[key] = mark
@@ -205,32 +233,38 @@ class Catalog:
             self._faults[key] = reason
             self._move()
 
-    async def _fetched(self, key: Key, mark: str) -> Manifest:
-        """The manifest of the files as they are now, read once though the store may be away."""
+    async def _fetched(self, key: Key, mark: str) -> Artifact:
+        """The copy of the files as they are now, read once though the store may be away."""
         known = self._read.get(key)
         if known is not None and known[0] == mark:
             return known[1]
         async with self.copies.reading(key):
             artifact = await asyncio.to_thread(self._models.fetch, *key)
-        self._read[key] = (mark, artifact.manifest)
-        return artifact.manifest
+        self._read[key] = (mark, artifact)
+        return artifact
 
-    async def _register(self, manifest: Manifest) -> None:
-        key = (manifest.model, manifest.number)
-        standing = await self._store.put_manifest(manifest)
-        if standing.digest != manifest.digest:
-            message = (
-                f"Version {key[1]} of '{key[0]}' is registered with other bytes; "
-                "a version never changes, so give the new bytes a new number."
-            )
-            raise Conflict(message)
+    async def _register(self, artifact: Artifact) -> None:
+        key = (artifact.manifest.model, artifact.manifest.number)
+        record = self._registry.snapshot.models.get(key[0])
+        known = None if record is None else record.versions.get(key[1])
+        standing = await self._store.manifest(*key)
+        digests = {known, None if standing is None else standing.digest} - {None}
+        if digests - {artifact.manifest.digest}:
+            raise Conflict(other_bytes(key))
+        if known is None or standing is None:
+            standing = await self._enter(key, artifact)
         self._manifests[key] = standing
         self.copies.keep(standing)
-        record = self._registry.snapshot.models.get(key[0])
-        if record is not None and record.versions.get(key[1]) == standing.digest:
-            return
-        seed = None if record is not None else _record(await self._seed(key[0]), key[1])
-        await self._registry.register(standing, Request(actor=ACTOR, reason=SAID), seed=seed)
+
+    async def _enter(self, key: Key, artifact: Artifact) -> Manifest:
+        """Have a version inspected and registered; inspected once though the store may be away."""
+        request = Request(actor=ACTOR, reason=SAID)
+        examined = self._examined.get(key)
+        if examined is None or examined.manifest.digest != artifact.manifest.digest:
+            examined = await self._reception.examine(artifact, request)
+            self._examined[key] = examined
+        standing, _ = await self._reception.enter(examined, request)
+        return standing
 
     async def _seed(self, model: str) -> Mapping[str, Any]:
         return await asyncio.to_thread(self._models.seed, model)
@@ -255,21 +289,10 @@ class Catalog:
         self._faults.pop(key, None)
         self._seen.pop(key, None)
         self._stopped.pop(key, None)
+        self._examined.pop(key, None)
         self._backoff.forget(key)
         self._move()
 
     def _move(self) -> None:
         self.generation += 1
         self._moved.set()
-
-
-def _record(told: Mapping[str, Any], champion: int) -> ModelRecord:
-    """What `model.toml` seeds; unknown keys are for others, wrong ones are left out."""
-    labels = told.get("labels")
-    proper = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
-    return ModelRecord(
-        versions={},
-        aliases={CHAMPION: champion},
-        allow_nonfinite=told.get("allow_nonfinite") is True,
-        labels=tuple((labels or [])[:MAX_LABELS]) if proper else (),
-    )

@@ -15,12 +15,15 @@ from gateway.control.intake import Intake
 from gateway.control.keyring import Keyring, Timing
 from gateway.control.principals import Principals
 from gateway.control.promotions import Promotions
+from gateway.control.reception import Reception, ReceptionParts
+from gateway.control.registering import Registrar
 from gateway.control.registry import Registry
 from gateway.control.reports import ReportParts, Reports
 from gateway.control.repository import ServedRepository
 from gateway.control.shipping import Shipper
 from gateway.control.steward import Steward, StewardParts
 from gateway.control.telling import TellingParts, TellingPlace
+from gateway.control.versions import Versions
 from gateway.control.watcher import Watcher, WatcherParts, settling_s
 from gateway.control.whatif import WhatIfs
 from gateway.core.deciding import Circumstances
@@ -29,7 +32,7 @@ from gateway.core.predictions import SigningKeys
 from gateway.core.snapshot import Snapshot
 from gateway.core.studies import Studies, studies_of
 from gateway.evidence_ports import EvidenceStore, FoldStore, HistoryStore, Journal
-from gateway.governance_ports import GovernanceStore, VersionFiles
+from gateway.governance_ports import GovernanceStore, Inspector, Uploads, VersionFiles
 from gateway.ports import DataPlane, Disk, ModelStore, Store
 from gateway.serving.cells import Cells
 from gateway.tasks import Tasks
@@ -44,15 +47,17 @@ class ControlParts:
 
     `exporter` is None where no collector is configured. `now` is in UTC seconds. `cells` are those
     of this process; `journal_bytes` bounds the journal. `max_age_s` is how old a prediction may be
-    when its outcome comes.
+    when its outcome comes. `inspector` is None where versions are read without inspection.
     """
 
     store: Store
     disk: Disk
     models: ModelStore
     files: VersionFiles
+    uploads: Uploads
     governance: GovernanceStore
     telling: TellingParts
+    inspector: Inspector | None
     data_plane: DataPlane
     exporter: Exporter | None
     evidence: EvidenceStore
@@ -81,7 +86,9 @@ class ControlPlane:
         self.registry = Registry(
             parts.store, now=parts.now, entropy=parts.entropy, evidence_of=parts.folds.evidence
         )
-        self.catalog = Catalog(parts.store, parts.models, self.registry)
+        self._reception = self._received(parts)
+        self.catalog = Catalog(parts.store, parts.models, self.registry, self._reception)
+        self.registrar = Registrar(self.registry, parts.models, self._reception, parts.uploads)
         self.keyring = Keyring(parts.store, parts.disk, parts.data_plane, parts.entropy)
         self.repository = ServedRepository(self.registry, self.catalog, parts.data_plane)
         self.watcher = Watcher(
@@ -117,6 +124,7 @@ class ControlPlane:
         self.principals = Principals(self.registry, now=parts.now, entropy=parts.entropy)
         self.reports = self._reported(parts)
         self.whatifs = WhatIfs(self.registry, parts.folds.units)
+        self.versions = Versions(self.registry, parts.governance)
         self._steward = self._stewarded(parts)
         self.governance = self._governed(parts)
         self._promotions = Promotions(
@@ -168,7 +176,22 @@ class ControlPlane:
         await self._parts.folds.close()
         await self._parts.history.close()
         await self.governance.close()
+        if self._parts.inspector is not None:
+            await self._parts.inspector.close()
         await self._parts.store.close()
+
+    def _received(self, parts: ControlParts) -> Reception:
+        return Reception(
+            ReceptionParts(
+                store=parts.store,
+                governance=parts.governance,
+                inspector=parts.inspector,
+                models=parts.models,
+                registry=self.registry,
+                data_plane=parts.data_plane,
+                now=parts.now,
+            )
+        )
 
     def _reported(self, parts: ControlParts) -> Reports:
         return Reports(

@@ -20,6 +20,7 @@ from gateway.core.endpoints import Endpoint, check_endpoint
 from gateway.core.entrances import without_aliases
 from gateway.core.errors import Conflict, InvalidRequest, NotFound, StoreUnavailable
 from gateway.core.models import CHAMPION, Key, Manifest, check_compatible
+from gateway.core.reviews import Review
 from gateway.core.snapshot import EMPTY, ModelRecord, Snapshot, decode, order_of, plan_of
 from gateway.ports import Store
 
@@ -229,21 +230,23 @@ class Registry:
         return await self.commit(Edit("model.unload", f"models/{model}", make), request)
 
     async def register(
-        self, manifest: Manifest, request: Request, *, seed: ModelRecord | None = None
+        self,
+        manifest: Manifest,
+        request: Request,
+        *,
+        seed: ModelRecord | None = None,
+        review: Review | None = None,
     ) -> Change:
-        """Add a version that was seen for the first time; its manifest must stand in the store.
+        """Add a version whose manifest stands in the store; raises as the transition does.
 
         Where a gate means the model, what `seed` says of aliases is for a promotion to do.
-
-        Raises:
-            Conflict: the same number is registered with other bytes.
         """
         model, number = manifest.model, manifest.number
         self._manifests[model, number] = manifest
 
         async def make(base: Snapshot) -> Snapshot:
-            record = None if model in base.models else without_aliases(base, model, seed)
-            return transitions.register(base, model, number, manifest.digest, record)
+            known = without_aliases(base, model, seed)
+            return transitions.register(base, model, number, manifest.digest, known, review=review)
 
         return await self.commit(Edit("model.register", f"models/{model}", make), request)
 

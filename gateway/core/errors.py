@@ -4,6 +4,7 @@ GatewayError
   InvalidRequest        the caller's bytes, tensors or document are wrong
     TooLarge            more than a stated limit allows
     UnsupportedMedia    an encoding or media type that is not spoken here
+    VersionRefused      a model's version did not pass a check that each must pass
   Unauthenticated       who are you
   Forbidden             you may not
   NotFound              endpoint, model or version
@@ -27,7 +28,7 @@ A message is a full sentence that names the thing and the fix; it never holds a 
 a source line or more than 64 characters of what the caller sent.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
@@ -55,6 +56,17 @@ class UnsupportedMedia(InvalidRequest):
     """An encoding or media type that is not spoken here."""
 
     kind = "unsupported_media"
+
+
+class VersionRefused(InvalidRequest):
+    """A version did not pass a check that each must pass; `checks` has all that were made."""
+
+    kind = "version_refused"
+
+    def __init__(self, message: str, checks: Mapping[str, object] | None = None) -> None:
+        """Keep the checks, so that whoever asked can be shown them."""
+        super().__init__(message)
+        self.checks = checks or {}
 
 
 class Unauthenticated(GatewayError):

@@ -12,8 +12,9 @@ from gateway.core.assignment import HASH_VERSION, SCALE, SplitState, reweigh
 from gateway.core.endpoints import Endpoint, EndpointRecord, Split, check_endpoint, weights_of
 from gateway.core.errors import Conflict, NotFound, excerpt
 from gateway.core.experiments import LIVE
-from gateway.core.models import CHAMPION, check_name
+from gateway.core.models import CHAMPION, Key, check_name
 from gateway.core.plans import ranges_of_split
+from gateway.core.reviews import Review, review_name
 from gateway.core.snapshot import ModelRecord, Snapshot, check, endpoint_record, named_versions
 
 MAX_HISTORY: Final = 20
@@ -77,15 +78,22 @@ def without_endpoint(snapshot: Snapshot, name: str) -> Snapshot:
     return replace(snapshot, endpoints=rest)
 
 
-def register(
-    snapshot: Snapshot, model: str, number: int, digest: str, seed: ModelRecord | None = None
+def register(  # noqa: PLR0913 - what is known of a version when it is first seen
+    snapshot: Snapshot,
+    model: str,
+    number: int,
+    digest: str,
+    seed: ModelRecord | None = None,
+    *,
+    review: Review | None = None,
 ) -> Snapshot:
-    """Add a version that was seen for the first time.
+    """Add a version that was seen for the first time, with its Review.
 
-    `seed` holds a new model's settings and first aliases; it is ignored for a known model.
+    `seed` holds a new model's settings and first aliases; it is ignored for a known model. A
+    version that is known stays as it is.
 
     Raises:
-        Conflict: the same number is registered with other bytes.
+        Conflict: the same number is registered with other bytes, or was retired.
     """
     check_name("a model", model)
     record = snapshot.models.get(model) or seed or ModelRecord(versions={})
@@ -93,14 +101,42 @@ def register(
         message = f"Version {number} of '{model}' was retired; its number stays taken."
         raise Conflict(message)
     known = record.versions.get(number)
-    if known is not None and known != digest:
-        message = (
-            f"Version {number} of '{model}' is registered with other bytes; "
-            "a version never changes, so give the new bytes a new number."
-        )
-        raise Conflict(message)
-    return _with_model(
-        snapshot, model, replace(record, versions={**record.versions, number: digest})
+    if known == digest:
+        return snapshot
+    if known is not None:
+        raise Conflict(other_bytes((model, number)))
+    reviews = snapshot.reviews
+    if review is not None:
+        reviews = {**reviews, review_name(model, number): review}
+    record = replace(record, versions={**record.versions, number: digest})
+    return _with_model(replace(snapshot, reviews=reviews), model, record)
+
+
+def reviewed(snapshot: Snapshot, key: Key, review: Review) -> Snapshot:
+    """Put the checks of a new inspection in the place of earlier ones; approvals stay.
+
+    Raises:
+        NotFound: no such version.
+    """
+    model, number = key
+    _known(model, model_of(snapshot, model), number)
+    name = review_name(model, number)
+    before = snapshot.reviews.get(name, review)
+    after = replace(
+        before,
+        digest=review.digest,
+        inspected_at=review.inspected_at,
+        report=review.report,
+        checks=review.checks,
+    )
+    return _checked(replace(snapshot, reviews={**snapshot.reviews, name: after}))
+
+
+def other_bytes(key: Key) -> str:
+    """That a number is taken by other bytes."""
+    return (
+        f"Version {key[1]} of '{key[0]}' is registered with other bytes; "
+        "a version never changes, so give the new bytes a new number."
     )
 
 

@@ -16,6 +16,7 @@ HTTP_STATUS: Final[Mapping[type[errors.GatewayError], int]] = {
     errors.InvalidRequest: 400,
     errors.TooLarge: 413,
     errors.UnsupportedMedia: 415,
+    errors.VersionRefused: 400,
     errors.Unauthenticated: 401,
     errors.Forbidden: 403,
     errors.NotFound: 404,

@@ -10,7 +10,7 @@ import uvloop
 
 from gateway.adapters.otel import OtelConfig, read_config, resource_of
 from gateway.control.export import Exporter
-from gateway.doors.http.listening import Listener, configure
+from gateway.doors.http.listening import Listener, configure, for_admin
 from gateway.processes.birth import Birth
 from gateway.processes.control_half import ControlHalf, check_admin
 from gateway.processes.fleet import Fleet
@@ -73,7 +73,7 @@ class _Control:
         if half.exporter is not None:
             fleet.record_to(_Sources(half.exporter, otel), with_spans=otel.traces is not None)
         tls = (settings.admin.tls_cert, settings.admin.tls_key)
-        admin = Listener(configure(half.admin(), settings, tls, lifespan="off"))
+        admin = Listener(configure(half.admin(), for_admin(settings), tls, lifespan="off"))
         try:
             await half.start()
             fleet.serve(half.plane.repository, half.plane.intake)

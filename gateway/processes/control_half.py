@@ -16,8 +16,8 @@ from typing import Final
 from gateway.adapters.circumstances import circumstances
 from gateway.adapters.courier import CourierRules, HttpCourier
 from gateway.adapters.disk import ADMIN_FILE, StateFolder
-from gateway.adapters.folder import FolderStore
 from gateway.adapters.journal import Journal
+from gateway.adapters.objects import open_store
 from gateway.adapters.onnx import describe
 from gateway.adapters.otel import OtelConfig, OtlpSender, resource_of
 from gateway.adapters.otel_encode import OtlpEncoder
@@ -29,8 +29,10 @@ from gateway.adapters.redis import (
     RedisHistory,
     RedisStore,
 )
+from gateway.adapters.sandbox import SandboxInspector
 from gateway.adapters.segments import Segments
 from gateway.adapters.sweeping import FolderSweeper
+from gateway.adapters.uploads import UploadBounds, UploadFolder
 from gateway.adapters.valkey import EmbeddedValkey
 from gateway.control.bundles import Bundles
 from gateway.control.export import Exporter
@@ -43,8 +45,8 @@ from gateway.doors.http.admin import create_admin
 from gateway.doors.http.admin_calls import AdminParts
 from gateway.doors.http.messages import ASGIApplication
 from gateway.doors.http.metrics import render
-from gateway.governance_ports import Issuer
-from gateway.ports import DataPlane
+from gateway.governance_ports import Inspector, Issuer
+from gateway.ports import DataPlane, ModelStore
 from gateway.serving.cells import Cells
 from gateway.settings import LOOPBACK, Settings
 from gateway.tasks import Tasks
@@ -83,15 +85,16 @@ class ControlHalf:
         self._tasks = Tasks()
         self.valkey = _embedded(settings, state)
         self.exporter = self._exported(otel)
+        self._inspector = _inspector(settings)
         self.plane = ControlPlane(
             ControlParts(
                 store=self._store(),
                 disk=StateFolder(
                     state, entropy=secrets.token_bytes, admin_token=settings.admin.token
                 ),
-                models=FolderStore(
-                    Path(settings.model_store), state / "cache", describe=describe, now=time.time
-                ),
+                models=self._models(state),
+                uploads=_uploads(settings, state),
+                inspector=self._inspector,
                 files=FolderSweeper(Path(settings.model_store), state / "cache"),
                 governance=self._governance(),
                 data_plane=data_plane,
@@ -137,6 +140,8 @@ class ControlHalf:
                 retainer=self.plane.governance.retainer,
                 cards=self.plane.governance.cards,
                 webhooks=self.plane.governance.telling.webhooks,
+                registrar=self.plane.registrar,
+                versions=self.plane.versions,
                 store=self.plane.store,
                 data_plane=self._data_plane,
                 status=self.plane.status,
@@ -211,6 +216,11 @@ class ControlHalf:
             message = "Set TILTYARD_REDIS_URL, or allow the embedded store."
             raise InvalidRequest(message)
         return url
+
+    def _models(self, state: Path) -> ModelStore:
+        settings = self._settings
+        reading = describe if self._inspector is None else None
+        return open_store(settings.model_store, state / "cache", describe=reading, now=time.time)
 
     def _evidence(self) -> RedisEvidence:
         redis, name = self._settings.redis, process_name(self._settings)
@@ -303,3 +313,20 @@ def _embedded(settings: Settings, state: Path) -> EmbeddedValkey | None:
     if settings.redis.url is not None or not settings.redis.embedded:
         return None
     return EmbeddedValkey(state)
+
+
+def _inspector(settings: Settings) -> Inspector | None:
+    """Whoever inspects versions; None where they are read as they are."""
+    if settings.inspection.mode == "off":
+        return None
+    return SandboxInspector(settings.inspection, now=time.time)
+
+
+def _uploads(settings: Settings, state: Path) -> UploadFolder:
+    bounds = UploadBounds(
+        max_bytes=settings.uploads.max_mb << 20,
+        quota_bytes=settings.uploads.quota_mb << 20,
+        max_open=settings.uploads.max_open,
+        expire_s=settings.uploads.expire_s,
+    )
+    return UploadFolder(state / "uploads", bounds, now=time.time, entropy=secrets.token_bytes)

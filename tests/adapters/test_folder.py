@@ -225,14 +225,14 @@ def test_what_the_disk_is_to_blame_for_can_be_told(
 
     for place in ("_hash", "_copy"):
         with monkeypatch.context() as patched:
-            patched.setattr(f"gateway.adapters.folder.{place}", exhausted)
+            patched.setattr(f"gateway.adapters.artifacts.{place}", exhausted)
             with pytest.raises(InvalidRequest, match="Too many open files") as caught:
                 store.fetch("m", 1)
             assert isinstance(caught.value.__cause__, OSError)
     artifact = store.fetch("m", 1)
     again = store_in(tmp_path)
     with monkeypatch.context() as patched:
-        patched.setattr("gateway.adapters.folder._is_intact", exhausted)
+        patched.setattr("gateway.adapters.artifacts._is_intact", exhausted)
         assert again.cached(artifact.manifest) is None
         with pytest.raises(InvalidRequest) as caught:
             again.fetch("m", 1)

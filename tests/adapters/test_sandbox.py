@@ -295,11 +295,11 @@ async def test_the_process_that_forks_does_not_outlive_its_use(tmp_path: Path) -
         await inspector.close()
 
 
-async def test_a_host_without_the_libraries_says_so(
+async def test_a_host_on_which_nothing_starts_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An inspection that cannot be made is no verdict on the version."""
-    monkeypatch.setattr("sys.path", [])
+    monkeypatch.setattr("sys.executable", "/bin/false")
     inspector = SandboxInspector(LIMITS, now=time.time)
     with pytest.raises(NotReady, match="does not start"):
         await inspector.inspect(order_of(holding(tmp_path, models.linear())))

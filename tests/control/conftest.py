@@ -7,12 +7,14 @@ import pytest
 
 from gateway.adapters.disk import StateFolder
 from gateway.adapters.folder import FolderStore
+from gateway.control.reception import Reception, ReceptionParts
 from gateway.control.registry import Registry
 from tests.control.building import describe
 from tests.fakes import (
     CountingEntropy,
     FakeDataPlane,
     ManualClock,
+    MemoryGovernance,
     MemoryStore,
 )
 
@@ -61,3 +63,32 @@ def root(tmp_path: Path) -> Path:
     folder = tmp_path / "models"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture
+def governance() -> MemoryGovernance:
+    """An empty store of reports."""
+    return MemoryGovernance()
+
+
+@pytest.fixture
+def reception(  # noqa: PLR0917 - fixtures
+    store: MemoryStore,
+    governance: MemoryGovernance,
+    models: FolderStore,
+    registry: Registry,
+    data_plane: FakeDataPlane,
+    clock: ManualClock,
+) -> Reception:
+    """A reception that inspects nothing."""
+    return Reception(
+        ReceptionParts(
+            store=store,
+            governance=governance,
+            inspector=None,
+            models=models,
+            registry=registry,
+            data_plane=data_plane,
+            now=clock,
+        )
+    )

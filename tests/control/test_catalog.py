@@ -8,8 +8,9 @@ import pytest
 
 from gateway.adapters.folder import FolderStore
 from gateway.control.catalog import Catalog
+from gateway.control.reception import Reception
 from gateway.control.registry import Registry
-from gateway.ports import Artifact
+from gateway.ports import Artifact, Placement
 from tests.control.building import ASKED, put
 from tests.fakes import CountingEntropy, MemoryStore
 
@@ -27,9 +28,18 @@ class CountingModels:
     def stamp(self, model: str, number: int) -> str:
         return self.models.stamp(model, number)
 
-    def fetch(self, model: str, number: int) -> Artifact:
+    def fetch(self, model: str, number: int, source: str | None = None) -> Artifact:
         self.fetched.append((model, number))
-        return self.models.fetch(model, number)
+        return self.models.fetch(model, number, source)
+
+    def take(self, model: str, number: int, folder: str) -> Artifact:
+        return self.models.take(model, number, folder)
+
+    def read(self, artifact: Artifact, name: str, limit: int) -> bytes | None:
+        return self.models.read(artifact, name, limit)
+
+    def place(self, artifact: Artifact) -> Placement:
+        return self.models.place(artifact)
 
     def cached(self, manifest: Any) -> Artifact | None:
         return self.models.cached(manifest)
@@ -50,9 +60,11 @@ def counting(models: FolderStore) -> CountingModels:
 
 
 @pytest.fixture
-def catalog(store: MemoryStore, counting: CountingModels, registry: Registry) -> Catalog:
+def catalog(
+    store: MemoryStore, counting: CountingModels, registry: Registry, reception: Reception
+) -> Catalog:
     """The catalog under test."""
-    return Catalog(store, counting, registry)
+    return Catalog(store, counting, registry, reception)
 
 
 async def test_a_first_scan_registers_everything(
@@ -149,7 +161,7 @@ async def test_a_disk_that_was_full_is_tried_again(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("gateway.adapters.folder._copy", full)
+        patched.setattr("gateway.adapters.artifacts._copy", full)
         for _ in range(5):
             await catalog.scan()
     assert counting.fetched.count(("m", 2)) == 1
@@ -210,8 +222,13 @@ async def test_what_a_snapshot_names_is_made_ready(
     assert [manifest.number for manifest in catalog.manifests_of(registry.snapshot)] == [1, 2]
 
 
-async def test_a_host_without_the_files_says_so(
-    registry: Registry, store: MemoryStore, catalog: Catalog, root: Path, tmp_path: Path
+async def test_a_host_without_the_files_says_so(  # noqa: PLR0917 - fixtures
+    registry: Registry,
+    store: MemoryStore,
+    catalog: Catalog,
+    reception: Reception,
+    root: Path,
+    tmp_path: Path,
 ) -> None:
     """A version that another host registered is missing until its files come to this one."""
     elsewhere = tmp_path / "elsewhere"
@@ -225,7 +242,7 @@ async def test_a_host_without_the_files_says_so(
     shutil.move(tmp_path / "state" / "cache", tmp_path / "lost")
     host = Registry(store, now=lambda: 0.0, entropy=CountingEntropy())
     host.learn(registry.snapshot)
-    late = Catalog(store, CountingModels(other), host)
+    late = Catalog(store, CountingModels(other), host, reception)
     shutil.rmtree(elsewhere)
     update = await late.prepare(registry.snapshot)
     assert update.artifacts == {}

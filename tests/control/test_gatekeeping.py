@@ -6,8 +6,8 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.adapters.redis import RedisStore
-from gateway.control.catalog import _record
 from gateway.control.experiments import Experiments
+from gateway.control.reception import _record
 from gateway.control.registry import Edit, Request
 from gateway.core.audit import first_break
 from gateway.core.endpoints import Endpoint, Rule, Shadow, Target

@@ -19,6 +19,7 @@ from gateway.adapters.valkey import EmbeddedValkey
 from gateway.control.catalog import Catalog
 from gateway.control.keyring import Keyring
 from gateway.control.principals import Principals
+from gateway.control.reception import Reception, ReceptionParts
 from gateway.control.registry import Registry
 from gateway.control.watcher import REFRESH_S, Watcher, WatcherParts
 from gateway.core.errors import StoreUnavailable
@@ -27,7 +28,13 @@ from gateway.core.snapshot import decode, encode
 from gateway.ports import Artifact, Store
 from gateway.tasks import Tasks
 from tests.control.building import ASKED, describe, put
-from tests.fakes import CountingEntropy, FakeDataPlane, ManualClock, MemoryStore
+from tests.fakes import (
+    CountingEntropy,
+    FakeDataPlane,
+    ManualClock,
+    MemoryGovernance,
+    MemoryStore,
+)
 from tests.planes import until
 
 pytestmark = pytest.mark.usefixtures("no_server_left")
@@ -41,7 +48,18 @@ class Host:
         self.data_plane = FakeDataPlane()
         self.registry = Registry(store, now=clock, entropy=CountingEntropy())
         self.models = FolderStore(models, folder / "cache", describe=describe, now=clock)
-        self.catalog = Catalog(store, self.models, self.registry)
+        reception = Reception(
+            ReceptionParts(
+                store=store,
+                governance=MemoryGovernance(),
+                inspector=None,
+                models=self.models,
+                registry=self.registry,
+                data_plane=self.data_plane,
+                now=clock,
+            )
+        )
+        self.catalog = Catalog(store, self.models, self.registry, reception)
         self.keyring = Keyring(store, self.disk, self.data_plane, os.urandom)
         self.watcher = Watcher(
             WatcherParts(
@@ -396,10 +414,10 @@ async def test_a_slow_copy_delays_nothing_else(
     late = Host(store, tmp_path / "late", tmp_path / "late-models", ManualClock())
     gate, real = threading.Event(), FolderStore.fetch
 
-    def slow(models: FolderStore, model: str, number: int) -> Artifact:
+    def slow(models: FolderStore, model: str, number: int, source: str | None = None) -> Artifact:
         if models is late.models and (model, number) == ("m", 2):
             assert gate.wait(20)
-        return real(models, model, number)
+        return real(models, model, number, source)
 
     monkeypatch.setattr(FolderStore, "fetch", slow)
     await late.watcher.start()
@@ -469,7 +487,7 @@ async def test_a_copy_that_the_disk_refuses_is_tried_again(
     monkeypatch.setattr("gateway.control.copies.FIRST_RETRY_S", 0.01)
     await again.watcher.start()
     with monkeypatch.context() as patched:
-        patched.setattr("gateway.adapters.folder._copy", full)
+        patched.setattr("gateway.adapters.artifacts._copy", full)
         await again.completed()
         reason = again.data_plane.updates[-1].missing["m", 1]
         assert reason == "Version 1 of 'm' cannot be read: No space left on device."

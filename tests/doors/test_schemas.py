@@ -76,7 +76,8 @@ def test_a_schema_says_what_it_is_of_without_a_host(kind: str) -> None:
 def test_the_examples_are_what_their_schemas_say(file: Path) -> None:
     """Bundles in YAML; endpoints and experiments in JSON."""
     for document in read_documents(file.read_bytes(), FORMATS[file.suffix]):
-        of_json = "experiment" if "variants" in document else "endpoint"
+        telling = {"variants": "experiment", "promotion": "gate"}
+        of_json = next((kind for key, kind in telling.items() if key in document), "endpoint")
         kind = of_json if file.suffix == ".json" else "bundle"
         schema = schema_of(kind)
         assert faults(document, schema, schema) == []

@@ -86,6 +86,8 @@ class Gateway:
             "TILTYARD_ADMIN_PORT": str(self.admin_port),
             "TILTYARD_ADMIN_URL": self.admin_url,
             "TILTYARD_WORKERS": str(self.workers),
+            # Most tests have models that are bad on purpose, or start often.
+            "TILTYARD_INSPECTION_MODE": "off",
             **self.env,
         }
 

@@ -15,6 +15,7 @@ from gateway.doors.cli import (
     records,
     retention,
     tokens,
+    versions,
     webhooks,
 )
 from gateway.doors.cli.demo import demo
@@ -54,6 +55,7 @@ def create_cli(front: FrontStep) -> typer.Typer:
     cli.command()(gates.approve)
     cli.command()(gates.unapprove)
     cli.add_typer(gates.app, name="gate")
+    cli.command("register")(versions.register)
     cli.add_typer(models.app, name="models")
     cli.add_typer(endpoints.app, name="endpoints")
     cli.add_typer(experiments.app, name="experiment")

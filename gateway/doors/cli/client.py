@@ -1,6 +1,6 @@
 """The admin API as commands see it: ask, and get a document or one of our own errors."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import quote
@@ -77,6 +77,16 @@ class AdminClient:
         """Replace a document."""
         return self._ask("PUT", path, body=body, query=query, if_match=if_match)
 
+    def send(self, *path: str, content: bytes | Iterator[bytes], size: int, sha256: str) -> Any:  # noqa: ANN401
+        """Send a file's bytes as they are; `sha256` is checked at the other end."""
+        headers = {
+            "content-type": "application/octet-stream",
+            "content-length": str(size),
+            "x-sha256": sha256,
+        }
+        url = "/".join([ROOT, *(quote(part, safe="") for part in path)])
+        return _document(self._client.request("PUT", url, headers=headers, content=content))
+
     def delete(self, *path: str, query: Mapping[str, Any], if_match: str | None) -> Any:  # noqa: ANN401
         """Drop a document."""
         return self._ask("DELETE", path, query=query, if_match=if_match)
@@ -140,5 +150,11 @@ def _document(response: httpx.Response) -> Any:  # noqa: ANN401
     if isinstance(document, dict) and document.get("missing"):
         missing = msgspec.convert(document["missing"], tuple[Missing, ...])
         raise errors.GateClosed(str(sentence), missing)
+    if response.status_code == _REFUSED and isinstance(document.get("checks"), dict):
+        said = errors.excerpt(sentence or "It is refused.", MAX_SENTENCE)
+        raise errors.VersionRefused(said, document["checks"])
     kind = _KINDS.get(response.status_code, errors.UpstreamFailed)
     raise kind(errors.excerpt(sentence or f"status {response.status_code}", MAX_SENTENCE))
+
+
+_REFUSED: Final = 400

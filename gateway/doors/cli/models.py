@@ -6,6 +6,8 @@ import typer
 
 from gateway.core.errors import Forbidden, InvalidRequest, NotReady
 from gateway.core.models import CHAMPION
+from gateway.core.reviews import Outcome
+from gateway.doors.cli import versions
 from gateway.doors.cli.cards import card
 from gateway.doors.cli.client import AdminClient
 from gateway.doors.cli.front import (
@@ -21,6 +23,10 @@ from gateway.doors.cli.output import say, show_json, show_table
 
 app = typer.Typer(invoke_without_command=True, help="Models and their versions.")
 app.command("card")(card)
+app.command("version")(versions.show_version)
+app.command("lineage")(versions.show_lineage)
+app.command("diff")(versions.show_diff)
+app.command("inspect")(versions.inspect)
 
 LOOK_S: Final = 0.2
 Model = Annotated[str, typer.Argument(help="The model's name.")]
@@ -89,13 +95,15 @@ def show_model(
     named = {number: alias for alias, number in document["aliases"].items()}
     show_table(
         f"{model} at revision {document['revision']}",
-        ("version", "alias", "state", "digest", "trouble"),
+        ("version", "alias", "state", "digest", "checks", "approved by", "trouble"),
         [
             (
                 row["number"],
                 named.get(row["number"]),
                 row["state"] or "not loaded",
                 row["digest"][:12],
+                _in_short(row["checks"]),
+                row["approved_by"],
                 row["reason"],
             )
             for row in document["versions"]
@@ -103,6 +111,15 @@ def show_model(
         empty="No version is registered.",
     )
     say_refused(document)
+
+
+def _in_short(checks: dict[str, str]) -> str | None:
+    """What did not pass, by name; how many passed."""
+    if not checks:
+        return None
+    passed = sum(outcome == Outcome.PASSED for outcome in checks.values())
+    failed = [name for name, outcome in checks.items() if outcome == Outcome.FAILED]
+    return f"{passed} passed" + (f"; failed: {', '.join(failed)}" if failed else "")
 
 
 def promote(  # noqa: PLR0913 - an argument for each option

@@ -30,6 +30,7 @@ from gateway.doors.http.messages import (
     error_response,
     header_values,
     json_response,
+    nothing_more,
     read_body,
     send_response,
 )
@@ -100,6 +101,7 @@ class _Path:
             query=read_query(scope["query_string"], row.query),
             headers=headers,
             document=None if row.body is None else read_strictly(body or b"{}", row.body),
+            receive=receive if row.streams else nothing_more,
         )
         if row.body is not None:
             # It may name a further model, whether or not anything is to be changed.

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 from urllib.parse import parse_qsl
 
@@ -14,10 +14,12 @@ from gateway.control.conditions import ANY_DOCUMENT, NO_DOCUMENT
 from gateway.control.experiments import Experiments
 from gateway.control.gates import Gates
 from gateway.control.principals import Principals
+from gateway.control.registering import Registrar
 from gateway.control.registry import Change, Registry
 from gateway.control.registry import Request as Asked
 from gateway.control.reports import Reports
 from gateway.control.retention import Retainer
+from gateway.control.versions import Versions
 from gateway.control.webhooks import Webhooks
 from gateway.control.whatif import WhatIfs
 from gateway.control.wishes import Wishes
@@ -31,9 +33,11 @@ from gateway.doors.http.admin_documents import Changed
 from gateway.doors.http.inference_head import Headers
 from gateway.doors.http.messages import (
     JSON,
+    Receive,
     Response,
     error_response,
     header_values,
+    nothing_more,
 )
 from gateway.governance_ports import Issuer
 from gateway.ports import DataPlane, Store
@@ -72,6 +76,8 @@ class AdminParts:
     retainer: Retainer
     cards: Cards
     webhooks: Webhooks
+    registrar: Registrar
+    versions: Versions
     store: Store
     data_plane: DataPlane
     status: Callable[[], Awaitable[Mapping[str, Any]]]
@@ -100,7 +106,10 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One authorised request, read and within bounds. `document` is the decoded body."""
+    """One authorised request, read and within bounds. `document` is the decoded body.
+
+    `receive` is for operations that take the body as it comes.
+    """
 
     parts: AdminParts
     operation: "Operation"
@@ -109,6 +118,7 @@ class Call:
     query: Mapping[str, list[str]]
     headers: Headers
     document: Any = None
+    receive: Receive = field(default=nothing_more, repr=False)
 
     def text(self, name: str) -> str | None:
         """A query parameter's value, None if it was not given."""
@@ -203,6 +213,7 @@ class Operation:
     document holds a schema; `preview` is what a dry run answers instead. `answer` is None where it
     is no JSON document. A body holds at most `max_body` bytes. `shown_once` are members of the
     answer that a repeat under the same Idempotency-Key does not tell again.
+    One that `streams` reads its own body, as raw bytes.
     """
 
     method: Literal["GET", "PUT", "POST", "DELETE"]
@@ -220,6 +231,7 @@ class Operation:
     also: Callable[[Any], tuple[About, str] | None] | None = None
     is_open: bool = False
     shown_once: tuple[str, ...] = ()
+    streams: bool = False
 
     @property
     def subject(self) -> tuple[About, str]:

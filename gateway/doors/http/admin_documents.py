@@ -108,7 +108,7 @@ class ModelList(Struct, frozen=True):
 class VersionDocument(Struct, frozen=True):
     """A version; `state` and `reason` are those of this host, None where it is not loaded.
 
-    What the manifest says is None while the store is away.
+    What the manifest says is None while the store is away. `checks` has the outcomes of its Review.
     """
 
     number: int
@@ -119,6 +119,8 @@ class VersionDocument(Struct, frozen=True):
     signature: Signature | None
     lineage: dict[str, Any] | None
     created_at: float | None
+    checks: dict[str, str]
+    approved_by: tuple[str, ...]
 
 
 class ModelDocument(Struct, frozen=True):

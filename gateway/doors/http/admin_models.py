@@ -9,6 +9,7 @@ from gateway.control.registry import Change
 from gateway.core.audit import entry_hash
 from gateway.core.errors import NotFound, StoreUnavailable
 from gateway.core.models import MAX_VERSION, Manifest
+from gateway.core.reviews import Review, review_name
 from gateway.core.snapshot import MAX_REVISION, named_versions
 from gateway.core.transitions import model_of
 from gateway.doors.http.admin_calls import Call, answer, changed
@@ -31,6 +32,7 @@ from gateway.doors.http.metrics import PROMETHEUS
 from gateway.ports import VersionReport
 
 AUDIT_PAGE: Final = 100
+NO_REVIEW: Final = Review(digest="", registered_by="", registered_at=0.0)
 MAX_AUDIT_PAGE: Final = 1000
 
 
@@ -71,7 +73,9 @@ async def show_model(call: Call) -> Response:
     versions = []
     for number, digest in sorted(model.versions.items()):
         manifest = await _manifest(call, name, number)
-        versions.append(_version(number, digest, number in warm, here.get(number), manifest))
+        review = snapshot.reviews.get(review_name(name, number), NO_REVIEW)
+        facts = here.get(number), manifest, review
+        versions.append(_version(number, digest, number in warm, *facts))
     etag = registry.etag(f"models/{name}")
     document = ModelDocument(
         name=name,
@@ -191,12 +195,13 @@ async def _manifest(call: Call, model: str, number: int) -> Manifest | None:
         return None
 
 
-def _version(
+def _version(  # noqa: PLR0913, PLR0917 - the facts that are put together
     number: int,
     digest: str,
-    warm: bool,  # noqa: FBT001 - one of the facts that are put together
+    warm: bool,  # noqa: FBT001 - one of them
     here: VersionReport | None,
     manifest: Manifest | None,
+    review: Review,
 ) -> VersionDocument:
     return VersionDocument(
         number=number,
@@ -207,4 +212,6 @@ def _version(
         signature=None if manifest is None else manifest.signature,
         lineage=None if manifest is None else dict(manifest.lineage),
         created_at=None if manifest is None else manifest.created_at,
+        checks={str(name): str(check.outcome) for name, check in review.checks.items()},
+        approved_by=tuple(approval.principal for approval in review.approvals),
     )

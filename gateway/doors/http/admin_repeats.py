@@ -66,7 +66,7 @@ class Repeats:
             if kept.response is None:
                 response = await handle(call)
                 # What was refused or failed changed nothing, so it may be tried again.
-                if response.status == _OK:
+                if response.status in _DONE:
                     kept.response = _without(response, call.operation.shown_once)
                 return response
             headers = [*kept.response.headers, (b"idempotency-replayed", b"true")]
@@ -101,4 +101,4 @@ def _fingerprint(path: str, body: bytes) -> bytes:
     return hashlib.sha256(path.encode() + b"\0" + body).digest()
 
 
-_OK: Final = 200
+_DONE: Final = (200, 201)

@@ -37,6 +37,7 @@ from gateway.doors.http.admin_gate_routes import GATE_OPERATIONS
 from gateway.doors.http.admin_guard import METRICS
 from gateway.doors.http.admin_principal_routes import PRINCIPAL_OPERATIONS
 from gateway.doors.http.admin_retention_routes import RETENTION_OPERATIONS
+from gateway.doors.http.admin_version_routes import VERSION_OPERATIONS
 from gateway.doors.http.admin_webhook_routes import WEBHOOK_OPERATIONS
 from gateway.doors.http.openapi import describe_openapi
 
@@ -277,6 +278,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         handle=keys.rotate_keys,
         answer=KeyList,
     ),
+    *VERSION_OPERATIONS,
     *EXPERIMENT_OPERATIONS,
     *RETENTION_OPERATIONS,
     *CARD_OPERATIONS,

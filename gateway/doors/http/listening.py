@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Final, Literal
 
 import uvicorn
+from msgspec.structs import replace
 
 from gateway.core.errors import Conflict, InvalidRequest
 from gateway.doors.http.guarded import GuardedProtocol
@@ -79,6 +80,12 @@ def bounds_of(settings: HttpSettings) -> Bounds:
         keep_alive_s=settings.keep_alive_s,
         max_body_bytes=settings.max_body_bytes,
     )
+
+
+def for_admin(settings: Settings) -> Settings:
+    """The settings of the admin listener: a body there may be a version's file."""
+    bound = max(settings.http.max_body_bytes, settings.uploads.max_mb << 20)
+    return replace(settings, http=replace(settings.http, max_body_bytes=bound))
 
 
 def configure(

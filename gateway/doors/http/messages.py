@@ -78,6 +78,11 @@ async def read_body(receive: Receive, headers: Headers, limit: int) -> bytes:
     return body if head.coding is None else inflate(head.coding, body, limit)
 
 
+async def nothing_more() -> Message:
+    """What a request that is whole still receives."""
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
 async def collect(receive: Receive, limit: int) -> bytes:
     """Read a body of at most `limit` bytes as it comes.
 

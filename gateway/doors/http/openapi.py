@@ -79,6 +79,10 @@ def _operation(row: Operation, shapes: dict[str, Any]) -> dict[str, Any]:
         described["parameters"] += [_condition(name) for name in ("If-Match", "If-None-Match")]
     if row.method == "POST":
         described["parameters"].append(_condition("Idempotency-Key"))
+    if row.streams:
+        raw = {"schema": {"type": "string", "format": "binary"}}
+        body = {"required": True, "content": {"application/octet-stream": raw}}
+        described["requestBody"] = body
     if row.body is not None:
         content = {"application/json": {"schema": shapes[str(row.body)]}}
         needed = any(field.required for field in msgspec.structs.fields(row.body))

@@ -42,8 +42,8 @@ class Records:
 class Desk:
     """A command line with everything behind it."""
 
-    def __init__(self) -> None:
-        self.world = World()
+    def __init__(self, world: World | None = None) -> None:
+        self.world = world or World()
         asyncio.run(self.world.seed())
         self.admin_token: str | None = None
         self.records = Records()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -9,15 +10,20 @@ import httpx
 import msgspec
 from starlette.types import ASGIApp
 
+from gateway.adapters.folder import FolderStore
+from gateway.adapters.uploads import UploadBounds, UploadFolder
 from gateway.control.bundles import Bundles
 from gateway.control.cards import Cards
 from gateway.control.experiments import Experiments
 from gateway.control.gates import Gates
 from gateway.control.principals import Principals
+from gateway.control.reception import Reception, ReceptionParts
+from gateway.control.registering import Registrar
 from gateway.control.registry import Registry, Request
 from gateway.control.reports import ReportParts, Reports
 from gateway.control.retention import Retainer, RetentionParts
 from gateway.control.status import Acknowledgement, Standing, status_of
+from gateway.control.versions import Versions
 from gateway.control.webhooks import WebhookParts, Webhooks
 from gateway.control.whatif import WhatIfs
 from gateway.control.wishes import Wishes
@@ -39,6 +45,7 @@ from tests.fakes import (
     CountingEntropy,
     FakeDataPlane,
     FakeFiles,
+    FakeInspector,
     ManualClock,
     MemoryGovernance,
     MemoryStore,
@@ -82,6 +89,9 @@ SPLIT: dict[str, Any] = {
 }
 
 
+BOUNDS = UploadBounds(max_bytes=8 << 20, quota_bytes=12 << 20, max_open=3, expire_s=60.0)
+
+
 class Plane(FakeDataPlane):
     """A data plane with one loaded version and one shadow."""
 
@@ -108,8 +118,11 @@ class World:
         store: Store | None = None,
         settings: AdminSettings | None = None,
         issuer: Issuer | None = None,
+        folder: Path = Path("/nonexistent"),
     ) -> None:
         self.memory = MemoryStore()
+        self.governance = MemoryGovernance()
+        self.inspector = FakeInspector()
         self.store: Store = self.memory if store is None else store
         self.clock = ManualClock()
         self.tokens: tuple[Token, ...] = TOKENS
@@ -143,7 +156,15 @@ class World:
         )
         self.wishes = Wishes(self.registry, self.clock)
         self.principals = Principals(self.registry, now=self.clock, entropy=CountingEntropy())
+        self.models = FolderStore(
+            folder / "models", folder / "cache", describe=None, now=self.clock
+        )
+        self.uploads = UploadFolder(
+            folder / "uploads", BOUNDS, now=self.clock, entropy=CountingEntropy()
+        )
         self.parts = AdminParts(
+            registrar=Registrar(self.registry, self.models, self.reception(), self.uploads),
+            versions=Versions(self.registry, self.governance),
             registry=self.registry,
             experiments=self.experiments,
             bundles=Bundles(self.registry, self.experiments, entropy=CountingEntropy()),
@@ -202,6 +223,20 @@ class World:
         """Somebody was refused what they may not do."""
         self.denials.append((principal.name, action, model))
         log_denied(principal, action, model)
+
+    def reception(self) -> Reception:
+        """Where versions are inspected, by a fake."""
+        return Reception(
+            ReceptionParts(
+                store=self.store,
+                governance=self.governance,
+                inspector=self.inspector,
+                models=self.models,
+                registry=self.registry,
+                data_plane=Plane(),
+                now=self.clock,
+            )
+        )
 
     async def seed(self, *numbers: int) -> "World":
         """Register versions of the model, the first its champion."""
