@@ -376,5 +376,12 @@ class Disk(Protocol):
     def save_signing_keys(self, keys: SigningKeys) -> None:
         """Keep the keys for a start without the store."""
 
+    def audit_key(self) -> bytes:
+        """The key of this host that signs checkpoints of the audit log; made on first use.
+
+        Raises:
+            InvalidRequest: what lies there is none.
+        """
+
     def tokens(self) -> tuple[Token, ...]:
         """Every token known on this host, read afresh."""

@@ -174,6 +174,13 @@ class OutcomeSettings(Struct, frozen=True, forbid_unknown_fields=True):
     refused with 503."""
 
 
+class AuditSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """The audit log in the store."""
+
+    keep_days: float = 90.0
+    """Entries younger than this are never trimmed, whoever asks; at least 1."""
+
+
 class CacheSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Bounds on the answers that endpoints keep, where their documents ask for it."""
 
@@ -250,6 +257,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     inspection: InspectionSettings = field(default_factory=InspectionSettings)
     processes: ProcessSettings = field(default_factory=ProcessSettings)
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
+    audit: AuditSettings = field(default_factory=AuditSettings)
 
 
 SECRETS: Final = frozenset({("admin", "token"), ("redis", "url"), ("redis", "seal_key")})
@@ -329,6 +337,9 @@ def _check(settings: Settings) -> None:
     _check_processes(settings)
     _check_numbers(settings)
     check_allowed("webhooks.allow_hosts", settings.webhooks.allow_hosts)
+    if settings.audit.keep_days < 1:
+        message = f"Setting audit.keep_days is {settings.audit.keep_days}; it must be at least 1."
+        raise InvalidRequest(message)
 
 
 def _check_numbers(settings: Settings) -> None:
@@ -396,4 +407,5 @@ _SECTIONS: Final[Mapping[str, type[Struct]]] = {
     "inspection": InspectionSettings,
     "processes": ProcessSettings,
     "webhooks": WebhookSettings,
+    "audit": AuditSettings,
 }

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+from gateway.control.auditing import Auditing, AuditingParts
 from gateway.control.catalog import Catalog
+from gateway.control.denials import Denials
 from gateway.control.experiments import Experiments
 from gateway.control.export import Exporter
 from gateway.control.folder import Folder, FolderParts
@@ -14,9 +16,10 @@ from gateway.control.governing import Governance, GovernanceParts
 from gateway.control.intake import Intake
 from gateway.control.keyring import Keyring, Timing
 from gateway.control.promotions import Promotions
-from gateway.control.registry import Registry
+from gateway.control.registry import Registry, Request
 from gateway.control.reports import ReportParts, Reports
 from gateway.control.repository import ServedRepository
+from gateway.control.restoring import Restored, Restoring, RestoringParts
 from gateway.control.shipping import Shipper
 from gateway.control.steward import Steward, StewardParts
 from gateway.control.telling import TellingParts, TellingPlace
@@ -28,7 +31,7 @@ from gateway.core.predictions import SigningKeys
 from gateway.core.snapshot import Snapshot
 from gateway.core.studies import Studies, studies_of
 from gateway.evidence_ports import EvidenceStore, FoldStore, HistoryStore, Journal
-from gateway.governance_ports import GovernanceStore, VersionFiles
+from gateway.governance_ports import AuditLog, GovernanceStore, VersionFiles
 from gateway.ports import DataPlane, Disk, ModelStore, Store
 from gateway.serving.cells import Cells
 from gateway.tasks import Tasks
@@ -42,11 +45,15 @@ class ControlParts:
     """What the control plane needs of its process.
 
     `exporter` is None where no collector is configured. `now` is in UTC seconds. `cells` are those
-    of this process; `journal_bytes` bounds the journal. `max_age_s` is how old a prediction may be
+    of this process; `journal_bytes` bounds the journal. Audit entries younger than `keep_audit_s`
+    are never trimmed. `max_age_s` is how old a prediction may be
     when its outcome comes.
     """
 
     store: Store
+    audit_log: AuditLog
+    namespace: str
+    keep_audit_s: float
     disk: Disk
     models: ModelStore
     files: VersionFiles
@@ -115,6 +122,9 @@ class ControlPlane:
         self.experiments = Experiments(self.registry, now=parts.now, entropy=parts.entropy)
         self.reports = self._reported(parts)
         self.whatifs = WhatIfs(self.registry, parts.folds.units)
+        self.denials = Denials(self.registry, now=parts.now)
+        self.auditing = self._audited(parts)
+        self._restoring = self._restored(parts)
         self._steward = self._stewarded(parts)
         self.governance = self._governed(parts)
         self._promotions = Promotions(
@@ -136,6 +146,7 @@ class ControlPlane:
         self._tasks.start("folder", self._folder.run)
         self._tasks.start("steward", self._steward.run)
         self.governance.start(self._tasks)
+        self._tasks.start("denials", self.denials.run)
         self._tasks.start("promotions", lambda: self._promotions.run(PROMOTIONS_S))
         if self._parts.exporter is not None:
             self._tasks.start("export", self._parts.exporter.run)
@@ -165,6 +176,7 @@ class ControlPlane:
         await self._parts.folds.close()
         await self._parts.history.close()
         await self.governance.close()
+        await self._parts.audit_log.close()
         await self._parts.store.close()
 
     def _reported(self, parts: ControlParts) -> Reports:
@@ -216,6 +228,32 @@ class ControlPlane:
             )
         )
 
+    def _audited(self, parts: ControlParts) -> Auditing:
+        return Auditing(
+            AuditingParts(
+                log=parts.audit_log,
+                registry=self.registry,
+                key=parts.disk.audit_key,
+                namespace=parts.namespace,
+                keep_s=parts.keep_audit_s,
+                now=parts.now,
+            )
+        )
+
+    def _restored(self, parts: ControlParts) -> Restoring:
+        return Restoring(
+            RestoringParts(
+                log=parts.audit_log,
+                store=parts.store,
+                registry=self.registry,
+                catalog=self.catalog,
+                keyring=self.keyring,
+                standing=self.watcher.standing,
+                served=lambda: self.watcher.snapshot,
+                now=parts.now,
+            )
+        )
+
     def _studies(self) -> Studies:
         """What folding must know of the experiments of the newest Snapshot known here."""
         return self._studies_of(self.registry.snapshot)
@@ -234,6 +272,15 @@ class ControlPlane:
         reachable = self.watcher.standing.reachable
         told = await self.governance.telling.webhooks.standing() if reachable else None
         return {**status, "announcements": told}
+
+    async def restore(self, request: Request, dry_run: bool) -> Restored:  # noqa: FBT001 - a port
+        """Put back into a store that lost its data what this host serves.
+
+        Raises:
+            Conflict: the store is not behind.
+            StoreUnavailable: the store is away.
+        """
+        return await self._restoring.restore(request, dry_run=dry_run)
 
     async def rotate_keys(self, actor: str) -> SigningKeys:
         """Let a new key sign on every host; takes the time that hosts need to hear of it.

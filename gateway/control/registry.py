@@ -7,6 +7,7 @@ caller hears of it (Conflict).
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final
 
 from msgspec import Struct
@@ -15,7 +16,7 @@ from gateway.control.conditions import accepted_of, check_match, check_reason, e
 from gateway.control.gatekeeping import EvidenceOf, Gatekeeper, with_passage
 from gateway.control.previews import Preview, preview_of
 from gateway.core import transitions
-from gateway.core.audit import AuditEntry, commit_of
+from gateway.core.audit import AuditEntry, Commit, commit_of
 from gateway.core.endpoints import Endpoint, check_endpoint
 from gateway.core.entrances import without_aliases
 from gateway.core.errors import Conflict, InvalidRequest, NotFound, StoreUnavailable
@@ -57,7 +58,8 @@ class Change(Struct, frozen=True):
 class Edit(Struct, frozen=True):
     """A change to one document: its name for the audit log, how to make it, and what from.
 
-    What is only to be `noted` is committed though nothing changes: an entry in the audit log.
+    What is only to be `noted` is committed though nothing changes. `write`, if any, writes the
+    commit with more beside it, in the place of `Store.commit`.
     """
 
     action: str
@@ -65,6 +67,7 @@ class Edit(Struct, frozen=True):
     make: Callable[[Snapshot], Awaitable[Snapshot]]
     evidence: Any = None
     noted: bool = False
+    write: Callable[[Commit], Awaitable[None]] | None = None
 
 
 class Registry:
@@ -289,7 +292,7 @@ class Registry:
             )
             answer = None if request.answers is None else (request.answers, accepted_of(commit))
             try:
-                await self._store.commit(commit, answer)
+                await (edit.write or partial(self._store.commit, result=answer))(commit)
             except Conflict:
                 # Many hosts that start together would otherwise keep step with each other.
                 await asyncio.sleep(MAX_JITTER_S * self._entropy(1)[0] / 255)

@@ -23,6 +23,7 @@ from gateway.adapters.otel import OtelConfig, OtlpSender, resource_of
 from gateway.adapters.otel_encode import OtlpEncoder
 from gateway.adapters.redis import (
     RedisAnnouncements,
+    RedisAuditLog,
     RedisEvidence,
     RedisFolds,
     RedisGovernance,
@@ -85,6 +86,9 @@ class ControlHalf:
         self.plane = ControlPlane(
             ControlParts(
                 store=self._store(),
+                audit_log=self._audit_log(),
+                namespace=settings.redis.namespace,
+                keep_audit_s=settings.audit.keep_days * 86_400,
                 disk=StateFolder(
                     state, entropy=secrets.token_bytes, admin_token=settings.admin.token
                 ),
@@ -135,6 +139,9 @@ class ControlHalf:
                 retainer=self.plane.governance.retainer,
                 cards=self.plane.governance.cards,
                 webhooks=self.plane.governance.telling.webhooks,
+                auditing=self.plane.auditing,
+                denials=self.plane.denials,
+                restore=self.plane.restore,
                 store=self.plane.store,
                 data_plane=self._data_plane,
                 status=self.plane.status,
@@ -248,6 +255,16 @@ class ControlHalf:
             resource=self.resource,
             namespace=redis.namespace,
             give_up_s=webhooks.give_up_s,
+        )
+
+    def _audit_log(self) -> RedisAuditLog:
+        redis = self._settings.redis
+        return RedisAuditLog(
+            self._url(),
+            namespace=redis.namespace,
+            timeout_s=redis.timeout_s,
+            name=process_name(self._settings),
+            seal_key=redis.seal_key,
         )
 
     def _store(self) -> RedisStore:

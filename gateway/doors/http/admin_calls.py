@@ -7,14 +7,17 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from gateway.control.auditing import Auditing
 from gateway.control.bundles import Bundles
 from gateway.control.cards import Cards
 from gateway.control.conditions import ANY_DOCUMENT, NO_DOCUMENT
+from gateway.control.denials import Denials
 from gateway.control.experiments import Experiments
 from gateway.control.gates import Gates
 from gateway.control.registry import Change, Registry
 from gateway.control.registry import Request as Asked
 from gateway.control.reports import Reports
+from gateway.control.restoring import Restored
 from gateway.control.retention import Retainer
 from gateway.control.webhooks import Webhooks
 from gateway.control.whatif import WhatIfs
@@ -46,7 +49,8 @@ class AdminParts:
 
     `status` is the control plane's document, `metrics` the page for Prometheus. `tokens` are
     those that are good now; it is asked at each request and must be cheap. `keys` are those that
-    this host signs with; `rotate_keys` takes who asks. `clock` is in monotonic seconds.
+    this host signs with; `rotate_keys` takes who asks, `restore` that and whether to say only what
+    it would do. `clock` is in monotonic seconds.
     """
 
     registry: Registry
@@ -59,6 +63,9 @@ class AdminParts:
     retainer: Retainer
     cards: Cards
     webhooks: Webhooks
+    auditing: Auditing
+    denials: Denials
+    restore: Callable[[Asked, bool], Awaitable[Restored]]
     store: Store
     data_plane: DataPlane
     status: Callable[[], Awaitable[Mapping[str, Any]]]

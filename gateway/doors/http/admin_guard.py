@@ -108,6 +108,8 @@ class Guard:
             require(principal, READ if method in READING else WRITE)
         except Forbidden as error:
             log.warning("%s %s: %s", excerpt(method), excerpt(path), excerpt(str(error), 200))
+            asked = READ if method in READING else WRITE
+            self._parts.denials.note(principal.name, asked)
             raise
         return principal
 
@@ -128,6 +130,7 @@ class Guard:
     def _count(self, scope: Message, error: Unauthenticated) -> None:
         """Note and log an unknown token, unless too many came from there already."""
         peer = (scope.get("client") or ("",))[0]
+        self._parts.denials.stranger(peer)
         self._failures.check(peer)
         self._failures.note(peer)
         facts = (excerpt(scope["method"]), excerpt(scope["path"]), excerpt(peer))

@@ -9,12 +9,15 @@ import httpx
 import msgspec
 from starlette.types import ASGIApp
 
+from gateway.control.auditing import Auditing, AuditingParts
 from gateway.control.bundles import Bundles
 from gateway.control.cards import Cards
+from gateway.control.denials import Denials
 from gateway.control.experiments import Experiments
 from gateway.control.gates import Gates
 from gateway.control.registry import Registry, Request
 from gateway.control.reports import ReportParts, Reports
+from gateway.control.restoring import Restored
 from gateway.control.retention import Retainer, RetentionParts
 from gateway.control.status import Acknowledgement, Standing, status_of
 from gateway.control.webhooks import WebhookParts, Webhooks
@@ -39,6 +42,7 @@ from tests.fakes import (
     ManualClock,
     MemoryGovernance,
     MemoryStore,
+    StoreLog,
     manifest_of,
 )
 from tests.rollouts import judge_by_units
@@ -128,6 +132,8 @@ class World:
             )
         )
         self.wishes = Wishes(self.registry, self.clock)
+        self.denials = Denials(self.registry, now=self.clock)
+        self.restores: list[tuple[Request, bool]] = []
         self.parts = AdminParts(
             registry=self.registry,
             experiments=self.experiments,
@@ -163,6 +169,18 @@ class World:
                 reports=self.reports,
                 now=self.clock,
             ),
+            auditing=Auditing(
+                AuditingParts(
+                    log=StoreLog(self.store),
+                    registry=self.registry,
+                    key=lambda: bytes(32),
+                    namespace="test",
+                    keep_s=0.0,
+                    now=self.clock,
+                )
+            ),
+            denials=self.denials,
+            restore=self.restore,
             store=self.store,
             data_plane=Plane(),
             status=self.status,
@@ -201,6 +219,23 @@ class World:
     async def points_of(self, experiment: str, limit: int) -> Sequence[bytes]:
         """The history of whichever experiment is asked for."""
         return self.points[-limit:]
+
+    async def restore(self, asked: Request, dry_run: bool) -> Restored:
+        """Take note of who asks, and answer as if a lost store was put back."""
+        self.restores.append((asked, dry_run))
+        return Restored(
+            done=not dry_run,
+            epoch=2,
+            revision=43,
+            from_epoch=1,
+            from_revision=42,
+            store="empty",
+            lost_revisions=(1, 42),
+            manifests=3,
+            without_manifest=("flights/9",),
+            signing_keys=2,
+            experiments=("ramp",),
+        )
 
     async def rotate_keys(self, actor: str) -> SigningKeys:
         """A rotation that settles at once, by the same steps as a real one."""
