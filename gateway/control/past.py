@@ -38,9 +38,8 @@ class Past:
         rebuilding = Rebuilding(bases[begin].snapshot if begin else EMPTY)
         while rebuilding.revision < revision:
             page = await self._log.lines(rebuilding.revision, PAGE)
-            if not page:
+            if not await asyncio.to_thread(_take, rebuilding, page, revision):
                 break
-            await asyncio.to_thread(_take, rebuilding, page, revision)
         if rebuilding.revision != revision:
             message = f"The audit log does not hold every change up to revision {revision}."
             raise NotFound(message)
@@ -65,12 +64,15 @@ def rebased(rebuilding: Rebuilding, entry: AuditEntry, bases: Mapping[int, KeptB
     return Rebuilding(base.snapshot)
 
 
-def _take(rebuilding: Rebuilding, page: list[Line], revision: int) -> None:
+def _take(rebuilding: Rebuilding, page: list[Line], revision: int) -> bool:
+    """Take entries up to a revision; False if there was none."""
+    before = rebuilding.revision
     for line in page:
         entry = decode_entry(bytes(line.entry))
         if entry.revision > revision:
-            return
+            break
         rebuilding.add(entry)
+    return rebuilding.revision > before
 
 
 def _refuse_archived(bases: Mapping[int, KeptBase], revision: int) -> None:

@@ -37,7 +37,7 @@ class Stage:
         self.store = store
         self.registry = Registry(store, now=self.clock, entropy=CountingEntropy())
         self.log = RedisAuditLog(url, namespace=namespace, timeout_s=2.0, name="test")
-        self.redis = Redis.from_url(url)
+        self.redis: Any = Redis.from_url(url)
         self.keys = keys_of(namespace)
         self.auditing = self.auditing_with(KEY)
 
@@ -225,7 +225,7 @@ async def test_a_trim_leaves_a_chain_that_holds(stage: Stage) -> None:
     export = Chain()
     for line in lines:
         export.add(line)
-    file = b"".join(map(encode_line, [*lines, export.end()]))
+    file = b"".join(map(encode_line, lines)) + encode_line(export.end())
     assert signed.checkpoint.sha256 == hashlib.sha256(file).hexdigest()
     entry = (await stage.store.audit())[-1]
     assert (entry.action, entry.actor, entry.reason) == ("audit.trim", ASKED.actor, ASKED.reason)
