@@ -86,6 +86,8 @@ class RedisSettings(Struct, frozen=True, forbid_unknown_fields=True):
     timeout_s: float = 1.0
     poll_s: float = 0.5
     """How often the revision is read; a published hint comes sooner."""
+    audit_days: float = 90.0
+    """Entries of the audit log that are younger are never trimmed, whoever asks."""
 
 
 class PoolSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -174,13 +176,6 @@ class OutcomeSettings(Struct, frozen=True, forbid_unknown_fields=True):
     refused with 503."""
 
 
-class AuditSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """The audit log in the store."""
-
-    keep_days: float = 90.0
-    """Entries younger than this are never trimmed, whoever asks; at least 1."""
-
-
 class CacheSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Bounds on the answers that endpoints keep, where their documents ask for it."""
 
@@ -257,7 +252,6 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     inspection: InspectionSettings = field(default_factory=InspectionSettings)
     processes: ProcessSettings = field(default_factory=ProcessSettings)
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
-    audit: AuditSettings = field(default_factory=AuditSettings)
 
 
 SECRETS: Final = frozenset({("admin", "token"), ("redis", "url"), ("redis", "seal_key")})
@@ -337,9 +331,6 @@ def _check(settings: Settings) -> None:
     _check_processes(settings)
     _check_numbers(settings)
     check_allowed("webhooks.allow_hosts", settings.webhooks.allow_hosts)
-    if settings.audit.keep_days < 1:
-        message = f"Setting audit.keep_days is {settings.audit.keep_days}; it must be at least 1."
-        raise InvalidRequest(message)
 
 
 def _check_numbers(settings: Settings) -> None:
@@ -389,7 +380,7 @@ _POSITIVE: Final[Mapping[str, str]] = {
     "outcomes": "max_age_s journal_mb",
     "inspection": "time_s run_s memory_mb",
     "webhooks": "timeout_s give_up_s",
-    "redis": "poll_s timeout_s",
+    "redis": "audit_days poll_s timeout_s",
 }
 """Names of numbers above 0 in each section."""
 _SECTIONS: Final[Mapping[str, type[Struct]]] = {
@@ -407,5 +398,4 @@ _SECTIONS: Final[Mapping[str, type[Struct]]] = {
     "inspection": InspectionSettings,
     "processes": ProcessSettings,
     "webhooks": WebhookSettings,
-    "audit": AuditSettings,
 }

@@ -252,7 +252,7 @@ class Auditing:
         days = self._parts.keep_s / 86_400
         message = (
             f"Revision {entry.revision} is younger than {days:g} days, "
-            "which the setting audit.keep_days keeps in the store."
+            "which the setting redis.audit_days keeps in the store."
         )
         raise Conflict(message)
 

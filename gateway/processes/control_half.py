@@ -88,7 +88,7 @@ class ControlHalf:
                 store=self._store(),
                 audit_log=self._audit_log(),
                 namespace=settings.redis.namespace,
-                keep_audit_s=settings.audit.keep_days * 86_400,
+                keep_audit_s=settings.redis.audit_days * 86_400,
                 disk=StateFolder(
                     state, entropy=secrets.token_bytes, admin_token=settings.admin.token
                 ),

@@ -41,6 +41,8 @@ OPEN: Final = "open"
 """The scope of what anybody may ask for."""
 MAX_QUERY_FIELDS: Final = 64
 MAX_BODY_BYTES: Final = 256 * 1024
+GATE_CLOSED: Final = "gate_closed"
+"""The kind of a refusal by a gate, which is counted as a denial."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +192,9 @@ async def changed(call: Call, target: str, doing: Awaitable[Change]) -> Response
     try:
         change = await doing
     except Conflict as error:
+        if error.kind == GATE_CLOSED:
+            actor = "" if call.principal is None else call.principal.name
+            call.parts.denials.note(actor, GATE_CLOSED, target.removeprefix("models/"))
         refused = error_response(error)
         etag = call.parts.registry.etag(target)
         if etag is not None:
