@@ -203,7 +203,7 @@ class Auditing:
             make,
             evidence=msgspec.json.decode(canonical(signed)),
             noted=True,
-            write=lambda commit: self._parts.log.trim(commit, base),
+            write=lambda commit, _: self._parts.log.trim(commit, base),
         )
         return await self._parts.registry.commit(edit, request)
 

@@ -7,7 +7,6 @@ caller hears of it (Conflict).
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any, Final
 
 from msgspec import Struct
@@ -67,7 +66,7 @@ class Edit(Struct, frozen=True):
     make: Callable[[Snapshot], Awaitable[Snapshot]]
     evidence: Any = None
     noted: bool = False
-    write: Callable[[Commit], Awaitable[None]] | None = None
+    write: Callable[[Commit, Any], Awaitable[None]] | None = None
 
 
 class Registry:
@@ -292,7 +291,7 @@ class Registry:
             )
             answer = None if request.answers is None else (request.answers, accepted_of(commit))
             try:
-                await (edit.write or partial(self._store.commit, result=answer))(commit)
+                await (edit.write or self._store.commit)(commit, answer)
             except Conflict:
                 # Many hosts that start together would otherwise keep step with each other.
                 await asyncio.sleep(MAX_JITTER_S * self._entropy(1)[0] / 255)
