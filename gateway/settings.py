@@ -74,7 +74,7 @@ class AdminSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RedisSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the Snapshot lives."""
+    """Where the Snapshot lives. No audit entry younger than `audit_days` is ever trimmed."""
 
     url: str | None = None
     """`redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `redis+cluster://`."""
@@ -87,7 +87,6 @@ class RedisSettings(Struct, frozen=True, forbid_unknown_fields=True):
     poll_s: float = 0.5
     """How often the revision is read; a published hint comes sooner."""
     audit_days: float = 90.0
-    """Entries of the audit log that are younger are never trimmed, whoever asks."""
 
 
 class PoolSettings(Struct, frozen=True, forbid_unknown_fields=True):

@@ -41,6 +41,7 @@ MAX_LOOKED_AT: Final = 5_000
 """Entries looked at for one page of those that are sought."""
 MAX_PAGE_BYTES: Final = 8 * 1024 * 1024
 TARGET: Final = "audit"
+DAY_S: Final = 86_400.0
 
 
 class Found(Struct, frozen=True):
@@ -62,18 +63,24 @@ class Wanted(Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AuditPlace:
+    """Where the log is, and under which name. Nothing younger than `keep_s` is trimmed from it."""
+
+    log: AuditLog
+    namespace: str
+    keep_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AuditingParts:
     """What auditing works with.
 
     `key` gives the key of this host that signs checkpoints; it may block. `now` is in UTC seconds.
-    Nothing younger than `keep_s` is trimmed.
     """
 
-    log: AuditLog
+    place: AuditPlace
     registry: Registry
     key: Callable[[], bytes]
-    namespace: str
-    keep_s: float
     now: Callable[[], float]
 
 
@@ -85,7 +92,7 @@ class Auditing:
     def __init__(self, parts: AuditingParts) -> None:
         """Nothing is read yet."""
         self._parts = parts
-        self.past = Past(parts.log)
+        self.past = Past(parts.place.log)
 
     async def page(
         self, sought: Sought, limit: int, *, edge: int | None = None, newest: bool = False
@@ -121,7 +128,7 @@ class Auditing:
 
     async def lines(self, after: int) -> tuple[list[Line], int | None]:
         """The next entries as they lie there, and the revision to go on behind; None at the end."""
-        page = await self._parts.log.lines(after, PAGE)
+        page = await self._parts.place.log.lines(after, PAGE)
         return page, place_of(page[-1].id)[1] if page else None
 
     async def head(self) -> Head:
@@ -136,7 +143,7 @@ class Auditing:
             # What this process knows was not in anybody's reach since.
             snapshot = served
         key = await asyncio.to_thread(self._parts.key)
-        bases = await self._parts.log.bases()
+        bases = await self._parts.place.log.bases()
         return Head(
             revision=snapshot.revision,
             epoch=snapshot.epoch,
@@ -155,7 +162,7 @@ class Auditing:
         after, before = chain.origin
         checkpoint = Checkpoint(
             schema=SCHEMA,
-            namespace=self._parts.namespace,
+            namespace=self._parts.place.namespace,
             epoch=snapshot.epoch,
             after=after,
             first=first,
@@ -203,14 +210,14 @@ class Auditing:
             make,
             evidence=msgspec.json.decode(canonical(signed)),
             noted=True,
-            write=lambda commit, _: self._parts.log.trim(commit, base),
+            write=lambda commit, _: self._parts.place.log.trim(commit, base),
         )
         return await self._parts.registry.commit(edit, request)
 
     async def _lines(self, edge: int | None, *, newest: bool) -> list[Line]:
         if newest:
-            return await self._parts.log.lines_before(edge, PAGE)
-        return await self._parts.log.lines(edge or 0, PAGE)
+            return await self._parts.place.log.lines_before(edge, PAGE)
+        return await self._parts.place.log.lines(edge or 0, PAGE)
 
     async def _looked_at(self, wanted: Wanted) -> tuple[Snapshot, Chain, int, str]:
         """The documents after what is wanted, its chain, its first revision, its file's SHA-256.
@@ -218,12 +225,12 @@ class Auditing:
         Raises:
             Conflict: there is nothing, it is too young, or the chain does not hold.
         """
-        head, bases = await self.head(), await self._parts.log.bases()
+        head, bases = await self.head(), await self._parts.place.log.bases()
         chain = begin(head)
         start = bases.get(chain.revision)
         rebuilding = Rebuilding(EMPTY if start is None else start.snapshot)
         sha256, first, epoch = hashlib.sha256(), 0, 0
-        youngest = self._parts.now() - max(self._parts.keep_s, wanted.older_than_s or 0.0)
+        youngest = self._parts.now() - max(self._parts.place.keep_s, wanted.older_than_s or 0.0)
         async for line in self.past.lines(chain.revision):
             epoch_of_line, revision = place_of(line.id)
             if wanted.before is not None and revision >= wanted.before:
@@ -249,7 +256,7 @@ class Auditing:
     def _refuse_young(self, wanted: Wanted, entry: AuditEntry) -> None:
         if wanted.before is None:
             return
-        days = self._parts.keep_s / 86_400
+        days = self._parts.place.keep_s / DAY_S
         message = (
             f"Revision {entry.revision} is younger than {days:g} days, "
             "which the setting redis.audit_days keeps in the store."

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from gateway.control.auditing import Auditing, AuditingParts
+from gateway.control.auditing import Auditing, AuditingParts, AuditPlace
 from gateway.control.catalog import Catalog
 from gateway.control.denials import Denials
 from gateway.control.experiments import Experiments
@@ -31,7 +31,7 @@ from gateway.core.predictions import SigningKeys
 from gateway.core.snapshot import Snapshot
 from gateway.core.studies import Studies, studies_of
 from gateway.evidence_ports import EvidenceStore, FoldStore, HistoryStore, Journal
-from gateway.governance_ports import AuditLog, GovernanceStore, VersionFiles
+from gateway.governance_ports import GovernanceStore, VersionFiles
 from gateway.ports import DataPlane, Disk, ModelStore, Store
 from gateway.serving.cells import Cells
 from gateway.tasks import Tasks
@@ -45,15 +45,12 @@ class ControlParts:
     """What the control plane needs of its process.
 
     `exporter` is None where no collector is configured. `now` is in UTC seconds. `cells` are those
-    of this process; `journal_bytes` bounds the journal. Audit entries younger than `keep_audit_s`
-    are never trimmed. `max_age_s` is how old a prediction may be
+    of this process; `journal_bytes` bounds the journal. `max_age_s` is how old a prediction may be
     when its outcome comes.
     """
 
     store: Store
-    audit_log: AuditLog
-    namespace: str
-    keep_audit_s: float
+    audit: AuditPlace
     disk: Disk
     models: ModelStore
     files: VersionFiles
@@ -176,7 +173,7 @@ class ControlPlane:
         await self._parts.folds.close()
         await self._parts.history.close()
         await self.governance.close()
-        await self._parts.audit_log.close()
+        await self._parts.audit.log.close()
         await self._parts.store.close()
 
     def _reported(self, parts: ControlParts) -> Reports:
@@ -231,11 +228,9 @@ class ControlPlane:
     def _audited(self, parts: ControlParts) -> Auditing:
         return Auditing(
             AuditingParts(
-                log=parts.audit_log,
+                place=parts.audit,
                 registry=self.registry,
                 key=parts.disk.audit_key,
-                namespace=parts.namespace,
-                keep_s=parts.keep_audit_s,
                 now=parts.now,
             )
         )
@@ -243,7 +238,7 @@ class ControlPlane:
     def _restored(self, parts: ControlParts) -> Restoring:
         return Restoring(
             RestoringParts(
-                log=parts.audit_log,
+                log=parts.audit.log,
                 store=parts.store,
                 registry=self.registry,
                 catalog=self.catalog,

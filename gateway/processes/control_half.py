@@ -33,6 +33,7 @@ from gateway.adapters.redis import (
 from gateway.adapters.segments import Segments
 from gateway.adapters.sweeping import FolderSweeper
 from gateway.adapters.valkey import EmbeddedValkey
+from gateway.control.auditing import DAY_S, AuditPlace
 from gateway.control.bundles import Bundles
 from gateway.control.export import Exporter
 from gateway.control.export_parts import Clock as ExportClock
@@ -86,9 +87,7 @@ class ControlHalf:
         self.plane = ControlPlane(
             ControlParts(
                 store=self._store(),
-                audit_log=self._audit_log(),
-                namespace=settings.redis.namespace,
-                keep_audit_s=settings.redis.audit_days * 86_400,
+                audit=self._audit(),
                 disk=StateFolder(
                     state, entropy=secrets.token_bytes, admin_token=settings.admin.token
                 ),
@@ -257,15 +256,16 @@ class ControlHalf:
             give_up_s=webhooks.give_up_s,
         )
 
-    def _audit_log(self) -> RedisAuditLog:
+    def _audit(self) -> AuditPlace:
         redis = self._settings.redis
-        return RedisAuditLog(
+        log = RedisAuditLog(
             self._url(),
             namespace=redis.namespace,
             timeout_s=redis.timeout_s,
             name=process_name(self._settings),
             seal_key=redis.seal_key,
         )
+        return AuditPlace(log=log, namespace=redis.namespace, keep_s=redis.audit_days * DAY_S)
 
     def _store(self) -> RedisStore:
         redis = self._settings.redis

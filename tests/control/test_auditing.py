@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from gateway.adapters.redis import RedisAuditLog, RedisStore
 from gateway.adapters.redis_keys import keys_of
-from gateway.control.auditing import Auditing, AuditingParts, Found, Wanted
+from gateway.control.auditing import Auditing, AuditingParts, AuditPlace, Found, Wanted
 from gateway.control.denials import Denials
 from gateway.control.registry import Edit, Registry, Request
 from gateway.core.chain import Chain, begin, encode_line
@@ -44,11 +44,9 @@ class Stage:
     def auditing_with(self, key: bytes, keep_s: float = DAY_S) -> Auditing:
         """Auditing as a host with this key has it."""
         parts = AuditingParts(
-            log=self.log,
+            place=AuditPlace(log=self.log, namespace="tiltyard", keep_s=keep_s),
             registry=self.registry,
             key=lambda: key,
-            namespace="tiltyard",
-            keep_s=keep_s,
             now=self.clock,
         )
         return Auditing(parts)

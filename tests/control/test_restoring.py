@@ -14,7 +14,7 @@ from gateway.adapters.disk import StateFolder
 from gateway.adapters.folder import FolderStore
 from gateway.adapters.redis import RedisAuditLog, RedisStore
 from gateway.adapters.redis_keys import keys_of
-from gateway.control.auditing import Auditing, AuditingParts
+from gateway.control.auditing import Auditing, AuditingParts, AuditPlace
 from gateway.control.catalog import Catalog
 from gateway.control.keyring import Keyring
 from gateway.control.registry import Edit, Registry, Request
@@ -73,11 +73,9 @@ class Host:
         )
         self.auditing = Auditing(
             AuditingParts(
-                log=self.log,
+                place=AuditPlace(log=self.log, namespace=namespace, keep_s=0.0),
                 registry=self.registry,
                 key=lambda: bytes(32),
-                namespace=namespace,
-                keep_s=0.0,
                 now=self.clock,
             )
         )

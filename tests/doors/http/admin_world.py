@@ -9,7 +9,7 @@ import httpx
 import msgspec
 from starlette.types import ASGIApp
 
-from gateway.control.auditing import Auditing, AuditingParts
+from gateway.control.auditing import Auditing, AuditingParts, AuditPlace
 from gateway.control.bundles import Bundles
 from gateway.control.cards import Cards
 from gateway.control.denials import Denials
@@ -171,11 +171,9 @@ class World:
             ),
             auditing=Auditing(
                 AuditingParts(
-                    log=StoreLog(self.store),
+                    place=AuditPlace(log=StoreLog(self.store), namespace="test", keep_s=0.0),
                     registry=self.registry,
                     key=lambda: bytes(32),
-                    namespace="test",
-                    keep_s=0.0,
                     now=self.clock,
                 )
             ),
