@@ -6,8 +6,13 @@ from typing import Protocol
 from msgspec import Struct
 
 from gateway.core.announcements import Aliases
-from gateway.core.audit import AuditEntry
+from gateway.core.audit import AuditEntry, Commit
+from gateway.core.chain import Line, LogEnd
+from gateway.core.checkpoints import Signed
 from gateway.core.inspections import Inspection, InspectionOrder
+from gateway.core.models import Manifest
+from gateway.core.predictions import SigningKeys
+from gateway.core.snapshot import Snapshot
 from gateway.core.webhooks import DeadLetter, Posted, Progress, Webhook
 
 
@@ -244,3 +249,69 @@ class Uploads(Protocol):
 
     def discard(self, upload: str) -> None:
         """Forget an upload and its files, if it is there."""
+
+
+class KeptBase(Struct, frozen=True):
+    """Documents that the audit log is built upon: the Snapshot after the last entry that is gone.
+
+    `signed` is the checkpoint of a trim, None where a restore put the Snapshot back.
+    """
+
+    snapshot: Snapshot
+    signed: Signed | None = None
+
+
+class Reseeding(Struct, frozen=True):
+    """All that one restore writes; `found` and `log_ends` are what the store must still hold.
+
+    The commit's base counts for nothing: it stands in no store.
+    """
+
+    commit: Commit
+    found: bytes | None
+    log_ends: LogEnd | None
+    base: KeptBase
+    manifests: Sequence[Manifest]
+    keys: SigningKeys | None
+
+
+class AuditLog(Protocol):
+    """The audit log as it lies in the shared store, byte by byte; and what may shorten it.
+
+    Revisions grow over all epochs. Every method raises StoreUnavailable when the store cannot be
+    reached in time.
+    """
+
+    async def lines(self, after: int, limit: int) -> list[Line]:
+        """The first entries with a greater revision, oldest first."""
+
+    async def lines_before(self, before: int | None, limit: int) -> list[Line]:
+        """The last entries with a lower revision, or the last of all, newest first."""
+
+    async def bases(self) -> Mapping[int, KeptBase]:
+        """What the log is built upon, by revision.
+
+        Raises:
+            InvalidRequest: one cannot be read.
+        """
+
+    async def trim(self, commit: Commit, base: KeptBase) -> None:
+        """Commit, and drop all entries up to the base's revision and all earlier bases, at once.
+
+        Raises:
+            Conflict: the stored document is not the one the commit was made from, or the log is
+                not the one that the base was made from.
+        """
+
+    async def found(self) -> tuple[bytes | None, LogEnd | None]:
+        """The Snapshot document, whatever it is, and the newest entry of the log."""
+
+    async def reseed(self, seed: Reseeding) -> None:
+        """Write a Snapshot over what was found, under a new epoch, with all that it needs, at once.
+
+        Raises:
+            Conflict: the store holds something else by now.
+        """
+
+    async def close(self) -> None:
+        """Let go of the connections."""

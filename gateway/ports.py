@@ -379,11 +379,7 @@ class Disk(Protocol):
     """What this host remembers by itself. Blocking, small; raises OSError when the disk fails."""
 
     def last_good(self) -> LastKnown | None:
-        """The newest Snapshot saved.
-
-        Raises:
-            InvalidRequest: what lies there was damaged.
-        """
+        """The newest Snapshot saved; InvalidRequest if what lies there was damaged."""
 
     def save_last_good(self, known: LastKnown) -> None:
         """Replace it whole, or leave the old one."""
@@ -396,3 +392,6 @@ class Disk(Protocol):
 
     def admin_token(self) -> str:
         """The bearer token of this host's admin; made on first use."""
+
+    def audit_key(self) -> bytes:
+        """What signs checkpoints here; InvalidRequest if what lies there is none."""

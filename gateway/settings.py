@@ -77,7 +77,7 @@ class AdminSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RedisSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the Snapshot lives."""
+    """Where the Snapshot lives. No audit entry younger than `audit_days` is ever trimmed."""
 
     url: str | None = None
     """`redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `redis+cluster://`."""
@@ -89,6 +89,7 @@ class RedisSettings(Struct, frozen=True, forbid_unknown_fields=True):
     timeout_s: float = 1.0
     poll_s: float = 0.5
     """How often the revision is read; a published hint comes sooner."""
+    audit_days: float = 90.0
 
 
 class PoolSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -388,7 +389,7 @@ _POSITIVE: Final[Mapping[str, str]] = {
     "inspection": "time_s run_s memory_mb",
     "webhooks": "timeout_s give_up_s",
     "uploads": "max_mb quota_mb max_open expire_s",
-    "redis": "poll_s timeout_s",
+    "redis": "audit_days poll_s timeout_s",
 }
 """Names of numbers above 0 in each section."""
 _SECTIONS: Final[Mapping[str, type[Struct]]] = {

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from gateway.core.audit import AuditEntry, Commit
+from gateway.core.audit import AuditEntry, Commit, encode_entry, entry_hash
+from gateway.core.chain import Line, LogEnd
 from gateway.core.errors import (
     Conflict,
     DeadlineExceeded,
@@ -24,12 +25,14 @@ from gateway.core.predictions import SigningKeys
 from gateway.core.reviews import Check, CheckResult, Outcome
 from gateway.core.snapshot import encode
 from gateway.core.tensors import Array, Signature, Tensors, TensorSpec
+from gateway.governance_ports import KeptBase, Reseeding
 from gateway.ports import (
     EndpointReport,
     PromotionRequest,
     RepositoryEntry,
     Secrets,
     Stop,
+    Store,
     Update,
     WorkerReport,
 )
@@ -299,6 +302,47 @@ class FakeInspector:
 
     async def close(self) -> None:
         pass
+
+
+class StoreLog:
+    """The `AuditLog` port over any Store; trims one in memory, and restores none."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.kept: dict[int, KeptBase] = {}
+
+    async def lines(self, after: int, limit: int) -> list[Line]:
+        return [_line(entry) for entry in await self.store.audit(after, limit)]
+
+    async def lines_before(self, before: int | None, limit: int) -> list[Line]:
+        entries = [e for e in await self.store.audit() if before is None or e.revision < before]
+        return [_line(entry) for entry in reversed(entries)][:limit]
+
+    async def bases(self) -> Mapping[int, KeptBase]:
+        return self.kept
+
+    async def trim(self, commit: Commit, base: KeptBase) -> None:
+        await self.store.commit(commit)
+        last = base.snapshot.revision
+        self.kept = {last: base}
+        if isinstance(self.store, MemoryStore):
+            self.store.entries = [one for one in self.store.entries if one.revision > last]
+
+    async def found(self) -> tuple[bytes | None, LogEnd | None]:
+        newest = await self.lines_before(None, 1)
+        end = LogEnd(int(newest[0].id.partition("-")[2]), newest[0].hash) if newest else None
+        return await self.store.read(), end
+
+    async def reseed(self, seed: Reseeding) -> None:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """There is nothing to close."""
+
+
+def _line(entry: AuditEntry) -> Line:
+    content = msgspec.Raw(encode_entry(entry))
+    return Line(f"{entry.epoch}-{entry.revision}", entry_hash(entry), content)
 
 
 class NanoClock:

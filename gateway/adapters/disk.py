@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 
 from gateway.core.access import fresh_token
+from gateway.core.checkpoints import KEY_BYTES, KEY_FILE, read_key
 from gateway.core.errors import InvalidRequest
 from gateway.core.models import Manifest
 from gateway.core.predictions import SigningKeys
@@ -98,6 +99,19 @@ class StateFolder:
     def save_signing_keys(self, keys: SigningKeys) -> None:
         """Keep the keys for a start without the store."""
         write_whole(self._folder / KEYS_FILE, msgspec.json.encode(keys))
+
+    def audit_key(self) -> bytes:
+        """The key that signs checkpoints of the audit log; made on first use.
+
+        Raises:
+            InvalidRequest: what lies there is none. It is never replaced: old signatures need it.
+        """
+        path = self._folder / KEY_FILE
+        content = _read_private(path)
+        if content is None:
+            write_whole(path, f"{self._entropy(KEY_BYTES).hex()}\n".encode())
+            content = path.read_bytes()
+        return read_key(content)
 
     def admin_token(self) -> str:
         """The admin's bearer token; made on first use."""

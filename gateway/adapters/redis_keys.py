@@ -7,6 +7,7 @@ key                        type     writer         TTL      meaning
 {ns}:snapshot              string   any control    none     the Snapshot, canonical JSON
 {ns}:seal                  string   any control    none     HMAC-SHA256 of the Snapshot, if sealed
 {ns}:audit                 stream   any control    none     one entry a commit, id `epoch-revision`
+{ns}:audit-bases           hash     any control    none     revision -> KeptBase of trim or restore
 {ns}:events                channel  any control    -        the new revision; only ever a hint
 {ns}:manifests             hash     any control    none     `model:number` -> Manifest, write-once
 {ns}:inspections           hash     any control    none     `model:number` -> Inspection, newest
@@ -71,6 +72,7 @@ class Keys(Struct, frozen=True):
     snapshot: str
     seal: str
     audit: str
+    audit_bases: str
     events: str
     manifests: str
     inspections: str
@@ -130,6 +132,7 @@ def keys_of(namespace: str) -> Keys:
         snapshot=f"{tag}:snapshot",
         seal=f"{tag}:seal",
         audit=f"{tag}:audit",
+        audit_bases=f"{tag}:audit-bases",
         events=f"{tag}:events",
         manifests=f"{tag}:manifests",
         inspections=f"{tag}:inspections",

@@ -124,9 +124,35 @@ class Catalog:
             self._manifests.setdefault((manifest.model, manifest.number), manifest)
 
     def manifests_of(self, snapshot: Snapshot) -> tuple[Manifest, ...]:
-        """The known manifests of the versions that a Snapshot names."""
-        keys = sorted(named_keys(snapshot))
-        return tuple(self._manifests[key] for key in keys if key in self._manifests)
+        """The known manifests of all versions of a Snapshot, so that a lost store gets them back.
+
+        Those that it names are among them, if they were ever served here.
+        """
+        return tuple(
+            manifest
+            for key, manifest in sorted(self._manifests.items())
+            if key[0] in snapshot.models
+            and snapshot.models[key[0]].versions.get(key[1]) == manifest.digest
+        )
+
+    async def every_manifest(self, snapshot: Snapshot) -> tuple[dict[Key, Manifest], list[Key]]:
+        """The manifests of all versions of a Snapshot without asking the store, and which are not.
+
+        What is not known is read anew from this host's model store, if the same bytes lie there.
+        """
+        known = {(one.model, one.number): one for one in self.manifests_of(snapshot)}
+        lacking = []
+        for name, model in sorted(snapshot.models.items()):
+            for number, digest in sorted(model.versions.items()):
+                key = (name, number)
+                if key in known:
+                    continue
+                manifest = await self._read_again(key)
+                if manifest is not None and manifest.digest == digest:
+                    known[key] = manifest
+                else:
+                    lacking.append(key)
+        return known, lacking
 
     async def prepare(self, snapshot: Snapshot) -> Update:
         """What is at hand of a Snapshot, at once, and why the rest is not; the rest is fetched.
@@ -265,6 +291,14 @@ class Catalog:
             self._examined[key] = examined
         standing, _ = await self._reception.enter(examined, request)
         return standing
+
+    async def _read_again(self, key: Key) -> Manifest | None:
+        """The manifest of the files of a version, None if there are none that can be read."""
+        try:
+            async with self.copies.reading(key):
+                return (await asyncio.to_thread(self._models.fetch, *key)).manifest
+        except (InvalidRequest, OSError):
+            return None
 
     async def _seed(self, model: str) -> Mapping[str, Any]:
         return await asyncio.to_thread(self._models.seed, model)

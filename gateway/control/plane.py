@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+from gateway.control.auditing import Auditing, AuditingParts, AuditPlace
 from gateway.control.catalog import Catalog
+from gateway.control.denials import Denials
 from gateway.control.experiments import Experiments
 from gateway.control.export import Exporter
 from gateway.control.folder import Folder, FolderParts
@@ -17,9 +19,10 @@ from gateway.control.principals import Principals
 from gateway.control.promotions import Promotions
 from gateway.control.reception import Reception, ReceptionParts
 from gateway.control.registering import Registrar
-from gateway.control.registry import Registry
+from gateway.control.registry import Registry, Request
 from gateway.control.reports import ReportParts, Reports
 from gateway.control.repository import ServedRepository
+from gateway.control.restoring import Restored, Restoring, RestoringParts
 from gateway.control.shipping import Shipper
 from gateway.control.steward import Steward, StewardParts
 from gateway.control.telling import TellingParts, TellingPlace
@@ -51,6 +54,7 @@ class ControlParts:
     """
 
     store: Store
+    audit: AuditPlace
     disk: Disk
     models: ModelStore
     files: VersionFiles
@@ -125,6 +129,9 @@ class ControlPlane:
         self.reports = self._reported(parts)
         self.whatifs = WhatIfs(self.registry, parts.folds.units)
         self.versions = Versions(self.registry, parts.governance)
+        self.denials = Denials(self.registry, now=parts.now)
+        self.auditing = self._audited(parts)
+        self._restoring = self._restored(parts)
         self._steward = self._stewarded(parts)
         self.governance = self._governed(parts)
         self._promotions = Promotions(
@@ -133,6 +140,7 @@ class ControlPlane:
             tokens=self.keyring.tokens,
             standing=self.watcher.standing,
             now=parts.now,
+            denied=self.denials.refused,
         )
 
     async def start(self) -> None:
@@ -147,6 +155,7 @@ class ControlPlane:
         self._tasks.start("folder", self._folder.run)
         self._tasks.start("steward", self._steward.run)
         self.governance.start(self._tasks)
+        self._tasks.start("denials", self.denials.run)
         self._tasks.start("promotions", lambda: self._promotions.run(PROMOTIONS_S))
         if self._parts.exporter is not None:
             self._tasks.start("export", self._parts.exporter.run)
@@ -178,6 +187,7 @@ class ControlPlane:
         await self.governance.close()
         if self._parts.inspector is not None:
             await self._parts.inspector.close()
+        await self._parts.audit.log.close()
         await self._parts.store.close()
 
     def _received(self, parts: ControlParts) -> Reception:
@@ -242,6 +252,30 @@ class ControlPlane:
             )
         )
 
+    def _audited(self, parts: ControlParts) -> Auditing:
+        return Auditing(
+            AuditingParts(
+                place=parts.audit,
+                registry=self.registry,
+                key=parts.disk.audit_key,
+                now=parts.now,
+            )
+        )
+
+    def _restored(self, parts: ControlParts) -> Restoring:
+        return Restoring(
+            RestoringParts(
+                log=parts.audit.log,
+                store=parts.store,
+                registry=self.registry,
+                catalog=self.catalog,
+                keyring=self.keyring,
+                standing=self.watcher.standing,
+                served=lambda: self.watcher.snapshot,
+                now=parts.now,
+            )
+        )
+
     def _studies(self) -> Studies:
         """What folding must know of the experiments of the newest Snapshot known here."""
         return self._studies_of(self.registry.snapshot)
@@ -260,6 +294,15 @@ class ControlPlane:
         reachable = self.watcher.standing.reachable
         told = await self.governance.telling.webhooks.standing() if reachable else None
         return {**status, "announcements": told}
+
+    async def restore(self, request: Request, dry_run: bool) -> Restored:  # noqa: FBT001 - a port
+        """Put back into a store that lost its data what this host serves.
+
+        Raises:
+            Conflict: the store is not behind.
+            StoreUnavailable: the store is away.
+        """
+        return await self._restoring.restore(request, dry_run=dry_run)
 
     async def rotate_keys(self, actor: str) -> SigningKeys:
         """Let a new key sign on every host; takes the time that hosts need to hear of it.

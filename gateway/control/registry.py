@@ -15,7 +15,7 @@ from gateway.control.conditions import accepted_of, check_match, check_reason, e
 from gateway.control.gatekeeping import EvidenceOf, Gatekeeper, with_passage
 from gateway.control.previews import Preview, preview_of
 from gateway.core import transitions
-from gateway.core.audit import AuditEntry, commit_of
+from gateway.core.audit import AuditEntry, Commit, commit_of
 from gateway.core.endpoints import Endpoint, check_endpoint
 from gateway.core.entrances import without_aliases
 from gateway.core.errors import Conflict, InvalidRequest, NotFound, StoreUnavailable
@@ -60,7 +60,8 @@ class Change(Struct, frozen=True):
 class Edit(Struct, frozen=True):
     """A change to one document: its name for the audit log, how to make it, and what from.
 
-    What is only to be `noted` is committed though nothing changes: an entry in the audit log.
+    What is only to be `noted` is committed though nothing changes. `write`, if any, writes the
+    commit with more beside it, in the place of `Store.commit`.
     """
 
     action: str
@@ -68,6 +69,7 @@ class Edit(Struct, frozen=True):
     make: Callable[[Snapshot], Awaitable[Snapshot]]
     evidence: Any = None
     noted: bool = False
+    write: Callable[[Commit, Any], Awaitable[None]] | None = None
 
 
 class Registry:
@@ -296,7 +298,7 @@ class Registry:
             )
             answer = None if request.answers is None else (request.answers, accepted_of(commit))
             try:
-                await self._store.commit(commit, answer)
+                await (edit.write or self._store.commit)(commit, answer)
             except Conflict:
                 # Many hosts that start together would otherwise keep step with each other.
                 await asyncio.sleep(MAX_JITTER_S * self._entropy(1)[0] / 255)

@@ -268,7 +268,9 @@ class Watcher:
         if self._refreshed_at is not None and 0 <= now - self._refreshed_at < REFRESH_S:
             return
         self._refreshed_at = now
-        await self._parts.keyring.refresh()
+        if DATA_LOSS not in self.standing.alarms:
+            # Keys that such a store holds may be older than those that signed.
+            await self._parts.keyring.refresh()
         alarm = self._parts.keyring.alarm
         if alarm is None:
             self.standing.alarms.pop(SECRETS, None)

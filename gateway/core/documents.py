@@ -19,7 +19,7 @@ from gateway.core.gates import Gate
 from gateway.core.principals import PrincipalDocument, TokenRecord
 from gateway.core.retentions import Retention
 from gateway.core.reviews import PromotionWish, Review
-from gateway.core.snapshot import EMPTY, ModelRecord, Snapshot
+from gateway.core.snapshot import EMPTY, ModelRecord, Snapshot, canonical
 
 TABLES: Final[Mapping[str, type]] = {
     "models": ModelRecord,
@@ -57,6 +57,17 @@ def moved_targets(base: Snapshot, changed: Snapshot) -> Iterator[str]:
                 yield f"{kind}/{name}"
     if base.hold_out != changed.hold_out:
         yield HOLD_OUT
+
+
+def placed_of(snapshot: Snapshot) -> dict[str, Any]:
+    """Every document of a Snapshot by its target, as audit entries hold them."""
+    read = msgspec.json.decode(canonical(snapshot))
+    placed = {
+        f"{kind}/{name}": document
+        for kind in TABLES
+        for name, document in read.get(kind, {}).items()
+    }
+    return {**placed, HOLD_OUT: read.get("hold_out")}
 
 
 def assembled(placed: Iterable[tuple[str, object]]) -> Snapshot:

@@ -4,7 +4,7 @@ Nothing that served the request is asked. The rules, salt and intervals of any R
 the audit log, so an assignment can be recomputed long after it was made.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,14 +12,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.assignment import HASH_VERSION, SCALE, Reason, SplitState, positions
-from gateway.core.audit import AuditEntry, entry_hash, first_break
-from gateway.core.documents import assembled
+from gateway.core.audit import AuditEntry, entry_hash
+from gateway.core.documents import assembled, placed_of
 from gateway.core.endpoints import Endpoint, EndpointRecord, Rule, Split
 from gateway.core.errors import Conflict, InvalidRequest, NotFound
 from gateway.core.experiments import ExperimentRecord
 from gateway.core.naming import MAX_UNIT_BYTES
 from gateway.core.plans import Assignment, Enrols, assign, ranges_of_split
-from gateway.core.snapshot import Snapshot, check, endpoint_record, plan_of
+from gateway.core.snapshot import EMPTY, Snapshot, check, endpoint_record, plan_of
 from gateway.core.targeting import Scalar, holds
 from gateway.core.tensors import Tensors
 
@@ -110,32 +110,45 @@ def explain(snapshot: Snapshot, endpoint: str, situation: Situation) -> Explanat
     )
 
 
-def rebuilt(entries: Sequence[AuditEntry], revision: int) -> Snapshot:
-    """The Snapshot of an earlier revision, from the audit log's entries since the first.
+class Rebuilding:
+    """Works an earlier Snapshot out again, entry by entry, from one that is known."""
 
-    Args:
-        entries: the oldest first; later ones than the revision are left out.
-        revision: the one that is asked for, at least 1.
+    def __init__(self, base: Snapshot = EMPTY) -> None:
+        """Begin with a Snapshot as it was kept; by default where the log begins."""
+        self.revision = base.revision
+        self._head = base.audit_head
+        self._placed = placed_of(base)
 
-    Raises:
-        NotFound: the entries do not lead from revision 1 to this one.
-        Conflict: the chain of the entries is broken.
-    """
-    wanted = [entry for entry in entries if entry.revision <= revision]
-    if [entry.revision for entry in wanted] != list(range(1, revision + 1)):
-        message = f"The audit log does not hold every change up to revision {revision}."
-        raise NotFound(message)
-    broken = first_break(wanted, entry_hash(wanted[-1]) if wanted else "")
-    if broken is not None:
-        message = f"The audit log was tampered with at revision {broken}; nothing follows from it."
-        raise Conflict(message)
-    placed = []
-    for entry in wanted:
-        placed.append((entry.target, entry.document))
-        placed += [(moved.target, moved.document) for moved in entry.also]
-    snapshot = replace(assembled(placed), revision=revision)
-    check(snapshot)
-    return snapshot
+    def add(self, entry: AuditEntry) -> None:
+        """Take the next entry.
+
+        Raises:
+            NotFound: entries in between are missing.
+            Conflict: it does not follow from the one before.
+        """
+        if entry.revision != self.revision + 1:
+            message = f"The audit log does not hold every change up to revision {entry.revision}."
+            raise NotFound(message)
+        if entry.previous != self._head:
+            message = (
+                f"The audit log was tampered with at revision {entry.revision}; "
+                "nothing follows from it."
+            )
+            raise Conflict(message)
+        self.revision, self._head = entry.revision, entry_hash(entry)
+        self._placed[entry.target] = entry.document
+        self._placed |= {moved.target: moved.document for moved in entry.also}
+
+    def snapshot(self) -> Snapshot:
+        """The Snapshot after the newest entry that was taken; its epoch is not set.
+
+        Raises:
+            InvalidRequest: the documents do not hold together.
+        """
+        placed = assembled(self._placed.items())
+        snapshot = replace(placed, revision=self.revision, audit_head=self._head)
+        check(snapshot)
+        return snapshot
 
 
 @dataclass(frozen=True, slots=True)

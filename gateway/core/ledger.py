@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from gateway.core.audit import AuditEntry
+from gateway.core.chain import STEP
 from gateway.core.deciding import Circumstances, Decide
 from gateway.core.errors import InvalidRequest, excerpt
 from gateway.core.experiments import ExperimentRecord
@@ -21,8 +22,6 @@ from gateway.core.stepping import next_record
 from gateway.core.tallies import Evidence
 
 SCHEMA: Final = 1
-STEP: Final = "experiment.step"
-"""The action of an entry that is a decision."""
 NEAR: Final = 1e-9
 """How far numbers may lie apart where other code computed them, relative to them or to 1."""
 

@@ -65,7 +65,7 @@ def forbidding(inspection: Inspection) -> dict[str, str]:
 def refusal_evidence(inspection: Inspection) -> dict[str, Any]:
     """What the audit log keeps of a refusal."""
     return {
-        "version": inspection.number,
+        "number": inspection.number,
         "digest": inspection.digest,
         "report": report_digest(inspection),
         "failed": {

@@ -23,6 +23,7 @@ from gateway.adapters.otel import OtelConfig, OtlpSender, resource_of
 from gateway.adapters.otel_encode import OtlpEncoder
 from gateway.adapters.redis import (
     RedisAnnouncements,
+    RedisAuditLog,
     RedisEvidence,
     RedisFolds,
     RedisGovernance,
@@ -34,6 +35,7 @@ from gateway.adapters.segments import Segments
 from gateway.adapters.sweeping import FolderSweeper
 from gateway.adapters.uploads import UploadBounds, UploadFolder
 from gateway.adapters.valkey import EmbeddedValkey
+from gateway.control.auditing import DAY_S, AuditPlace
 from gateway.control.bundles import Bundles
 from gateway.control.export import Exporter
 from gateway.control.export_parts import Clock as ExportClock
@@ -47,6 +49,8 @@ from gateway.doors.http.messages import ASGIApplication
 from gateway.doors.http.metrics import render
 from gateway.governance_ports import Inspector, Issuer
 from gateway.ports import DataPlane, ModelStore
+from gateway.processes.names import process_name
+from gateway.processes.stores import Stores
 from gateway.serving.cells import Cells
 from gateway.settings import LOOPBACK, Settings
 from gateway.tasks import Tasks
@@ -76,49 +80,51 @@ class ControlHalf:
             cells: this process's own.
             collect: all metrics of this host, as they were refreshed last.
         """
-        state, journal_bytes = Path(settings.state_dir), settings.outcomes.journal_mb << 20
         self._settings = settings
         self._data_plane = data_plane
         self._cells = cells
         self._collect = collect
         self.resource = resource_of(otel, socket.gethostname(), os.getpid())
         self._tasks = Tasks()
-        self.valkey = _embedded(settings, state)
+        self.valkey = _embedded(settings)
         self.exporter = self._exported(otel)
         self._inspector = _inspector(settings)
-        self.plane = ControlPlane(
-            ControlParts(
-                store=self._store(),
-                disk=StateFolder(
-                    state, entropy=secrets.token_bytes, admin_token=settings.admin.token
-                ),
-                models=self._models(state),
-                uploads=_uploads(settings, state),
-                inspector=self._inspector,
-                files=FolderSweeper(Path(settings.model_store), state / "cache"),
-                governance=self._governance(),
-                data_plane=data_plane,
-                exporter=self.exporter,
-                evidence=self._evidence(),
-                folds=self._folds(),
-                history=self._history(),
-                circumstances=circumstances(),
-                telling=self._telling(otel),
-                journal=Journal(
-                    state, journal_bytes, name=socket.gethostname(), entropy=secrets.token_bytes
-                ),
-                journal_bytes=journal_bytes,
-                cells=cells,
-                now=time.time,
-                entropy=secrets.token_bytes,
-                process=process_name(settings),
-                poll_s=settings.redis.poll_s,
-                scan_s=settings.store_scan_s,
-                max_age_s=settings.outcomes.max_age_s,
-            )
-        )
+        self._stores = Stores(settings, None if self.valkey is None else self.valkey.url)
+        self.plane = ControlPlane(self._parts(otel))
         self._issuer = _issuer(settings)
         self._cells.watch(self._measure)
+
+    def _parts(self, otel: OtelConfig) -> ControlParts:
+        settings, stores = self._settings, self._stores
+        state, journal_bytes = Path(settings.state_dir), settings.outcomes.journal_mb << 20
+        return ControlParts(
+            store=stores.sealed(RedisStore),
+            audit=self._audit(),
+            disk=StateFolder(state, entropy=secrets.token_bytes, admin_token=settings.admin.token),
+            models=self._models(state),
+            uploads=_uploads(settings, state),
+            inspector=self._inspector,
+            files=FolderSweeper(Path(settings.model_store), state / "cache"),
+            governance=stores.made(RedisGovernance),
+            data_plane=self._data_plane,
+            exporter=self.exporter,
+            evidence=stores.made(RedisEvidence),
+            folds=stores.made(RedisFolds),
+            history=stores.made(RedisHistory),
+            circumstances=circumstances(),
+            telling=self._telling(otel),
+            journal=Journal(
+                state, journal_bytes, name=socket.gethostname(), entropy=secrets.token_bytes
+            ),
+            journal_bytes=journal_bytes,
+            cells=self._cells,
+            now=time.time,
+            entropy=secrets.token_bytes,
+            process=process_name(settings),
+            poll_s=settings.redis.poll_s,
+            scan_s=settings.store_scan_s,
+            max_age_s=settings.outcomes.max_age_s,
+        )
 
     def metrics(self) -> bytes:
         """All metrics for Prometheus."""
@@ -142,6 +148,10 @@ class ControlHalf:
                 webhooks=self.plane.governance.telling.webhooks,
                 registrar=self.plane.registrar,
                 versions=self.plane.versions,
+                auditing=self.plane.auditing,
+                denials=self.plane.denials,
+                denied=self.plane.denials.refused,
+                restore=self.plane.restore,
                 store=self.plane.store,
                 data_plane=self._data_plane,
                 status=self.plane.status,
@@ -210,78 +220,30 @@ class ControlHalf:
             ),
         )
 
-    def _url(self) -> str:
-        url = self._settings.redis.url if self.valkey is None else self.valkey.url
-        if url is None:
-            message = "Set TILTYARD_REDIS_URL, or allow the embedded store."
-            raise InvalidRequest(message)
-        return url
-
     def _models(self, state: Path) -> ModelStore:
         settings = self._settings
         reading = describe if self._inspector is None else None
         return open_store(settings.model_store, state / "cache", describe=reading, now=time.time)
 
-    def _evidence(self) -> RedisEvidence:
-        redis, name = self._settings.redis, process_name(self._settings)
-        return RedisEvidence(
-            self._url(), namespace=redis.namespace, timeout_s=redis.timeout_s, name=name
-        )
-
-    def _folds(self) -> RedisFolds:
-        redis, name = self._settings.redis, process_name(self._settings)
-        return RedisFolds(
-            self._url(), namespace=redis.namespace, timeout_s=redis.timeout_s, name=name
-        )
-
-    def _governance(self) -> RedisGovernance:
-        redis, name = self._settings.redis, process_name(self._settings)
-        return RedisGovernance(
-            self._url(), namespace=redis.namespace, timeout_s=redis.timeout_s, name=name
-        )
-
-    def _history(self) -> RedisHistory:
-        redis, name = self._settings.redis, process_name(self._settings)
-        return RedisHistory(
-            self._url(), namespace=redis.namespace, timeout_s=redis.timeout_s, name=name
-        )
-
     def _telling(self, otel: OtelConfig) -> TellingParts:
-        redis, webhooks, name = (
-            self._settings.redis,
-            self._settings.webhooks,
-            process_name(self._settings),
-        )
+        webhooks = self._settings.webhooks
         rules = CourierRules(webhooks.allow_http, webhooks.allow_hosts, webhooks.timeout_s)
         # A connection of its own: the exporter's takes one request at a time.
         sender = None if otel.logs is None else OtlpSender(OtelConfig(logs=otel.logs), time.time)
         return TellingParts(
-            store=RedisAnnouncements(
-                self._url(), namespace=redis.namespace, timeout_s=redis.timeout_s, name=name
-            ),
+            store=self._stores.made(RedisAnnouncements),
             courier=HttpCourier(rules, time.time),
             sender=sender,
             clock=ExportClock(time.monotonic, time.time_ns, random.random),
             resource=self.resource,
-            namespace=redis.namespace,
+            namespace=self._settings.redis.namespace,
             give_up_s=webhooks.give_up_s,
         )
 
-    def _store(self) -> RedisStore:
+    def _audit(self) -> AuditPlace:
         redis = self._settings.redis
-        return RedisStore(
-            self._url(),
-            namespace=redis.namespace,
-            timeout_s=redis.timeout_s,
-            name=process_name(self._settings),
-            seal_key=redis.seal_key,
-        )
-
-
-def process_name(settings: Settings) -> str:
-    """How this gateway is known to the others: its host and port, stable over restarts."""
-    place = settings.http.port or f"pid-{os.getpid()}"
-    return f"{socket.gethostname()}:{place}"
+        log = self._stores.sealed(RedisAuditLog)
+        return AuditPlace(log=log, namespace=redis.namespace, keep_s=redis.audit_days * DAY_S)
 
 
 def check_admin(settings: Settings) -> None:
@@ -309,10 +271,10 @@ def _issuer(settings: Settings) -> Issuer | None:
     return OidcIssuer(settings.oidc, now=time.time)
 
 
-def _embedded(settings: Settings, state: Path) -> EmbeddedValkey | None:
+def _embedded(settings: Settings) -> EmbeddedValkey | None:
     if settings.redis.url is not None or not settings.redis.embedded:
         return None
-    return EmbeddedValkey(state)
+    return EmbeddedValkey(Path(settings.state_dir))
 
 
 def _inspector(settings: Settings) -> Inspector | None:

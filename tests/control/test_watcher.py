@@ -138,7 +138,7 @@ async def test_a_first_start_registers_and_serves(host: Host, store: MemoryStore
     known = host.disk.last_good()
     assert known is not None
     assert known.snapshot == host.watcher.snapshot
-    assert [manifest.number for manifest in known.manifests] == [1]
+    assert [manifest.number for manifest in known.manifests] == [1, 2]
     assert msgspec.json.decode(store.processes["state"])["revision"] == 2
     assert host.watcher.standing.source == "redis"
     assert host.data_plane.secrets[-1].keys == store.keys

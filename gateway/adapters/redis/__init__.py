@@ -4,6 +4,7 @@ Every error of the library ends here as StoreUnavailable or Conflict, without th
 """
 
 from gateway.adapters.redis.announcements import RedisAnnouncements
+from gateway.adapters.redis.audit_log import RedisAuditLog
 from gateway.adapters.redis.evidence import RedisEvidence
 from gateway.adapters.redis.folds import RedisFolds
 from gateway.adapters.redis.governance import RedisGovernance
@@ -12,6 +13,7 @@ from gateway.adapters.redis.store import RedisStore
 
 __all__ = [
     "RedisAnnouncements",
+    "RedisAuditLog",
     "RedisEvidence",
     "RedisFolds",
     "RedisGovernance",

@@ -16,6 +16,7 @@ from redis.exceptions import RedisError, WatchError
 
 from gateway.adapters.redis.borders import bordered, cancelling_kept
 from gateway.adapters.redis.connections import Connections
+from gateway.adapters.redis.entries import order_of_id, page_after
 from gateway.adapters.redis.replies import bytes_of, entries_of
 from gateway.adapters.redis.seals import SEAL_CHARACTERS, is_sealed
 from gateway.adapters.redis.signing_keys import Swap, read_keys, swap
@@ -107,15 +108,14 @@ class RedisStore:
             InvalidRequest: an entry that cannot be read.
         """
         entries: list[AuditEntry] = []
-        start = f"1-{after_revision + 1}"
+        after = after_revision
         while True:
             async with self._speaking() as client:
-                reply = await client.xrange(self._keys.audit, min=start, count=AUDIT_PAGE)
-            page = entries_of(reply)
+                page = await page_after(client, self._keys.audit, after, AUDIT_PAGE)
             entries += [_entry(fields) for _, fields in page]
             if len(page) < AUDIT_PAGE or (limit is not None and len(entries) >= limit):
-                return [entry for entry in entries if entry.revision > after_revision][:limit]
-            start = f"({page[-1][0].decode()}"
+                return entries[:limit]
+            after = order_of_id(page[-1][0])[1]
 
     async def put_manifest(self, manifest: Manifest) -> Manifest:
         """Write a manifest once; the one that stands, which may be an earlier one."""

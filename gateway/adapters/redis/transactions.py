@@ -10,7 +10,7 @@ its own entry in the log knows that it was applied, and none is applied twice.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from msgspec import Struct
 from redis.asyncio import Redis
@@ -30,6 +30,23 @@ MAX_ABORTED: Final = 16
 """Tries while others keep moving a watched key."""
 
 
+class Beside(Protocol):
+    """What a transaction does beside its commit."""
+
+    def watched(self) -> list[str]:
+        """Keys that must not move."""
+
+    async def check(self, pipe: Pipeline) -> None:
+        """Look, under WATCH, at whatever could speak against it.
+
+        Raises:
+            Conflict: something does.
+        """
+
+    def queue(self, pipe: Pipeline) -> None:
+        """Add the commands, behind those of the commit."""
+
+
 class Written(Struct, frozen=True):
     """What one transaction writes: a commit, an answer to a promotion request, or both.
 
@@ -41,6 +58,7 @@ class Written(Struct, frozen=True):
     answer: tuple[str, Mapping[str, str]] | None
     timeout_s: float
     seal_key: str | None = None
+    beside: Beside | None = None
 
 
 async def write(client: Redis, written: Written) -> None:
@@ -100,15 +118,20 @@ async def _attempt(client: Redis, written: Written) -> bool:
         async with asyncio.timeout(3 * written.timeout_s):
             watched = [keys.snapshot, keys.audit] if commit is not None else []
             watched += [keys.promotions] if answer is not None else []
+            watched += written.beside.watched() if written.beside is not None else []
             await pipe.watch(*watched)
             stands = None if commit is None else await _standing(pipe, keys, commit)
             if stands is not None:
                 return stands
             if answer is not None:
                 await _check_request(pipe, keys, answer[0])
+            if written.beside is not None:
+                await written.beside.check(pipe)
         pipe.multi()  # type: ignore[no-untyped-call] # redis-py left it untyped
         if commit is not None:
-            _queue_commit(pipe, written, commit)
+            queue_commit(pipe, keys, commit, written.seal_key)
+        if written.beside is not None:
+            written.beside.queue(pipe)
         if answer is not None:
             _queue_answer(pipe, keys, answer)
         return await execute(pipe, 2 * written.timeout_s)
@@ -144,7 +167,7 @@ async def _standing(pipe: Pipeline, keys: Keys, commit: Commit) -> bool | None:
     """
     stored = bytes_of(await pipe.get(keys.snapshot))
     if not _is_base(stored, commit.base):
-        if await _is_logged(pipe, keys, commit):
+        if await is_logged(pipe, keys, commit):
             return True
         message = (
             f"The configuration moved: revision {commit.base.revision} is no longer the newest."
@@ -162,7 +185,8 @@ async def _standing(pipe: Pipeline, keys: Keys, commit: Commit) -> bool | None:
     return None
 
 
-async def _is_logged(pipe: Pipeline, keys: Keys, commit: Commit) -> bool:
+async def is_logged(pipe: Pipeline, keys: Keys, commit: Commit) -> bool:
+    """Whether this very commit stands in the audit log."""
     own = audit_id(commit.snapshot.epoch, commit.snapshot.revision)
     found = entries_of(await pipe.xrange(keys.audit, min=own, max=own))
     return bool(found) and found[0][1].get(b"hash") == entry_hash(commit.entry).encode()
@@ -176,15 +200,16 @@ async def _check_request(pipe: Pipeline, keys: Keys, request_id: str) -> None:
     await pipe.xlen(keys.promotion_results)
 
 
-def _queue_commit(pipe: Pipeline, written: Written, commit: Commit) -> None:
-    keys, document = written.keys, encode(commit.snapshot)
+def queue_commit(pipe: Pipeline, keys: Keys, commit: Commit, seal_key: str | None) -> None:
+    """Add what writes Snapshot, seal, audit entry and event."""
+    document = encode(commit.snapshot)
     fields: dict[Any, Any] = {
         "entry": encode_entry(commit.entry),
         "hash": entry_hash(commit.entry),
     }
     pipe.set(keys.snapshot, document)
-    if written.seal_key is not None:
-        pipe.set(keys.seal, seal_of(written.seal_key, document))
+    if seal_key is not None:
+        pipe.set(keys.seal, seal_of(seal_key, document))
     pipe.xadd(keys.audit, fields, id=audit_id(commit.snapshot.epoch, commit.snapshot.revision))
     pipe.publish(keys.events, str(commit.snapshot.revision))
 

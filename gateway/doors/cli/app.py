@@ -4,6 +4,7 @@ import typer
 
 from gateway import __version__
 from gateway.doors.cli import (
+    audit,
     bundles,
     endpoints,
     experiments,
@@ -56,6 +57,8 @@ def create_cli(front: FrontStep) -> typer.Typer:
     cli.command()(gates.unapprove)
     cli.add_typer(gates.app, name="gate")
     cli.command("register")(versions.register)
+    cli.command()(audit.restore)
+    cli.add_typer(audit.app, name="audit")
     cli.add_typer(models.app, name="models")
     cli.add_typer(endpoints.app, name="endpoints")
     cli.add_typer(experiments.app, name="experiment")

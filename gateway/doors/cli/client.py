@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -12,6 +12,8 @@ import typer
 from gateway.core import errors
 from gateway.core.errors import Missing
 from gateway.doors.cli.front import FrontStep, front_of
+
+Document = TypeVar("Document")
 
 ROOT: Final = "/admin/v1"
 TIMEOUT_S: Final = 30.0
@@ -62,6 +64,23 @@ class AdminClient:
         """Read a document."""
         return self._ask("GET", path, query=query)
 
+    def read(
+        self, *path: str, into: type[Document], query: Mapping[str, Any] | None = None
+    ) -> Document:
+        """Read a document of a known type, byte by byte where it holds raw parts.
+
+        Raises:
+            UpstreamFailed: what answered is something else.
+        """
+        response = self._send("GET", path, query=query)
+        if not response.is_success:
+            _document(response)
+        try:
+            return msgspec.json.decode(response.content, type=into)
+        except msgspec.DecodeError as error:
+            message = "The admin API answered with a document that this version does not know."
+            raise errors.UpstreamFailed(message) from error
+
     def post(
         self,
         *path: str,
@@ -91,7 +110,10 @@ class AdminClient:
         """Drop a document."""
         return self._ask("DELETE", path, query=query, if_match=if_match)
 
-    def _ask(
+    def _ask(self, method: str, path: tuple[str, ...], **given: Any) -> Any:  # noqa: ANN401
+        return _document(self._send(method, path, **given))
+
+    def _send(
         self,
         method: str,
         path: tuple[str, ...],
@@ -99,14 +121,13 @@ class AdminClient:
         body: bytes | None = None,
         query: Mapping[str, Any] | None = None,
         if_match: str | None = None,
-    ) -> Any:  # noqa: ANN401 - a document
+    ) -> httpx.Response:
         headers = {} if body is None else {"content-type": "application/json"}
         if if_match is not None:
             headers["if-match"] = "*" if if_match == "*" else f'"{if_match.strip(chr(34))}"'
         url = "/".join([ROOT, *(quote(part, safe="") for part in path)])
         given = {name: value for name, value in (query or {}).items() if value not in (None, "")}
-        response = self._client.request(method, url, params=given, headers=headers, content=body)
-        return _document(response)
+        return self._client.request(method, url, params=given, headers=headers, content=body)
 
 
 def find_token(front: FrontStep, token_file: Path | None) -> str:

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 
-from gateway.core.audit import AuditEntry, first_break
+from gateway.core.audit import AuditEntry
 from gateway.core.errors import InvalidRequest, NotFound
+from gateway.doors.cli.audit import DIFFERS, tell_chain, verified
 from gateway.doors.cli.client import AdminClient
 from gateway.doors.cli.front import AdminUrl, AsJson, TokenFile, front_of
 from gateway.doors.cli.output import say, show_json, show_table
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
     from gateway.core.ledger import Replayed
 
 app = typer.Typer(no_args_is_help=True, help="What the steward decided, and from what.")
-
-DIFFERS: Final = 6
-"""Exit code: a chain is broken, or a decision does not come out again."""
-PAGE: Final = 1000
 
 Only = Annotated[
     str | None, typer.Option("--experiment", help="Decisions on this experiment only.")
@@ -77,30 +74,9 @@ def verify(
     token_file: TokenFile = None,
 ) -> None:
     """Check the chain of the whole audit log, from its first entry to the Snapshot's head."""
-    from gateway.core.ledger import decisions_in  # noqa: PLC0415 - numbers take a while to import
-
     with AdminClient(ctx, admin, token_file) as client:
-        # The head first: what is committed while the log is read comes after it.
-        page = client.get("ledger", query={"limit": 1})
-        read = [entry for entry in _audit(client) if entry.revision <= page["revision"]]
-    broken = first_break(read, page["head"])
-    document = {
-        "entries": len(read),
-        "decisions": len(decisions_in(read)),
-        "head": page["head"],
-        "broken_at": broken,
-    }
-    if as_json:
-        show_json(document)
-    elif broken is None:
-        say(
-            f"The chain holds: {document['entries']} entries, {document['decisions']} of them "
-            f"decisions, lead from nothing to the head {page['head'][:12]}."
-        )
-    else:
-        say(f"The chain is broken at revision {broken}.")
-    if broken is not None:
-        raise typer.Exit(DIFFERS)
+        chain = verified(client)
+    tell_chain(chain, as_json=as_json)
 
 
 @app.command("replay")
@@ -160,15 +136,6 @@ def _decisions(client: AdminClient, experiment: str | None) -> Iterator[dict[str
     while after is not None:
         page = client.get("ledger", query={"after": after, "experiment": experiment})
         yield from page["entries"]
-        after = page["next"]
-
-
-def _audit(client: AdminClient) -> Iterator[AuditEntry]:
-    after: int | None = 0
-    while after is not None:
-        page = client.get("audit", query={"after": after, "limit": PAGE})
-        for item in page["entries"]:
-            yield _entry(item["entry"])
         after = page["next"]
 
 

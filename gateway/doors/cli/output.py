@@ -1,6 +1,7 @@
 """Output: JSON for scripts, tables for people. What comes over the wire is never markup."""
 
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import msgspec
@@ -16,14 +17,19 @@ def show_json(document: object) -> None:
 
 
 def show_table(
-    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    empty: str,
+    styles: Sequence[str] = (),
 ) -> None:
-    """Print rows under their columns, or a sentence where there are none."""
+    """Print rows under their columns, or a sentence where there are none; `styles` one a row."""
     table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False)
     for column in columns:
         table.add_column(Text(column), overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(plain(cell)) for cell in row))
+    for row, style in zip_longest(rows, styles, fillvalue=""):
+        table.add_row(*(Text(plain(cell)) for cell in row), style=str(style))
     console = Console(soft_wrap=False, highlight=False)
     console.print(table if table.row_count else Text(empty))
 

@@ -8,16 +8,16 @@ from typing import Annotated, Any, Final
 import msgspec
 import typer
 
-from gateway.core.errors import InvalidRequest, excerpt
+from gateway.core.errors import InvalidRequest
 from gateway.core.otlp.read import records_in, time_of
 from gateway.doors.cli.front import AsJson, Config, RecordStore, front_of
 from gateway.doors.cli.output import show_json, show_table
+from gateway.doors.cli.spans import moment_of
 from gateway.telemetry import ENDPOINT, LATENCY, MODEL_VERSION, PREDICTION_EVENT, VARIANT
 
 app = typer.Typer(no_args_is_help=True, help="The record log in this host's state folder.")
 
 _SECOND: Final = 1_000_000_000
-_UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
 @app.command("list")
@@ -53,7 +53,7 @@ def show(  # noqa: PLR0913 - one for each option
 ) -> None:
     """Show prediction records, newest first; with --json whole, one JSON object a line."""
     front = front_of(ctx)
-    after_ns = _since(since, front.unix_time()) if since else 0
+    after_ns = int(moment_of(since, front.unix_time()) * _SECOND) if since else 0
     found = _newest_first(_store(ctx, config), endpoint, after_ns)
     if as_json:
         for record in islice(found, limit):
@@ -87,18 +87,6 @@ def _readable(body: bytes) -> list[dict[str, Any]]:
         return list(records_in(body))
     except InvalidRequest:
         return []
-
-
-def _since(text: str, now: float) -> int:
-    number, unit = text[:-1], text[-1:]
-    if number.isdecimal() and unit in _UNITS:
-        return int((now - int(number) * _UNITS[unit]) * _SECOND)
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError as error:
-        message = f"'{excerpt(text)}' is no time; write 15m, 2h or 2026-01-31T12:00:00Z."
-        raise InvalidRequest(message) from error
-    return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * _SECOND)
 
 
 def _time_text(at_ns: int | None) -> str | None:

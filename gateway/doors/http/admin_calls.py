@@ -8,9 +8,11 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from gateway.control.auditing import Auditing
 from gateway.control.bundles import Bundles
 from gateway.control.cards import Cards
 from gateway.control.conditions import ANY_DOCUMENT, NO_DOCUMENT
+from gateway.control.denials import Denials
 from gateway.control.experiments import Experiments
 from gateway.control.gates import Gates
 from gateway.control.principals import Principals
@@ -18,6 +20,7 @@ from gateway.control.registering import Registrar
 from gateway.control.registry import Change, Registry
 from gateway.control.registry import Request as Asked
 from gateway.control.reports import Reports
+from gateway.control.restoring import Restored
 from gateway.control.retention import Retainer
 from gateway.control.versions import Versions
 from gateway.control.webhooks import Webhooks
@@ -47,6 +50,8 @@ log: Final = logging.getLogger(__name__)
 
 MAX_QUERY_FIELDS: Final = 64
 MAX_BODY_BYTES: Final = 256 * 1024
+GATE_CLOSED: Final = "gate_closed"
+"""The kind of a refusal by a gate, which is counted as a denial."""
 
 
 def log_denied(principal: Principal, action: Action, model: str | None) -> None:
@@ -63,7 +68,8 @@ class AdminParts:
     those that are good now; it is asked at each request and must be cheap. `issuer` verifies other
     tokens; None where none is configured. `denied` is told whom something was refused that they may
     not do, and on which model. `keys` are those that this host signs with; `rotate_keys` takes who
-    asks. `clock` is in monotonic seconds, `now` in UTC seconds.
+    asks, `restore` that and whether to say only what it would do. `clock` is in monotonic seconds,
+    `now` in UTC seconds.
     """
 
     registry: Registry
@@ -78,6 +84,9 @@ class AdminParts:
     webhooks: Webhooks
     registrar: Registrar
     versions: Versions
+    auditing: Auditing
+    denials: Denials
+    restore: Callable[[Asked, bool], Awaitable[Restored]]
     store: Store
     data_plane: DataPlane
     status: Callable[[], Awaitable[Mapping[str, Any]]]
@@ -282,6 +291,9 @@ async def changed(call: Call, target: str, doing: Awaitable[Change]) -> Response
     try:
         change = await doing
     except Conflict as error:
+        if error.kind == GATE_CLOSED:
+            actor = "" if call.principal is None else call.principal.name
+            call.parts.denials.note(actor, GATE_CLOSED, target.removeprefix("models/"))
         refused = error_response(error)
         etag = call.parts.registry.etag(target)
         if etag is not None:

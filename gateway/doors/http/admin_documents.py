@@ -7,6 +7,8 @@ from msgspec import Struct
 from gateway.control.previews import Preview
 from gateway.core.assignment import SplitState
 from gateway.core.audit import AuditEntry
+from gateway.core.chain import Line
+from gateway.core.checkpoints import Signed
 from gateway.core.endpoints import Endpoint
 from gateway.core.models import CHAMPION
 from gateway.core.tensors import Signature
@@ -173,10 +175,44 @@ class AuditItem(Struct, frozen=True):
 
 
 class AuditPage(Struct, frozen=True):
-    """Audit entries, oldest first; `next` is the `after` of the page that follows, if any."""
+    """Audit entries, oldest first unless the newest were asked for.
+
+    `next` is the `after` of the page that follows (`before`, where the newest come first), None at
+    the end; a page may hold none and yet not be the last. `unreadable` are revisions whose entries
+    cannot be read.
+    """
 
     entries: tuple[AuditItem, ...]
     next: int | None
+    unreadable: tuple[int, ...] = ()
+
+
+class LinesPage(Struct, frozen=True):
+    """Audit entries byte by byte as they lie in the store; `next` as in `AuditPage`."""
+
+    lines: tuple[Line, ...]
+    next: int | None
+
+
+class Archive(Struct, frozen=True, forbid_unknown_fields=True):
+    """What to archive: entries before a revision, or older than so many days."""
+
+    before: int | None = None
+    older_than_days: float | None = None
+
+
+class TrimAudit(Struct, frozen=True, forbid_unknown_fields=True):
+    """Drop what was archived behind this checkpoint."""
+
+    signed: Signed
+    reason: str = ""
+
+
+class Restore(Struct, frozen=True, forbid_unknown_fields=True):
+    """Put back what this host serves; `dry_run` says only what that would do."""
+
+    reason: str
+    dry_run: bool = False
 
 
 class Statistics(Struct, frozen=True):

@@ -1,6 +1,5 @@
 """Operations on endpoints. Each reads as: what was asked, who knows, what is answered."""
 
-import asyncio
 from collections.abc import Iterable
 from typing import Final
 
@@ -10,7 +9,7 @@ from msgspec.structs import replace
 from gateway.control.previews import Preview, preview_of
 from gateway.core.endpoints import Endpoint
 from gateway.core.errors import InvalidRequest, NotFound, excerpt
-from gateway.core.explaining import Situation, explain, rebuilt
+from gateway.core.explaining import Situation, explain
 from gateway.core.snapshot import (
     MAX_REVISION,
     Snapshot,
@@ -131,8 +130,7 @@ async def _earlier(call: Call, revision: int) -> Snapshot:
     if revision > known:
         message = f"Revision {revision} is not known; the newest is {known}."
         raise NotFound(message)
-    entries = await call.parts.store.audit()
-    return await asyncio.to_thread(rebuilt, entries, revision)
+    return await call.parts.auditing.past.snapshot_at(revision)
 
 
 def _headers(call: Call) -> dict[str, str]:

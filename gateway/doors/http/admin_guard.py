@@ -137,6 +137,7 @@ class Guard:
     def _count(self, scope: Message, error: Unauthenticated) -> None:
         """Note and log an unknown token, unless too many came from there already."""
         peer = (scope.get("client") or ("",))[0]
+        self._parts.denials.stranger(peer)
         self._failures.check(peer)
         self._failures.note(peer)
         facts = (excerpt(scope["method"]), excerpt(scope["path"]), excerpt(peer))

@@ -6,17 +6,14 @@ from typing import Final
 import msgspec
 
 from gateway.control.registry import Change
-from gateway.core.audit import entry_hash
 from gateway.core.errors import NotFound, StoreUnavailable
 from gateway.core.models import MAX_VERSION, Manifest
 from gateway.core.reviews import Review, review_name
-from gateway.core.snapshot import MAX_REVISION, named_versions
+from gateway.core.snapshot import named_versions
 from gateway.core.transitions import model_of
 from gateway.doors.http.admin_calls import Call, answer, changed
 from gateway.doors.http.admin_documents import (
     Alive,
-    AuditItem,
-    AuditPage,
     Keep,
     ModelDocument,
     ModelEntry,
@@ -31,9 +28,7 @@ from gateway.doors.http.messages import Response
 from gateway.doors.http.metrics import PROMETHEUS
 from gateway.ports import VersionReport
 
-AUDIT_PAGE: Final = 100
 NO_REVIEW: Final = Review(digest="", registered_by="", registered_at=0.0)
-MAX_AUDIT_PAGE: Final = 1000
 
 
 async def list_models(call: Call) -> Response:
@@ -128,16 +123,6 @@ async def unload(call: Call) -> Response:
     asked: Keep = call.document
     doing = call.parts.registry.unload(name, asked.version, call.asked(asked.reason))
     return await changed(call, f"models/{name}", doing)
-
-
-async def read_audit(call: Call) -> Response:
-    """A page of the audit log."""
-    after = call.integer("after", 0, MAX_REVISION) or 0
-    limit = call.integer("limit", 1, MAX_AUDIT_PAGE) or AUDIT_PAGE
-    entries = await call.parts.store.audit(after, limit + 1)
-    page = entries[:limit]
-    items = tuple(AuditItem(entry_hash(entry), entry) for entry in page)
-    return answer(AuditPage(items, page[-1].revision if len(entries) > limit else None))
 
 
 async def read_status(call: Call) -> Response:

@@ -13,12 +13,12 @@ from gateway.core.principals import Action
 from gateway.doors.http import admin_endpoints as endpoints
 from gateway.doors.http import admin_keys as keys
 from gateway.doors.http import admin_models as models
+from gateway.doors.http.admin_audit_routes import AUDIT_OPERATIONS
 from gateway.doors.http.admin_bundle_routes import BUNDLE_OPERATIONS
 from gateway.doors.http.admin_calls import Operation, Query
 from gateway.doors.http.admin_cards import CARD_OPERATIONS
 from gateway.doors.http.admin_documents import (
     Alive,
-    AuditPage,
     Changed,
     EndpointDocument,
     EndpointList,
@@ -236,19 +236,6 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     ),
     Operation(
         method="GET",
-        path=f"{ROOT}/audit",
-        action=Action.READ,
-        name="audit",
-        summary="Who changed what, when and why; each entry holds the hash of the one before.",
-        handle=models.read_audit,
-        query=(
-            Query("after", "the revision after which to begin", kind="integer"),
-            Query("limit", "entries on a page, 1 to 1000", kind="integer"),
-        ),
-        answer=AuditPage,
-    ),
-    Operation(
-        method="GET",
         path=f"{ROOT}/statistics",
         action=Action.READ,
         name="statistics",
@@ -286,4 +273,5 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *WEBHOOK_OPERATIONS,
     *GATE_OPERATIONS,
     *PRINCIPAL_OPERATIONS,
+    *AUDIT_OPERATIONS,
 )

@@ -138,7 +138,7 @@ def test_a_forged_entry_breaks_the_chain(desk: Desk, file: str) -> None:
     entries[-2] = replace(entries[-2], actor="nobody")
     told = desk.run("ledger", "verify", "--json")
     assert told.exit_code == 6
-    assert msgspec.json.decode(told.stdout)["broken_at"] == entries[-1].revision
+    assert msgspec.json.decode(told.stdout)["broken_at"] == entries[-2].revision
 
 
 def test_every_decision_is_replayed(desk: Desk, file: str) -> None:

@@ -12,8 +12,10 @@ from starlette.types import ASGIApp
 
 from gateway.adapters.folder import FolderStore
 from gateway.adapters.uploads import UploadBounds, UploadFolder
+from gateway.control.auditing import Auditing, AuditingParts, AuditPlace
 from gateway.control.bundles import Bundles
 from gateway.control.cards import Cards
+from gateway.control.denials import Denials
 from gateway.control.experiments import Experiments
 from gateway.control.gates import Gates
 from gateway.control.principals import Principals
@@ -21,6 +23,7 @@ from gateway.control.reception import Reception, ReceptionParts
 from gateway.control.registering import Registrar
 from gateway.control.registry import Registry, Request
 from gateway.control.reports import ReportParts, Reports
+from gateway.control.restoring import Restored
 from gateway.control.retention import Retainer, RetentionParts
 from gateway.control.status import Acknowledgement, Standing, status_of
 from gateway.control.versions import Versions
@@ -49,6 +52,7 @@ from tests.fakes import (
     ManualClock,
     MemoryGovernance,
     MemoryStore,
+    StoreLog,
     manifest_of,
 )
 from tests.rollouts import judge_by_units
@@ -127,7 +131,7 @@ class World:
         self.clock = ManualClock()
         self.tokens: tuple[Token, ...] = TOKENS
         self.issuer = issuer
-        self.denials: list[tuple[str, Action, str | None]] = []
+        self.refusals: list[tuple[str, Action, str | None]] = []
         self.lagging: dict[str, str] = {}
         self.alarms: dict[str, str] = {}
         self.behind = 0
@@ -162,6 +166,8 @@ class World:
         self.uploads = UploadFolder(
             folder / "uploads", BOUNDS, now=self.clock, entropy=CountingEntropy()
         )
+        self.denials = Denials(self.registry, now=self.clock)
+        self.restores: list[tuple[Request, bool]] = []
         self.parts = AdminParts(
             registrar=Registrar(self.registry, self.models, self.reception(), self.uploads),
             versions=Versions(self.registry, self.governance),
@@ -199,6 +205,16 @@ class World:
                 reports=self.reports,
                 now=self.clock,
             ),
+            auditing=Auditing(
+                AuditingParts(
+                    place=AuditPlace(log=StoreLog(self.store), namespace="test", keep_s=0.0),
+                    registry=self.registry,
+                    key=lambda: bytes(32),
+                    now=self.clock,
+                )
+            ),
+            denials=self.denials,
+            restore=self.restore,
             store=self.store,
             data_plane=Plane(),
             status=self.status,
@@ -221,7 +237,7 @@ class World:
 
     def denied(self, principal: Principal, action: Action, model: str | None) -> None:
         """Somebody was refused what they may not do."""
-        self.denials.append((principal.name, action, model))
+        self.refusals.append((principal.name, action, model))
         log_denied(principal, action, model)
 
     def reception(self) -> Reception:
@@ -264,6 +280,23 @@ class World:
     async def points_of(self, experiment: str, limit: int) -> Sequence[bytes]:
         """The history of whichever experiment is asked for."""
         return self.points[-limit:]
+
+    async def restore(self, asked: Request, dry_run: bool) -> Restored:
+        """Take note of who asks, and answer as if a lost store was put back."""
+        self.restores.append((asked, dry_run))
+        return Restored(
+            done=not dry_run,
+            epoch=2,
+            revision=43,
+            from_epoch=1,
+            from_revision=42,
+            store="empty",
+            lost_revisions=(1, 42),
+            manifests=3,
+            without_manifest=("flights/9",),
+            signing_keys=2,
+            experiments=("ramp",),
+        )
 
     async def rotate_keys(self, actor: str) -> SigningKeys:
         """A rotation that settles at once, by the same steps as a real one."""

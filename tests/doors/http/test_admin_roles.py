@@ -129,7 +129,7 @@ async def test_the_table_is_what_is_enforced(row: Operation, town_once: Town) ->
         assert await town.ask(row, model, who) == 403, (who, model)
     assert town.world.registry.snapshot.revision == revision
     assert len(town.world.memory.entries) == entries
-    told = {(name, action) for name, action, _ in town.world.denials}
+    told = {(name, action) for name, action, _ in town.world.refusals}
     assert told == {(who, row.action) for who, _ in refused}
     for who, model, holds in cases(row):
         if holds:
@@ -151,7 +151,7 @@ async def test_a_refusal_names_the_action_and_the_model(town_once: Town) -> None
             "'deployer-some' may not do this: the action 'promote' needs one of the roles "
             f"admin, deployer, for model '{model}'."
         )
-    assert town.world.denials == [
+    assert town.world.refusals == [
         ("deployer-some", Action.PROMOTE, OTHER),
         ("deployer-some", Action.PROMOTE, "nobody"),
     ]
