@@ -16,6 +16,7 @@ from msgspec import Struct, field
 from gateway.core.addresses import check_allowed
 from gateway.core.errors import InvalidRequest
 from gateway.governance_settings import WebhookSettings
+from gateway.mlflow_settings import MLFLOW_SECRETS, MlflowSettings
 
 PREFIX: Final = "TILTYARD_"
 OTHER_VARIABLES: Final = frozenset({"TILTYARD_CONFIG", "TILTYARD_TOKEN", "TILTYARD_ADMIN_URL"})
@@ -248,11 +249,12 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     cache: CacheSettings = field(default_factory=CacheSettings)
     outcomes: OutcomeSettings = field(default_factory=OutcomeSettings)
     inspection: InspectionSettings = field(default_factory=InspectionSettings)
+    mlflow: MlflowSettings = field(default_factory=MlflowSettings)
     processes: ProcessSettings = field(default_factory=ProcessSettings)
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
 
 
-SECRETS: Final = frozenset({("admin", "token"), ("redis", "url"), ("redis", "seal_key")})
+SECRETS: Final = MLFLOW_SECRETS | {("admin", "token"), ("redis", "url"), ("redis", "seal_key")}
 """Fields that are masked wherever settings are shown."""
 
 
@@ -364,7 +366,7 @@ def _check_processes(settings: Settings) -> None:
 
 
 _MAX_PORT: Final = 65_535
-_LISTS: Final = frozenset({"allowed_hosts", "allow_hosts"})
+_LISTS: Final = frozenset({"allowed_hosts", "allow_hosts", "models", "names", "aliases"})
 _POSITIVE: Final[Mapping[str, str]] = {
     "http": "keep_alive_s header_s body_idle_s write_stall_s max_body_bytes max_json_bytes",
     "processes": "heartbeat_s",
@@ -378,22 +380,12 @@ _POSITIVE: Final[Mapping[str, str]] = {
     "outcomes": "max_age_s journal_mb",
     "inspection": "time_s run_s memory_mb",
     "webhooks": "timeout_s give_up_s",
+    "mlflow": "max_mb poll_s timeout_s",
     "redis": "poll_s timeout_s",
 }
 """Names of numbers above 0 in each section."""
 _SECTIONS: Final[Mapping[str, type[Struct]]] = {
-    "http": HttpSettings,
-    "grpc": GrpcSettings,
-    "admin": AdminSettings,
-    "redis": RedisSettings,
-    "pool": PoolSettings,
-    "batching": BatchSettings,
-    "admission": AdmissionSettings,
-    "shadows": ShadowSettings,
-    "recording": RecordingSettings,
-    "cache": CacheSettings,
-    "outcomes": OutcomeSettings,
-    "inspection": InspectionSettings,
-    "processes": ProcessSettings,
-    "webhooks": WebhookSettings,
+    one.name: one.type
+    for one in msgspec.structs.fields(Settings)
+    if isinstance(one.type, type) and issubclass(one.type, Struct)
 }

@@ -44,6 +44,8 @@ from gateway.doors.http.admin_calls import AdminParts
 from gateway.doors.http.messages import ASGIApplication
 from gateway.doors.http.metrics import render
 from gateway.ports import DataPlane
+from gateway.processes.following import desk_of, sources_of
+from gateway.processes.names import process_name
 from gateway.serving.cells import Cells
 from gateway.settings import LOOPBACK, Settings
 from gateway.tasks import Tasks
@@ -111,6 +113,7 @@ class ControlHalf:
                 poll_s=settings.redis.poll_s,
                 scan_s=settings.store_scan_s,
                 max_age_s=settings.outcomes.max_age_s,
+                follow=sources_of(settings, self._url) if settings.mlflow.url else None,
             )
         )
         self._cells.watch(self._measure)
@@ -144,6 +147,7 @@ class ControlHalf:
                 rotate_keys=self.plane.rotate_keys,
                 settings=self._settings.admin,
                 clock=time.monotonic,
+                mlflow=desk_of(self._settings.mlflow, self.plane.governance.follower),
             )
         )
 
@@ -259,12 +263,6 @@ class ControlHalf:
             name=process_name(self._settings),
             seal_key=redis.seal_key,
         )
-
-
-def process_name(settings: Settings) -> str:
-    """How this gateway is known to the others: its host and port, stable over restarts."""
-    place = settings.http.port or f"pid-{os.getpid()}"
-    return f"{socket.gethostname()}:{place}"
 
 
 def check_admin(settings: Settings) -> None:

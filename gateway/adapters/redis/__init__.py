@@ -6,6 +6,7 @@ Every error of the library ends here as StoreUnavailable or Conflict, without th
 from gateway.adapters.redis.announcements import RedisAnnouncements
 from gateway.adapters.redis.evidence import RedisEvidence
 from gateway.adapters.redis.folds import RedisFolds
+from gateway.adapters.redis.following import RedisFollowing
 from gateway.adapters.redis.governance import RedisGovernance
 from gateway.adapters.redis.history import RedisHistory
 from gateway.adapters.redis.store import RedisStore
@@ -14,6 +15,7 @@ __all__ = [
     "RedisAnnouncements",
     "RedisEvidence",
     "RedisFolds",
+    "RedisFollowing",
     "RedisGovernance",
     "RedisHistory",
     "RedisStore",

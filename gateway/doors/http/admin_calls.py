@@ -11,6 +11,7 @@ from gateway.control.bundles import Bundles
 from gateway.control.cards import Cards
 from gateway.control.conditions import ANY_DOCUMENT, NO_DOCUMENT
 from gateway.control.experiments import Experiments
+from gateway.control.following import MlflowDesk
 from gateway.control.gates import Gates
 from gateway.control.registry import Change, Registry
 from gateway.control.registry import Request as Asked
@@ -47,6 +48,7 @@ class AdminParts:
     `status` is the control plane's document, `metrics` the page for Prometheus. `tokens` are
     those that are good now; it is asked at each request and must be cheap. `keys` are those that
     this host signs with; `rotate_keys` takes who asks. `clock` is in monotonic seconds.
+    `mlflow` is None where no registry is followed.
     """
 
     registry: Registry
@@ -68,6 +70,7 @@ class AdminParts:
     rotate_keys: Callable[[str], Awaitable[SigningKeys]]
     settings: AdminSettings
     clock: Callable[[], float]
+    mlflow: MlflowDesk | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ from gateway.doors.http.admin_documents import (
 from gateway.doors.http.admin_experiment_routes import EXPERIMENT_OPERATIONS
 from gateway.doors.http.admin_gate_routes import GATE_OPERATIONS
 from gateway.doors.http.admin_guard import METRICS
+from gateway.doors.http.admin_mlflow_routes import MLFLOW_OPERATIONS
 from gateway.doors.http.admin_retention_routes import RETENTION_OPERATIONS
 from gateway.doors.http.admin_webhook_routes import WEBHOOK_OPERATIONS
 from gateway.doors.http.openapi import describe_openapi
@@ -303,4 +304,5 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *BUNDLE_OPERATIONS,
     *WEBHOOK_OPERATIONS,
     *GATE_OPERATIONS,
+    *MLFLOW_OPERATIONS,
 )
