@@ -1,4 +1,4 @@
-"""Following another registry, put together: what it takes from outside, and what doors see of it."""
+"""Following another registry, put together: what it takes, and what doors see of it."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass

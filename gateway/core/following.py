@@ -7,7 +7,6 @@ checked here.
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct, field
@@ -174,12 +173,11 @@ def lineage_of(version: FollowedVersion, run: FollowedRun | None, sha256: str) -
 
 def bare_location(text: str) -> str:
     """A place without what may be secret in it: the login, the query and the fragment."""
-    try:
-        parts = urlsplit(text)
-        host = parts.netloc.rpartition("@")[2]
-        bare = parts._replace(netloc=host, query="", fragment="").geturl()
-    except ValueError:
-        return ""
+    bare = text.partition("#")[0].partition("?")[0]
+    scheme, mark, rest = bare.partition("://")
+    if mark:
+        host, slash, path = rest.partition("/")
+        bare = f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
     return excerpt(bare, MAX_TEXT)
 
 
