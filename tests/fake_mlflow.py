@@ -1,7 +1,7 @@
 """A small MLflow in this process: answers in the shapes that a real server was seen to give."""
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
@@ -88,22 +88,22 @@ class FakeMlflow:
         path, query = request.url.path, request.url.params
         if path in self.answers:
             return self.answers[path]
-        if path == f"{API}/registered-models/search":
-            return httpx.Response(200, json={"registered_models": list(self.models.values())})
-        if path == f"{API}/model-versions/search":
-            name = query["filter"].removeprefix("name='").removesuffix("'")
-            return httpx.Response(200, json={"model_versions": self.versions.get(name, [])})
-        if path == f"{API}/runs/get":
-            return _run(query["run_id"])
-        if path == f"{API}/artifacts/list":
-            return self._listed(query["path"], f"{query['path']}/")
-        if path == f"{API}/logged-models/{LOGGED}/artifacts/directories":
-            return self._listed("logged", "")
-        if path == "/get-artifact":
-            return self._file(query["path"])
-        if path == "/model-versions/get-artifact":
-            return self._file(f"logged/{query['path']}")
-        return httpx.Response(404, json={"error_code": "RESOURCE_DOES_NOT_EXIST"})
+        ways: dict[str, Callable[[], httpx.Response]] = {
+            f"{API}/registered-models/search": lambda: _json(
+                registered_models=list(self.models.values())
+            ),
+            f"{API}/model-versions/search": lambda: _json(
+                model_versions=self.versions.get(query["filter"][len("name='") : -1], [])
+            ),
+            f"{API}/runs/get": lambda: _run(query["run_id"]),
+            f"{API}/artifacts/list": lambda: self._listed(query["path"], f"{query['path']}/"),
+            f"{API}/logged-models/{LOGGED}/artifacts/directories": lambda: self._listed(
+                "logged", ""
+            ),
+            "/get-artifact": lambda: self._file(query["path"]),
+            "/model-versions/get-artifact": lambda: self._file(f"logged/{query['path']}"),
+        }
+        return ways[path]() if path in ways else _nowhere()
 
     def _listed(self, folder: str, prefix: str) -> httpx.Response:
         files = [
@@ -124,9 +124,17 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def _json(**document: Any) -> httpx.Response:
+    return httpx.Response(200, json=document)
+
+
+def _nowhere() -> httpx.Response:
+    return httpx.Response(404, json={"error_code": "RESOURCE_DOES_NOT_EXIST"})
+
+
 def _run(run_id: str) -> httpx.Response:
     if run_id != RUN:
-        return httpx.Response(404, json={"error_code": "RESOURCE_DOES_NOT_EXIST"})
+        return _nowhere()
     tags = {"mlflow.user": "tina", "mlflow.source.git.commit": "abc123", "team": "ops"}
     dataset = {
         "name": "flights",

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -16,6 +17,11 @@ async def fetched(mlflow: FakeMlflow, folder: Path, **settings: object) -> dict[
     version = (await registry.versions("m"))[0]
     run = await registry.run(version.run_id)
     return dict(await registry.fetch(version, run, folder))
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether nothing was written there."""
+    return list(folder.iterdir()) == []
 
 
 async def test_models_come_with_their_aliases() -> None:
@@ -101,7 +107,7 @@ async def test_a_source_cannot_climb(tmp_path: Path, path: str) -> None:
     mlflow.register("m", 1, source=f"runs:/{RUN}/{path}")
     with pytest.raises(InvalidRequest):
         await fetched(mlflow, tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert is_empty(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "a b", "..", "%2e%2e", "x" * 65])
@@ -114,7 +120,7 @@ async def test_a_listed_file_with_an_odd_name_refuses_the_version(
     mlflow.files[f"model1/{name}"] = b"x"
     with pytest.raises(InvalidRequest):
         await fetched(mlflow, tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert is_empty(tmp_path)
 
 
 async def test_a_file_larger_than_listed_is_cut_off(tmp_path: Path) -> None:
@@ -132,7 +138,7 @@ async def test_a_version_without_the_file_is_refused(tmp_path: Path) -> None:
     """With the name of the file that is missing."""
     mlflow = FakeMlflow()
     mlflow.register("m", 1)
-    with pytest.raises(InvalidRequest, match="net.onnx"):
+    with pytest.raises(InvalidRequest, match=r"net\.onnx"):
         await fetched(mlflow, tmp_path, artifact="net.onnx")
 
 
@@ -188,7 +194,7 @@ async def test_the_token_is_sent_as_a_bearer() -> None:
         {"url": "http://h", "artifact": "../model.onnx"},
     ],
 )
-def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, str]) -> None:
+def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, Any]) -> None:
     """At the start, with a sentence."""
     with pytest.raises(InvalidRequest):
         MlflowRegistry(MlflowSettings(**settings))

@@ -102,10 +102,7 @@ class World:
 
     async def register(self, model: str, number: int, folder: Path) -> None:
         """Register a folder of the model store."""
-        files = tuple(
-            StoredFile(path.name, path.stat().st_size, sha256(path.read_bytes()))
-            for path in sorted(folder.iterdir())
-        )
+        files = _files(folder)
         told = folder / "version.toml"
         lineage = tomllib.loads(told.read_text()) if told.exists() else {}
         digest = bundle_digest(files)
@@ -126,6 +123,13 @@ class World:
     async def told(self) -> Mapping[str, Any]:
         """The status."""
         return await self.follower.status()
+
+
+def _files(folder: Path) -> tuple[StoredFile, ...]:
+    return tuple(
+        StoredFile(path.name, path.stat().st_size, sha256(path.read_bytes()))
+        for path in sorted(folder.iterdir())
+    )
 
 
 def _champion_first(path: Path) -> bool:

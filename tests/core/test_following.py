@@ -32,7 +32,7 @@ def test_a_name_is_followed_by_its_pattern() -> None:
 )
 def test_a_name_that_cannot_be_one_here_is_refused(name: str) -> None:
     """With what could be done about it (M20)."""
-    with pytest.raises(InvalidRequest, match="mlflow.names"):
+    with pytest.raises(InvalidRequest, match=r"mlflow\.names"):
         local_name(rules_of(["*"], [], []), name)
 
 
