@@ -85,7 +85,7 @@ class FollowerParts:
 class Follower:
     """Requires: `run` for ever, in one task; `status` and `ask` may be called beside it."""
 
-    __slots__ = ("_again", "_document", "_looked_at", "_parts")
+    __slots__ = ("_again", "_awaited", "_document", "_looked_at", "_parts")
 
     def __init__(self, parts: FollowerParts) -> None:
         """Nothing was looked at yet."""
@@ -93,6 +93,8 @@ class Follower:
         self._document: bytes | None = None
         self._looked_at = float("-inf")
         self._again = False
+        # The revision at which an alias began to wait for its version to be registered.
+        self._awaited: int | None = None
 
     async def run(self) -> None:
         """Look when it is time or somebody asked, for ever."""
@@ -116,7 +118,8 @@ class Follower:
         self._document = await parts.memory.read()
         state = decode_following(self._document)
         due = asyncio.get_running_loop().time() - self._looked_at >= parts.poll_s
-        if not (due or self._again or asked != state.asked):
+        awaited = self._awaited not in (None, parts.registry.snapshot.revision)
+        if not (due or self._again or awaited or asked != state.asked):
             return False
         self._looked_at = asyncio.get_running_loop().time()
         self._again = False
@@ -176,12 +179,14 @@ class Follower:
                 log.warning("MLflow cannot be followed now. %s", error)
             await self._keep(replace(state, error=str(error)))
             return
-        await parts.registry.fresh()
+        revision = (await parts.registry.fresh()).revision
         now = parts.now()
         state = replace(state, error=None, answered_at=now, since=state.since or now)
         state = replace(state, waiting={}, skipped={})
         for here, model in self._chosen(state, models):
             await self._follow(state, here, model)
+        waits = any("@" in name for name in state.waiting)
+        self._awaited = revision if waits else None
         await self._keep(state)
 
     def _chosen(

@@ -76,7 +76,7 @@ class World:
                 self.settings.get("names", []),
                 self.settings.get("aliases", ["champion=champion"]),
             ),
-            poll_s=0.0,
+            poll_s=self.settings.get("poll_s", 0.0),
         )
         self.follower = follower_of(sources, self.registry, self, lambda: self.leads, lambda: 5.0)
 
@@ -342,6 +342,20 @@ async def test_an_mlflow_that_is_away_changes_nothing(world: World) -> None:
     told = await world.told()
     assert told["error"] == "MLflow cannot be reached."
     assert told["aliases"]
+
+
+async def test_a_move_is_asked_for_as_soon_as_its_version_is_registered(tmp_path: Path) -> None:
+    """Not at the next look of its own, which may be far away."""
+    world = World(tmp_path / "models", poll_s=1000.0)
+    world.mlflow.register("m", 1)
+    world.mlflow.alias("m", "champion", 1)
+    await world.settle()
+    world.mlflow.register("m", 2, b"onnx2")
+    world.mlflow.alias("m", "champion", 2)
+    await world.follower.ask()
+    await world.settle()
+    assert world.wished == [("m", "champion", 2)]
+    assert not await world.follower.tick()
 
 
 async def test_only_the_leader_looks(world: World) -> None:
