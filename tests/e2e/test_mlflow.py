@@ -6,8 +6,10 @@ The server runs in an environment of its own (`make test` makes it).
 import base64
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +102,8 @@ class Mlflow:
 
     def close(self) -> None:
         """Leave nothing running."""
-        os.killpg(self.process.pid, 9)
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(10)
 
 
