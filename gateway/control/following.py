@@ -6,7 +6,7 @@ from typing import Any
 
 from gateway.control.arrivals import Arrivals
 from gateway.control.mlflow import Follower, FollowerParts, Wishing
-from gateway.control.registry import Registry, Request
+from gateway.control.registry import Registry
 from gateway.core.following import Rules
 from gateway.following_ports import FollowedRegistry, FollowMemory, Landing
 
@@ -33,31 +33,6 @@ class MlflowDesk:
     ask: Callable[[], Awaitable[int]]
     secret: bytes | None
     now: Callable[[], float]
-
-
-class PlainWishes:
-    """Promotions that are asked for, made at once: what gates refuse is refused."""
-
-    __slots__ = ("_registry",)
-
-    def __init__(self, registry: Registry) -> None:
-        """On a registry."""
-        self._registry = registry
-
-    async def put(
-        self,
-        model: str,
-        number: int,
-        request: Request,
-        *,
-        alias: str,
-        source: str,  # noqa: ARG002 - nothing is kept that could tell it
-    ) -> object:
-        """Promote."""
-        return await self._registry.promote(model, number, request, alias=alias)
-
-    async def drop(self, model: str, alias: str, request: Request) -> object:
-        """Nothing ever waits."""
 
 
 def follower_of(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gateway.adapters.shelf import FolderShelf
-from gateway.control.following import FollowSources, PlainWishes, follower_of
+from gateway.control.following import FollowSources, follower_of
 from gateway.control.landing import StoreLanding
 from gateway.control.registry import Registry, Request
 from gateway.core.errors import Conflict, StoreUnavailable
@@ -378,14 +378,3 @@ async def test_who_was_overtaken_asks_for_nothing(world: World) -> None:
     other = World(world.root, Overtaken())
     with pytest.raises(StoreUnavailable):
         await other.follower.tick()
-
-
-async def test_without_gates_a_wish_is_a_promotion(world: World) -> None:
-    """Refused as any other is."""
-    world.mlflow.register("m", 1)
-    world.mlflow.register("m", 2, b"onnx2")
-    world.mlflow.alias("m", "champion", 1)
-    await world.settle()
-    asked = Request(actor="mlflow")
-    await PlainWishes(world.registry).put("m", 2, asked, alias="champion", source="mlflow")
-    assert world.registry.snapshot.models["m"].aliases == {"champion": 2}

@@ -188,6 +188,24 @@ def test_a_webhook_brings_a_move_at_once(gateway: Gateway, mlflow: Mlflow) -> No
     assert promoted[-1]["actor"] == "mlflow"
 
 
+def test_a_gate_keeps_a_move_waiting(gateway: Gateway, mlflow: Mlflow) -> None:
+    """It is pending with what is missing, and made once nothing is."""
+    before = _champion(gateway)
+    approvals = [{"role": "approver", "count": 1}]
+    gate = {"schema": 1, "models": [MODEL], "promotion": {"approvals": approvals}}
+    gateway.told("PUT", f"/admin/v1/gates/{MODEL}", gate)
+    number = mlflow.log_version(ROOT / "models/flight-delay/1/model.onnx", auc=0.68)
+    mlflow.post("registered-models/alias", name=MODEL, alias="champion", version=str(number))
+    wished = {"model": MODEL, "alias": "champion", "version": number}
+    pending = eventually(lambda: gateway.told("GET", "/admin/v1/mlflow")["pending"], 30)
+    assert wished.items() <= pending[0].items()
+    assert "approval" in gateway.ask("GET", "/admin/v1/wishes").text
+    assert _champion(gateway) == before
+    gateway.told("DELETE", f"/admin/v1/gates/{MODEL}")
+    eventually(lambda: _champion(gateway) == number, 30)
+    gateway.run_cli("rollback", MODEL)
+
+
 def test_a_rollback_here_is_not_fought(gateway: Gateway) -> None:
     """The alias there stands still, however often it is looked at."""
     gateway.run_cli("rollback", MODEL)
