@@ -15,6 +15,11 @@ COMPILE    = CUSTOM_COMPILE_COMMAND="make lock" .venv-lock/bin/pip-compile --qui
 	--generate-hashes --allow-unsafe --strip-extras \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
+# What an MLflow server does not need to keep a registry: its plots, formats on disk and frameworks.
+MLFLOW_WITHOUT := contourpy cycler docker fonttools google-auth gunicorn joblib kiwisolver \
+	matplotlib narwhals pillow prettytable pyarrow pyasn1 pyasn1-modules pyparsing scikit-learn \
+	scipy skops threadpoolctl wcwidth
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup run demo test test-fast bench bench-setup check fmt models lock clean
@@ -30,7 +35,7 @@ run: $(VENV)/.run ## serve (inference on 8080, admin on 8082); Ctrl-C stops
 demo: $(VENV)/.run ## real flights through three experiments that decide themselves
 	@exec $(BIN)/tiltyard demo $(ARGS)
 
-test: $(VENV)/.dev ## run every test
+test: $(VENV)/.dev .venv-mlflow/.stamp ## run every test
 	$(BIN)/pytest $(SPREAD) $(ARGS)
 
 test-fast: $(VENV)/.dev ## run the tests that are neither slow nor end to end
@@ -59,13 +64,15 @@ models: .venv-models/.stamp ## train the sample models again, in an environment 
 
 # Compile on Linux with Python 3.11, the oldest that is supported. A pin moves only when it has to:
 # `make lock ARGS=--upgrade` moves all, `make lock ARGS="--upgrade-package NAME"` one.
-lock: .venv-lock/.stamp ## compile the lock files again from pyproject.toml and models/requirements.in
+lock: .venv-lock/.stamp ## compile the lock files again from pyproject.toml and the requirements.in
 	$(COMPILE) $(ARGS) --all-build-deps --extra dev -o requirements-dev.lock pyproject.toml
 	$(COMPILE) $(ARGS) --all-build-deps -c requirements-dev.lock -o requirements.lock pyproject.toml
 	cd models && $(COMPILE:.venv-lock/%=../.venv-lock/%) $(ARGS) -o requirements.lock requirements.in
+	cd tests/mlflow && $(subst --allow-unsafe,$(MLFLOW_WITHOUT:%=--unsafe-package %),$(COMPILE:.venv-lock/%=../../.venv-lock/%)) \
+		$(ARGS) -c ../../requirements-dev.lock -o requirements.lock requirements.in
 
 clean: ## remove the environments, the caches and what builds left behind
-	rm -rf .venv .venv-models .venv-lock loadtests/.envs build dist *.egg-info .coverage htmlcov
+	rm -rf .venv .venv-mlflow .venv-models .venv-lock loadtests/.envs build dist *.egg-info .coverage htmlcov
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find gateway tests models loadtests -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -82,6 +89,12 @@ $(VENV)/.run: $(VENV)/pyvenv.cfg requirements.lock pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.run requirements-dev.lock
 	$(BIN)/pip install --quiet --require-hashes -r requirements-dev.lock
+	@touch $@
+
+# The server that tests/e2e/test_mlflow.py follows.
+.venv-mlflow/.stamp: tests/mlflow/requirements.lock
+	$(PYTHON) -m venv --clear .venv-mlflow
+	.venv-mlflow/bin/pip install --quiet --no-deps --require-hashes -r tests/mlflow/requirements.lock
 	@touch $@
 
 .venv-models/.stamp: models/requirements.lock

@@ -15,7 +15,8 @@ from msgspec import Struct, field
 
 from gateway.core.addresses import check_allowed
 from gateway.core.errors import InvalidRequest
-from gateway.governance_settings import WebhookSettings
+from gateway.governance_settings import InspectionSettings, UploadSettings, WebhookSettings
+from gateway.mlflow_settings import MLFLOW_SECRETS, MlflowSettings
 from gateway.oidc_settings import OidcSettings, check_oidc
 
 PREFIX: Final = "TILTYARD_"
@@ -200,29 +201,6 @@ class RecordingSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Share of requests without a caller's trace that start one."""
 
 
-class InspectionSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """How versions are inspected before they may serve."""
-
-    mode: Literal["full", "short", "off"] = "full"
-    """`short` makes the checks without which no version is taken, and runs it once; `off` makes
-    none and reads the file in the control process."""
-    time_s: float = 60.0
-    """One inspection may take so long, of the clock and of a processor; then it is ended."""
-    run_s: float = 10.0
-    """And one run of a few rows."""
-    memory_mb: int = 4096
-    """Address space beyond that of the libraries, in MiB, for the file and all that it asks for."""
-
-
-class UploadSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """Bounds on uploads: MiB of one and of all, how many at once, seconds that one may wait."""
-
-    max_mb: int = 8192
-    quota_mb: int = 32_768
-    max_open: int = 16
-    expire_s: float = 3600.0
-
-
 class ProcessSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """How the supervisor looks after its processes."""
 
@@ -262,12 +240,13 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     outcomes: OutcomeSettings = field(default_factory=OutcomeSettings)
     inspection: InspectionSettings = field(default_factory=InspectionSettings)
     uploads: UploadSettings = field(default_factory=UploadSettings)
+    mlflow: MlflowSettings = field(default_factory=MlflowSettings)
     processes: ProcessSettings = field(default_factory=ProcessSettings)
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
     oidc: OidcSettings = field(default_factory=OidcSettings)
 
 
-SECRETS: Final = frozenset({("admin", "token"), ("redis", "url"), ("redis", "seal_key")})
+SECRETS: Final = MLFLOW_SECRETS | {("admin", "token"), ("redis", "url"), ("redis", "seal_key")}
 """Fields that are masked wherever settings are shown."""
 
 
@@ -374,7 +353,7 @@ def _check_processes(settings: Settings) -> None:
 
 
 _MAX_PORT: Final = 65_535
-_LISTS: Final = frozenset({"allowed_hosts", "allow_hosts"})
+_LISTS: Final = frozenset({"allowed_hosts", "allow_hosts", "models", "names", "aliases"})
 _POSITIVE: Final[Mapping[str, str]] = {
     "http": "keep_alive_s header_s body_idle_s write_stall_s max_body_bytes max_json_bytes",
     "processes": "heartbeat_s",
@@ -389,6 +368,7 @@ _POSITIVE: Final[Mapping[str, str]] = {
     "inspection": "time_s run_s memory_mb",
     "webhooks": "timeout_s give_up_s",
     "uploads": "max_mb quota_mb max_open expire_s",
+    "mlflow": "max_mb poll_s timeout_s",
     "redis": "audit_days poll_s timeout_s",
 }
 """Names of numbers above 0 in each section."""

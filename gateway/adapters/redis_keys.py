@@ -25,6 +25,8 @@ key                        type     writer         TTL      meaning
 {ns}:late:<id>             stream   the leader     none     outcomes after their time; some kept
 {ns}:quarantine            stream   the leader     none     what belongs nowhere; some are kept
 {ns}:history:<id>          stream   the leader     none     points for reports; the newest are kept
+{ns}:following             string   the leader     none     how far following MLflow is
+{ns}:following-asked       string   any control    none     how often a look at it was asked for
 {ns}:promotions            stream   CI, operators  none     requests to promote or roll back
 {ns}:promotion-results     stream   the leader     none     one answer a request; about 10,000 kept
 {ns}:webhooks              hash     any control    none     name -> Webhook; secret
@@ -90,6 +92,8 @@ class Keys(Struct, frozen=True):
     listeners: str
     alarms: str
     alerts: str
+    following: str
+    following_asked: str
 
     def process(self, name: str) -> str:
         """The key of what one process serves."""
@@ -150,6 +154,8 @@ def keys_of(namespace: str) -> Keys:
         listeners=f"{tag}:listeners",
         alarms=f"{tag}:alarms",
         alerts=f"{tag}:alerts",
+        following=f"{tag}:following",
+        following_asked=f"{tag}:following-asked",
     )
 
 

@@ -4,8 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.control.cards import Cards
+from gateway.control.following import FollowSources, follower_of
 from gateway.control.gates import Gates
 from gateway.control.granting import Granter
+from gateway.control.mlflow import Follower
 from gateway.control.registry import Registry
 from gateway.control.reports import Reports
 from gateway.control.retention import Retainer, RetentionParts
@@ -19,7 +21,10 @@ from gateway.tasks import Tasks
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GovernanceParts:
-    """What governance needs of the control plane. `now` is in UTC seconds."""
+    """What governance needs of the control plane. `now` is in UTC seconds.
+
+    `follow` is None where no other registry is followed.
+    """
 
     registry: Registry
     store: Store
@@ -29,16 +34,26 @@ class GovernanceParts:
     telling: TellingParts
     place: TellingPlace
     standing: Standing
+    follow: FollowSources | None
     now: Callable[[], float]
 
 
 class Governance:
-    """Cards, gates, wishes, retention and telling.
+    """Cards, gates, wishes, retention, telling and following.
 
     Requires: `start` with the control plane's tasks, `close` at the end.
     """
 
-    __slots__ = ("_granter", "_parts", "cards", "gates", "retainer", "telling", "wishes")
+    __slots__ = (
+        "_granter",
+        "_parts",
+        "cards",
+        "follower",
+        "gates",
+        "retainer",
+        "telling",
+        "wishes",
+    )
 
     def __init__(self, parts: GovernanceParts) -> None:
         """Put the parts together; nothing runs yet."""
@@ -64,14 +79,32 @@ class Governance:
                 now=parts.now,
             )
         )
+        self.follower = _follower_of(parts, self.wishes)
 
     def start(self, tasks: Tasks) -> None:
         """Begin the loops."""
         tasks.start("granter", self._granter.run)
         tasks.start("retention", self.retainer.run)
         self.telling.start(tasks)
+        if self.follower is not None:
+            tasks.start("mlflow", self.follower.run)
 
     async def close(self) -> None:
         """Let go of the stores, and of those who listen."""
         await self.telling.close()
         await self._parts.governance.close()
+        if self._parts.follow is not None:
+            await self._parts.follow.there.close()
+            await self._parts.follow.memory.close()
+
+
+def _follower_of(parts: GovernanceParts, wishes: Wishes) -> Follower | None:
+    if parts.follow is None:
+        return None
+    return follower_of(
+        parts.follow,
+        parts.registry,
+        wishes,
+        lambda: parts.standing.leads,
+        parts.now,
+    )

@@ -12,6 +12,7 @@ from gateway.control.denials import Denials
 from gateway.control.experiments import Experiments
 from gateway.control.export import Exporter
 from gateway.control.folder import Folder, FolderParts
+from gateway.control.following import FollowSources
 from gateway.control.governing import Governance, GovernanceParts
 from gateway.control.intake import Intake
 from gateway.control.keyring import Keyring, Timing
@@ -51,6 +52,7 @@ class ControlParts:
     `exporter` is None where no collector is configured. `now` is in UTC seconds. `cells` are those
     of this process; `journal_bytes` bounds the journal. `max_age_s` is how old a prediction may be
     when its outcome comes. `inspector` is None where versions are read without inspection.
+    `follow` is None where no other registry is followed.
     """
 
     store: Store
@@ -77,6 +79,7 @@ class ControlParts:
     poll_s: float
     scan_s: float
     max_age_s: float
+    follow: FollowSources | None = None
 
 
 class ControlPlane:
@@ -233,6 +236,7 @@ class ControlPlane:
                     entropy=parts.entropy,
                 ),
                 standing=self.watcher.standing,
+                follow=parts.follow,
                 now=parts.now,
             )
         )

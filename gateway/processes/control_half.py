@@ -49,6 +49,7 @@ from gateway.doors.http.messages import ASGIApplication
 from gateway.doors.http.metrics import render
 from gateway.governance_ports import Inspector, Issuer
 from gateway.ports import DataPlane, ModelStore
+from gateway.processes.following import desk_of, sources_of
 from gateway.processes.names import process_name
 from gateway.processes.stores import Stores
 from gateway.serving.cells import Cells
@@ -124,6 +125,7 @@ class ControlHalf:
             poll_s=settings.redis.poll_s,
             scan_s=settings.store_scan_s,
             max_age_s=settings.outcomes.max_age_s,
+            follow=sources_of(settings, stores) if settings.mlflow.url else None,
         )
 
     def metrics(self) -> bytes:
@@ -164,6 +166,7 @@ class ControlHalf:
                 clock=time.monotonic,
                 now=time.time,
                 issuer=self._issuer,
+                mlflow=desk_of(self._settings.mlflow, self.plane.governance.follower),
             )
         )
 

@@ -7,6 +7,7 @@ from gateway.adapters.redis.announcements import RedisAnnouncements
 from gateway.adapters.redis.audit_log import RedisAuditLog
 from gateway.adapters.redis.evidence import RedisEvidence
 from gateway.adapters.redis.folds import RedisFolds
+from gateway.adapters.redis.following import RedisFollowing
 from gateway.adapters.redis.governance import RedisGovernance
 from gateway.adapters.redis.history import RedisHistory
 from gateway.adapters.redis.store import RedisStore
@@ -16,6 +17,7 @@ __all__ = [
     "RedisAuditLog",
     "RedisEvidence",
     "RedisFolds",
+    "RedisFollowing",
     "RedisGovernance",
     "RedisHistory",
     "RedisStore",

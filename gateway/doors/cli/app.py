@@ -11,6 +11,7 @@ from gateway.doors.cli import (
     gates,
     keys,
     ledger,
+    mlflow,
     models,
     principals,
     records,
@@ -69,4 +70,5 @@ def create_cli(front: FrontStep) -> typer.Typer:
     cli.add_typer(records.app, name="records")
     cli.add_typer(retention.app, name="retention")
     cli.add_typer(webhooks.app, name="webhook")
+    cli.add_typer(mlflow.app, name="mlflow")
     return cli

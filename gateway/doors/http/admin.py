@@ -16,6 +16,7 @@ from gateway.core.errors import NotFound, UnsupportedMedia
 from gateway.doors.documents import read_strictly
 from gateway.doors.http.admin_calls import AdminParts, Call, Operation, read_query
 from gateway.doors.http.admin_guard import Guard
+from gateway.doors.http.admin_mlflow import HOOK_PATH, HookDoor
 from gateway.doors.http.admin_repeats import Repeats
 from gateway.doors.http.admin_routes import OPERATIONS
 from gateway.doors.http.inference_head import Headers
@@ -48,14 +49,15 @@ def create_admin(parts: AdminParts) -> ASGIApp:
     routes = [Route(path, _Path(parts, rows, repeats)) for path, rows in paths.items()]
     router = Router(routes, redirect_slashes=False, default=_nowhere)
     opened = frozenset(row.path for row in OPERATIONS if row.is_open)
-    return _Door(Guard(parts, opened), router)
+    return _Door(Guard(parts, opened), router, HookDoor(parts.mlflow))
 
 
 class _Door:
-    """Admits a request, then routes it."""
+    """Admits a request, then routes it; signed webhooks have a way of their own."""
 
-    def __init__(self, guard: Guard, router: Router) -> None:
+    def __init__(self, guard: Guard, router: Router, hooks: HookDoor) -> None:
         self._guard = guard
+        self._hooks = hooks
         self._router = router
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -65,6 +67,9 @@ class _Door:
         if scope["type"] != "http":
             return
         try:
+            if scope["path"] == HOOK_PATH and scope["method"] == "POST":
+                await _send(scope, send, await self._hooks.take(scope, receive))
+                return
             scope[PRINCIPAL] = await self._guard.admit(scope)
             await self._router(scope, receive, send)
         except Disconnected:

@@ -14,6 +14,7 @@ from gateway.control.cards import Cards
 from gateway.control.conditions import ANY_DOCUMENT, NO_DOCUMENT
 from gateway.control.denials import Denials
 from gateway.control.experiments import Experiments
+from gateway.control.following import MlflowDesk
 from gateway.control.gates import Gates
 from gateway.control.principals import Principals
 from gateway.control.registering import Registrar
@@ -69,7 +70,7 @@ class AdminParts:
     tokens; None where none is configured. `denied` is told whom something was refused that they may
     not do, and on which model. `keys` are those that this host signs with; `rotate_keys` takes who
     asks, `restore` that and whether to say only what it would do. `clock` is in monotonic seconds,
-    `now` in UTC seconds.
+    `now` in UTC seconds. `mlflow` is None where no registry is followed.
     """
 
     registry: Registry
@@ -100,6 +101,7 @@ class AdminParts:
     now: Callable[[], float]
     issuer: Issuer | None = None
     denied: Denied = log_denied
+    mlflow: MlflowDesk | None = None
 
 
 @dataclass(frozen=True, slots=True)

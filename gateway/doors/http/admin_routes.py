@@ -35,6 +35,7 @@ from gateway.doors.http.admin_documents import (
 from gateway.doors.http.admin_experiment_routes import EXPERIMENT_OPERATIONS
 from gateway.doors.http.admin_gate_routes import GATE_OPERATIONS
 from gateway.doors.http.admin_guard import METRICS
+from gateway.doors.http.admin_mlflow_routes import MLFLOW_OPERATIONS
 from gateway.doors.http.admin_principal_routes import PRINCIPAL_OPERATIONS
 from gateway.doors.http.admin_retention_routes import RETENTION_OPERATIONS
 from gateway.doors.http.admin_version_routes import VERSION_OPERATIONS
@@ -274,4 +275,5 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *GATE_OPERATIONS,
     *PRINCIPAL_OPERATIONS,
     *AUDIT_OPERATIONS,
+    *MLFLOW_OPERATIONS,
 )

@@ -37,7 +37,7 @@ from gateway.core.signing_keys import signing_with, with_next
 from gateway.core.snapshot import ModelRecord
 from gateway.core.tallies import Evidence
 from gateway.doors.http.admin import create_admin
-from gateway.doors.http.admin_calls import AdminParts, log_denied
+from gateway.doors.http.admin_calls import AdminParts
 from gateway.doors.http.inference_head import Headers
 from gateway.doors.http.messages import Message
 from gateway.governance_ports import Issuer
@@ -238,7 +238,7 @@ class World:
     def denied(self, principal: Principal, action: Action, model: str | None) -> None:
         """Somebody was refused what they may not do."""
         self.refusals.append((principal.name, action, model))
-        log_denied(principal, action, model)
+        self.denials.refused(principal, action, model)
 
     def reception(self) -> Reception:
         """Where versions are inspected, by a fake."""
