@@ -13,7 +13,7 @@ from gateway.adapters.sandbox import SandboxInspector
 from gateway.core.inspections import Inspection, InspectionOrder
 from gateway.core.models import StoredFile, bundle_digest
 from gateway.core.reviews import Check, CheckResult, Outcome
-from gateway.settings import InspectionSettings
+from gateway.governance_settings import InspectionSettings
 from tests import onnx_models
 
 LIMITS = InspectionSettings(time_s=20.0, run_s=5.0, memory_mb=1024)

@@ -10,7 +10,7 @@ from gateway.adapters.sandbox.verdict import Times, report
 from gateway.adapters.sandbox.wire import Errand
 from gateway.core.errors import NotReady
 from gateway.core.inspections import Inspection, InspectionOrder
-from gateway.settings import InspectionSettings
+from gateway.governance_settings import InspectionSettings
 
 IDLE_S: Final = 10.0
 """Without an inspection for so long, the process that waits for the next is ended."""
