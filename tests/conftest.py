@@ -14,6 +14,10 @@ from gateway.adapters.valkey import EmbeddedValkey
 
 _namespaces = itertools.count(1)
 
+# Compiled code is kept by the many processes that tests start, as it is where people run them,
+# whatever the environment says: else each of them compiles the whole gateway again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
