@@ -1,4 +1,9 @@
-"""A process that folds for ever, to be killed: `python folding_child.py URL NAMESPACE`."""
+"""Processes that fold for ever, to be killed: `python folding_child.py URL NAMESPACE`.
+
+One begins for each line that comes in, once the one before is gone; its number is printed when it
+is about to fold. They are forks of a process that has imported everything, which takes much longer
+than all that one of them does.
+"""
 
 import asyncio
 import os
@@ -33,9 +38,13 @@ async def main(url: str, namespace: str) -> None:
             cells=Cells(),
         )
     )
-    print("ready", flush=True)  # noqa: T201 - for the parent
+    print(os.getpid(), flush=True)  # noqa: T201 - for the parent
     await folding.run()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    for _ in sys.stdin:
+        child = os.fork()
+        if not child:
+            asyncio.run(main(*sys.argv[1:]))
+        os.waitpid(child, 0)

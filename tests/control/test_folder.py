@@ -510,24 +510,28 @@ async def test_kill_9_at_any_moment_loses_and_doubles_nothing(place: Place) -> N
         waiting = await place.folds.waiting(1)
         return waiting.is_all and waiting.entries == [] and not parts
 
+    children = await asyncio.create_subprocess_exec(
+        sys.executable, str(Path(__file__).with_name("folding_child.py")),
+        place.url, place.namespace,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert children.stdin is not None
+    assert children.stdout is not None
     async with asyncio.timeout(120):
         while not await is_done():
             if parts:
                 await place.ship(*parts.pop(), through_ms=0)
-            child = await asyncio.create_subprocess_exec(
-                sys.executable, str(Path(__file__).with_name("folding_child.py")),
-                place.url, place.namespace,
-                stdout=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)},
-            )  # fmt: skip
+            children.stdin.write(b"\n")
+            pid = int(await children.stdout.readline())
             try:
-                assert child.stdout is not None
-                assert await child.stdout.readline() == b"ready\n"
                 # Longer and longer, so that a slow machine comes to an end, too.
                 await asyncio.sleep(rng.uniform(0.0, 0.03 * (1 + kills / 3)))
             finally:
-                child.send_signal(signal.SIGKILL)
-                await child.wait()
+                os.kill(pid, signal.SIGKILL)
             kills += 1
+    children.stdin.close()
+    assert await children.wait() == 0
     assert kills >= 5
     place.now = NOW
     await place.ship(through_ms=NOW_MS)

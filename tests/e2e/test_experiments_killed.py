@@ -123,8 +123,8 @@ def check_tallies(gateway: Gateway, valkey: ValkeyProcess, name: str, diary: Dia
     books, found = Books(valkey), record(gateway, name)
     expected = reference(diary, found["phases"], VARIANTS)
     total = sum(one.units for one in expected.values())
-    eventually(lambda: books.received(found["id"]) == total)
-    eventually(lambda: books.waiting(found["id"], "delay") == 0, OUTAGE_S + 20)
+    eventually(lambda: books.received(found["id"]) == total, PATIENCE_S)
+    eventually(lambda: books.waiting(found["id"], "delay") == 0, OUTAGE_S + PATIENCE_S)
     cells = books.cells(found["id"]).values()
     assert sum(cell.received for cell in cells) == total
     assert sum(cell.metrics["delay"].late for cell in cells) == 0
@@ -152,7 +152,7 @@ def test_control_may_be_killed_at_any_moment_of_folding_and_promotion(
         kill_control_at(valkey, gateway, MOMENTS["a step begins"])
         load.catch_up()
         kill_control_at(valkey, gateway, MOMENTS["a step was written"], PROMOTED)
-        reaches(gateway, "new", "promoted")
+        reaches(gateway, "new", "promoted", within_s=PATIENCE_S)
         load.go_on(20)
     check_climb(gateway, "new", MANY)
     check_tallies(gateway, valkey, "new", load.diary)
@@ -166,7 +166,7 @@ def test_while_the_store_is_away_outcomes_wait_and_nothing_moves(
     gateway = make_gateway(env={"TILTYARD_REDIS_URL": valkey.url}, workers=1)
     begin(gateway, "new", climb(FEW))
     with Callers(gateway) as load:
-        eventually(lambda: record(gateway, "new")["step"] > 0)
+        eventually(lambda: record(gateway, "new")["step"] > 0, PATIENCE_S)
         valkey.kill()
         load.go_on(20)
         told, accepted = len(load.diary.told), len(load.diary.values)
@@ -175,7 +175,7 @@ def test_while_the_store_is_away_outcomes_wait_and_nothing_moves(
         assert len(load.diary.values) > accepted + 200
         assert {one.revision for one in load.diary.told[told:]} == {before}
         valkey.start()
-        reaches(gateway, "new", "promoted")
+        reaches(gateway, "new", "promoted", within_s=PATIENCE_S)
         load.go_on(20)
     check_climb(gateway, "new", FEW)
     check_tallies(gateway, valkey, "new", load.diary)

@@ -142,7 +142,7 @@ def tensors(datatype: str, *, text_only: bool = False) -> Any:
     """Tensors of a datatype with 0 to 4 dimensions, empty ones included."""
     shapes = hnp.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=4) | st.just(())
     if datatype == "BYTES":
-        kind = st.text().map(str.encode) if text_only else st.binary(max_size=20)
+        kind = st.text(max_size=8).map(str.encode) if text_only else st.binary(max_size=20)
         return shapes.flatmap(
             lambda shape: st.lists(
                 kind, min_size=int(np.prod(shape)), max_size=int(np.prod(shape))
