@@ -9,11 +9,16 @@ from pathlib import Path
 
 import pytest
 import trustme
+from hypothesis import HealthCheck, settings
 
 from gateway.adapters.redis import RedisStore
 from gateway.adapters.valkey import EmbeddedValkey
 
 _namespaces = itertools.count(1)
+
+# No law depends on how fast the machine is, or on what else it does.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 # Compiled code is kept by the many processes that tests start, as it is where people run them,
 # whatever the environment says: else each of them compiles the whole gateway again.

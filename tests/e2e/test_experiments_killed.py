@@ -166,7 +166,7 @@ def test_while_the_store_is_away_outcomes_wait_and_nothing_moves(
     gateway = make_gateway(env={"TILTYARD_REDIS_URL": valkey.url}, workers=1)
     begin(gateway, "new", climb(FEW))
     with Callers(gateway) as load:
-        eventually(lambda: record(gateway, "new")["step"] > 0, PATIENCE_S)
+        eventually(lambda: record(gateway, "new")["step"] > 0, 2 * PATIENCE_S)
         valkey.kill()
         load.go_on(20)
         told, accepted = len(load.diary.told), len(load.diary.values)

@@ -54,7 +54,9 @@ def split_document(exposure: int = 10_000) -> dict[str, Any]:
     }
 
 
-async def replay(url: str, flights: list[Flight], *, units: bool = True) -> list[Answered]:
+async def replay(
+    url: str, flights: list[Flight], *, units: bool = True, path: str = PATH
+) -> list[Answered]:
     """Send flights, sixteen at a time; every answer, each of which must be a 200."""
     answered: list[Answered] = []
     queue = iter(flights)
@@ -62,7 +64,7 @@ async def replay(url: str, flights: list[Flight], *, units: bool = True) -> list
     async def sender(client: aiohttp.ClientSession) -> None:
         for flight in queue:
             headers = {"X-Unit-Id": flight.tail_number} if units else {}
-            async with client.post(PATH, data=infer_body(flight), headers=headers) as response:
+            async with client.post(path, data=infer_body(flight), headers=headers) as response:
                 assert response.status == 200, await response.text()
                 await response.read()
                 answered.append(
@@ -79,9 +81,9 @@ async def replay(url: str, flights: list[Flight], *, units: bool = True) -> list
     return answered
 
 
-def put_rules(gateway: Gateway, document: dict[str, Any]) -> int:
-    """Put the document and wait until it is served; its revision."""
-    response = gateway.ask("PUT", "/admin/v1/endpoints/flight-delay", document)
+def put_rules(gateway: Gateway, document: dict[str, Any], name: str = "flight-delay") -> int:
+    """Put the document of an endpoint and wait until it is served; its revision."""
+    response = gateway.ask("PUT", f"/admin/v1/endpoints/{name}", document)
     assert response.is_success, response.text
     revision = int(response.headers["x-revision"])
     eventually(lambda: gateway.told("GET", "/admin/v1/status")["revision"] >= revision)
@@ -94,6 +96,14 @@ def receiver() -> Iterator[Receiver]:
     """A collector."""
     with Receiver() as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A gateway for the stories that have endpoints of their own."""
+    gateway = Gateway(tmp_path_factory.mktemp("flights")).start()
+    yield gateway
+    gateway.close()
 
 
 def test_a_split_by_aircraft_is_sticky_fair_and_recomputable(
@@ -153,19 +163,18 @@ def recorded_owner(entries: list[dict[str, Any]], record: dict[str, Any], unit: 
     return str(owners[0])
 
 
-def test_requests_without_a_unit_are_drawn_one_by_one(make_gateway: MakeGateway) -> None:
+def test_requests_without_a_unit_are_drawn_one_by_one(shared: Gateway) -> None:
     """Without a unit each request is a draw of its own, 90:10 within binomial bounds."""
     flights = list(read_flights(TRAFFIC, 3_000))
-    gateway = make_gateway()
-    put_rules(gateway, split_document())
+    put_rules(shared, split_document(), "drawn")
 
-    answers = asyncio.run(replay(gateway.url, flights, units=False))
+    answers = asyncio.run(replay(shared.url, flights, units=False, path="/v2/models/drawn/infer"))
 
     treated = sum(answer.variant == "treatment" for answer in answers)
     assert abs(treated - 300) <= 4 * sqrt(3_000 * 0.1 * 0.9)
 
 
-def test_v1_rows_of_a_real_model_are_answered(make_gateway: MakeGateway) -> None:
+def test_v1_rows_of_a_real_model_are_answered(shared: Gateway) -> None:
     """V1 clients ask the sample model row by row and get a label and probabilities for each."""
     flights = list(read_flights(TRAFFIC, 5))
     rows = [
@@ -177,28 +186,26 @@ def test_v1_rows_of_a_real_model_are_answered(make_gateway: MakeGateway) -> None
         }
         for flight in flights
     ]
-    gateway = make_gateway()
 
     for path in ("flight-delay:predict", "flight-delay/labels/champion:predict"):
-        answer = httpx.post(f"{gateway.url}/v1/models/{path}", json={"instances": rows})
+        answer = httpx.post(f"{shared.url}/v1/models/{path}", json={"instances": rows})
         assert answer.status_code == 200, answer.text
         predictions = answer.json()["predictions"]
         assert {type(row["label"]) for row in predictions} == {int}
         assert [len(row["probabilities"]) for row in predictions] == [2] * 5
 
 
-def test_a_ramp_moves_no_enrolled_unit(make_gateway: MakeGateway) -> None:
+def test_a_ramp_moves_no_enrolled_unit(shared: Gateway) -> None:
     """From 10 to 50 per cent exposure, who was enrolled keeps the variant, and more join."""
     flights = list(read_flights(TRAFFIC, 3_000))
-    gateway = make_gateway()
 
     def served() -> dict[str, str]:
-        answers = asyncio.run(replay(gateway.url, flights))
+        answers = asyncio.run(replay(shared.url, flights, path="/v2/models/ramped/infer"))
         return {answer.unit: answer.variant for answer in answers}
 
-    put_rules(gateway, split_document(exposure=1_000))
+    put_rules(shared, split_document(exposure=1_000), "ramped")
     before = served()
-    put_rules(gateway, split_document(exposure=5_000))
+    put_rules(shared, split_document(exposure=5_000), "ramped")
     after = served()
 
     enrolled = {unit: variant for unit, variant in before.items() if variant != "default"}

@@ -1,13 +1,13 @@
 """Kept answers: found again, told as such, and never those of another version."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
 from gateway.doors.cli.traffic import infer_body, read_flights
-from tests.e2e.conftest import MakeGateway
 from tests.e2e.gateways import Gateway
 from tests.e2e.test_flights import TRAFFIC
 
@@ -45,12 +45,19 @@ def cache_stats(gateway: Gateway, version: int) -> tuple[int, int]:
     return stats["cache_hit"]["count"], stats["cache_miss"]["count"]
 
 
-def test_a_kept_answer_is_the_one_that_was_given(make_gateway: MakeGateway) -> None:
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """One gateway for both stories."""
+    running = Gateway(tmp_path_factory.mktemp("kept")).start()
+    yield running
+    running.close()
+
+
+def test_a_kept_answer_is_the_one_that_was_given(gateway: Gateway) -> None:
     """Byte for byte but for ids; the header, the metrics and the statistics say that it was kept.
 
     After a promotion the other version is asked anew, and after the rollback nobody is.
     """
-    gateway = make_gateway()
     assert marks(gateway, "flight-delay") == [None] * 3
     gateway.told("PUT", "/admin/v1/endpoints/keeping", KEEPING)
     gateway.settle()
@@ -92,15 +99,14 @@ def promote(gateway: Gateway, version: int) -> None:
     gateway.settle()
 
 
-def test_a_cache_that_makes_no_sense_is_refused_with_a_sentence(make_gateway: MakeGateway) -> None:
+def test_a_cache_that_makes_no_sense_is_refused_with_a_sentence(gateway: Gateway) -> None:
     """The answer says what may be asked for, and nothing is changed."""
-    gateway = make_gateway()
     response = gateway.ask(
-        "PUT", "/admin/v1/endpoints/keeping", {**KEEPING, "cache": {"max_mb": 0}}
+        "PUT", "/admin/v1/endpoints/senseless", {**KEEPING, "cache": {"max_mb": 0}}
     )
     assert response.status_code == 400
     assert response.json()["error"] == (
-        "Endpoint 'keeping': cache.max_mb is 0; it must be 1 to 1048576, "
+        "Endpoint 'senseless': cache.max_mb is 0; it must be 1 to 1048576, "
         "or leave 'cache' out to keep nothing."
     )
-    assert gateway.ask("GET", "/admin/v1/endpoints/keeping").status_code == 404
+    assert gateway.ask("GET", "/admin/v1/endpoints/senseless").status_code == 404

@@ -5,6 +5,7 @@ import json
 import signal
 import ssl
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -165,11 +166,19 @@ def test_both_listeners_speak_tls(make_gateway: MakeGateway, tmp_path: Path, wor
         httpx.get(f"{gateway.url}/v2/health/live")
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_taken_port_is_one_clear_sentence(make_gateway: MakeGateway, workers: int) -> None:
+@pytest.fixture(scope="module", params=[0, 1])
+def first(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    """A gateway that another one shall not disturb."""
+    running = Gateway(tmp_path_factory.mktemp("first"), workers=request.param).start()
+    yield running
+    running.close()
+
+
+def test_a_taken_port_is_one_clear_sentence(first: Gateway, make_gateway: MakeGateway) -> None:
     """A second gateway on the same port ends with code 5 and says which port it was."""
-    first = make_gateway(workers=workers)
-    second = make_gateway(start=False, workers=workers)
+    second = make_gateway(start=False, workers=first.workers)
     second.port = first.port
     second.start(wait=False)
     assert second.process is not None
@@ -181,13 +190,11 @@ def test_a_taken_port_is_one_clear_sentence(make_gateway: MakeGateway, workers: 
     assert "Traceback" not in second.log
 
 
-@pytest.mark.parametrize("workers", [0, 1])
 def test_a_second_gateway_on_one_state_folder_is_refused(
-    make_gateway: MakeGateway, workers: int
+    first: Gateway, make_gateway: MakeGateway
 ) -> None:
     """Two embedded stores never share one log: the second gateway ends with a clear sentence."""
-    first = make_gateway(workers=workers)
-    second = make_gateway(state=first.state, start=False, workers=workers)
+    second = make_gateway(state=first.state, start=False, workers=first.workers)
     second.start(wait=False)
     assert second.process is not None
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,7 +9,6 @@ import pytest
 import redis
 
 from gateway.doors.cli.traffic import infer_body, read_flights
-from tests.e2e.conftest import MakeGateway
 from tests.e2e.gateways import Gateway, eventually, free_port
 from tests.e2e.test_flights import PATH, TRAFFIC, put_rules, split_document
 from tests.e2e.valkeys import ValkeyProcess
@@ -21,19 +19,27 @@ PROMOTIONS = "{tiltyard}:promotions"
 RESULTS = "{tiltyard}:promotion-results"
 
 
-@pytest.fixture
-def valkey(tmp_path: Path) -> Iterator[ValkeyProcess]:
+@pytest.fixture(scope="module")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyProcess]:
     """A store that both hosts use."""
-    server = ValkeyProcess(tmp_path / "valkey", free_port())
+    server = ValkeyProcess(tmp_path_factory.mktemp("store") / "valkey", free_port())
     server.start()
     yield server
     server.kill()
 
 
-@pytest.fixture
-def hosts(make_gateway: MakeGateway, valkey: ValkeyProcess) -> list[Gateway]:
+@pytest.fixture(scope="module")
+def hosts(
+    tmp_path_factory: pytest.TempPathFactory, valkey: ValkeyProcess
+) -> Iterator[list[Gateway]]:
     """Two gateways, each with a state folder of its own."""
-    return [make_gateway(env={"TILTYARD_REDIS_URL": valkey.url}) for _ in range(2)]
+    folder, env = tmp_path_factory.mktemp("hosts"), {"TILTYARD_REDIS_URL": valkey.url}
+    made = [Gateway(folder / name, env=env) for name in ("first", "second")]
+    for host in made:
+        host.start()
+    yield made
+    for host in made:
+        host.close()
 
 
 def served_version(gateway: Gateway) -> str:
@@ -47,7 +53,7 @@ def served_version(gateway: Gateway) -> str:
 def test_a_commit_on_one_host_is_served_by_both(hosts: list[Gateway]) -> None:
     """Rules put through one host give a unit the same variant on the other."""
     first, second = hosts
-    revision = put_rules(first, split_document())
+    revision = put_rules(first, split_document(), "both")
     eventually(lambda: second.told("GET", "/admin/v1/status")["revision"] >= revision)
 
     status = second.told("GET", "/admin/v1/status")
@@ -55,9 +61,9 @@ def test_a_commit_on_one_host_is_served_by_both(hosts: list[Gateway]) -> None:
     for flight in read_flights(TRAFFIC, 50):
         headers = {"X-Unit-Id": flight.tail_number}
         variants = {
-            httpx.post(host.url + PATH, content=infer_body(flight), headers=headers).headers[
-                "x-variant"
-            ]
+            httpx.post(
+                f"{host.url}/v2/models/both/infer", content=infer_body(flight), headers=headers
+            ).headers["x-variant"]
             for host in hosts
         }
         assert len(variants) == 1
@@ -85,28 +91,40 @@ def test_a_message_promotes_once_and_is_answered(
     # Tokens are each host's own, so the message carries the one that the leader knows.
     eventually(lambda: any(leads(host) for host in hosts))
     leading = next(host for host in hosts if leads(host))
+    before, answered = promotions(hosts[0]), client.xlen(RESULTS)
     asked = {"token": leading.token, "model": "flight-delay", "version": "2", "reason": "ci"}
     client.xadd(PROMOTIONS, asked)
 
-    results = eventually(lambda: client.xrange(RESULTS))
+    results = eventually(lambda: client.xrange(RESULTS)[answered:])
 
     assert [result["status"] for _, result in results] == ["accepted"]
     assert eventually(lambda: {served_version(host) for host in hosts} == {"2"})
     assert client.xlen(PROMOTIONS) == 0
-    promotions = [entry for entry in hosts[0].audit() if entry["action"] == "model.promote"]
-    assert len(promotions) == 1
+    assert promotions(hosts[0]) == before + 1
     assert leading.token not in json.dumps(results) + json.dumps(hosts[0].audit())
 
 
 def test_a_message_without_a_token_is_refused(hosts: list[Gateway], valkey: ValkeyProcess) -> None:
     """Who cannot show a token changes nothing, and finds out from the results stream."""
     client: Any = redis.Redis.from_url(valkey.url, decode_responses=True)
-    client.xadd(PROMOTIONS, {"model": "flight-delay", "version": "2"})
+    (served,) = eventually(lambda: only({served_version(host) for host in hosts}))
+    answered = client.xlen(RESULTS)
+    client.xadd(PROMOTIONS, {"model": "flight-delay", "version": str(3 - int(served))})
 
-    results = eventually(lambda: client.xrange(RESULTS))
+    results = eventually(lambda: client.xrange(RESULTS)[answered:])
 
     assert [result["status"] for _, result in results] == ["refused"]
-    assert {served_version(host) for host in hosts} == {"1"}
+    assert {served_version(host) for host in hosts} == {served}
+
+
+def only(versions: set[str]) -> set[str]:
+    """The versions that hosts serve once they agree."""
+    return versions if len(versions) == 1 else set()
+
+
+def promotions(gateway: Gateway) -> int:
+    """Promotions that the audit log tells of."""
+    return sum(entry["action"] == "model.promote" for entry in gateway.audit())
 
 
 def leads(gateway: Gateway) -> bool:
