@@ -2,7 +2,8 @@
 
 The same decisions as in production, with a look at every tick. Fewer rollouts than in
 `test_simulation`, so that each takes seconds; the bound is that of the risk itself, several times
-what is found, so that chance alone does not break it.
+what is found, so that chance alone does not break it. Of 250 rollouts, a rate of 10 per cent would
+be found within the bound of 5 less than once in 400 times.
 """
 
 import numpy as np
@@ -37,7 +38,7 @@ def simulated(document: Experiment, scenario: Scenario, count: int) -> Summary:
 
 @pytest.mark.parametrize(
     ("strategy", "names", "units", "count"),
-    [(THREE, "abc", 600, 400), (REMAINING, "ab", 2_000, 700), (BANDIT, "abc", 600, 150)],
+    [(THREE, "abc", 600, 250), (REMAINING, "ab", 2_000, 400), (BANDIT, "abc", 600, 100)],
     ids=["three variants", "a ramp against the rest", "a bandit"],
 )
 def test_without_an_effect_two_goals_and_two_guards_raise_no_more_false_alarms_than_alpha(
@@ -64,10 +65,10 @@ def test_without_an_effect_two_goals_and_two_guards_raise_no_more_false_alarms_t
 @pytest.mark.parametrize(
     ("strategy", "names", "worse", "count"),
     [
-        (THREE, "abc", truth(0.4, 1.1, NEVER), 400),
-        (THREE, "abc", truth(0.27, 0.5, NEVER), 400),
-        (REMAINING, "ab", truth(0.4, 1.1, NEVER), 400),
-        (BANDIT, "ab", truth(0.27, 0.5, NEVER), 200),
+        (THREE, "abc", truth(0.4, 1.1, NEVER), 250),
+        (THREE, "abc", truth(0.27, 0.5, NEVER), 250),
+        (REMAINING, "ab", truth(0.4, 1.1, NEVER), 250),
+        (BANDIT, "ab", truth(0.27, 0.5, NEVER), 150),
     ],
     ids=["less is better", "more is better", "a ramp against the rest", "a bandit"],
 )
@@ -114,8 +115,8 @@ def test_other_kinds_of_metrics_keep_both_risks(
     quiet = experiment(EVEN, guards=(), metrics=(metric,), promote="never")
     open_ = experiment(EVEN, guards=(), metrics=(metric,))
 
-    without = simulated(quiet, Scenario({"a": alike, "b": alike}, units=300, ticks=15), 300)
-    within = simulated(open_, Scenario({"a": alike, "b": off}, units=300, ticks=15), 300)
+    without = simulated(quiet, Scenario({"a": alike, "b": alike}, units=300, ticks=15), 200)
+    within = simulated(open_, Scenario({"a": alike, "b": off}, units=300, ticks=15), 200)
 
     assert max(without.claimed.rate, without.harmed.rate) <= ALPHA
     assert within.promoted.rate <= BETA

@@ -98,7 +98,7 @@ def test_a_model_that_hangs_cannot_keep_the_process(
     save(slow(turns=2_000_000_000), version)
     valkey = ValkeyProcess(tmp_path / "valkey", free_port())
     valkey.start()
-    env = {"TILTYARD_STOP_S": "3", "TILTYARD_REDIS_URL": valkey.url}
+    env = {"TILTYARD_STOP_S": "1", "TILTYARD_REDIS_URL": valkey.url}
     gateway = make_gateway(models=tmp_path / "models", env=env, start=False, workers=workers)
     gateway.start(wait=False)
 
