@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.adapters.redis import RedisStore
-from gateway.adapters.redis.store import FLOOD
+from gateway.adapters.redis.store import AUDIT_PAGE, FLOOD
 from gateway.adapters.redis_keys import Keys, keys_of
 from gateway.adapters.valkey import EmbeddedValkey
 from gateway.core.audit import Commit, commit_of
@@ -332,13 +332,13 @@ async def test_damaged_keys_are_not_replaced(
 
 
 async def test_a_long_audit_log_is_read_in_pages(redis_store: RedisStore) -> None:
-    """Every entry is read, however many there are."""
-    base = EMPTY
-    for number in range(1, 520):
+    """Every entry is read, however many there are; here a little more than two pages."""
+    base, count = EMPTY, 2 * AUDIT_PAGE + 20
+    for number in range(1, count):
         commit = registering(base, number)
         await redis_store.commit(commit)
         base = commit.snapshot
-    assert [entry.revision for entry in await redis_store.audit()] == list(range(1, 520))
+    assert [entry.revision for entry in await redis_store.audit()] == list(range(1, count))
 
 
 async def test_a_flood_of_hints_is_left_alone(
