@@ -17,6 +17,8 @@ from tests.e2e.valkeys import ValkeyProcess
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 AWAY_S = 60.0
+PACE_S = 0.04
+"""Between two requests of one caller: a minute needs no more than some thousands of answers."""
 
 
 async def load_while(gateway: Gateway, seconds: float) -> int:
@@ -34,7 +36,7 @@ async def load_while(gateway: Gateway, seconds: float) -> int:
             assert response.status_code == 200, response.text
             answered += 1
             index += 4
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(PACE_S)
 
     async with httpx.AsyncClient(base_url=gateway.url, timeout=10) as client:
         await asyncio.gather(*(ask(client, index) for index in range(4)))
