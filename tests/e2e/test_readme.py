@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -74,11 +75,20 @@ def valkey(tmp_path: Path) -> Iterator[ValkeyProcess]:
     server.kill()
 
 
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """A model store of the test's own: the README registers a version."""
+    return shutil.copytree(ROOT / "models", tmp_path / "models")
+
+
 @pytest.mark.e2e
 @pytest.mark.timeout(120)
-def test_its_shell_blocks_run(make_gateway: MakeGateway, valkey: ValkeyProcess) -> None:
+def test_its_shell_blocks_run(
+    make_gateway: MakeGateway, valkey: ValkeyProcess, models: Path
+) -> None:
     """Every shell line succeeds, and the answer shown is the one that comes."""
-    gateway = make_gateway(env={"TILTYARD_REDIS_URL": valkey.url})
+    env = {"TILTYARD_REDIS_URL": valkey.url, "TILTYARD_INSPECTION_MODE": "full"}
+    gateway = make_gateway(models=models, env=env)
     lines = [line for block in blocks(README, "sh") for line in block.splitlines() if line]
     assert len(lines) >= 6
 
@@ -94,6 +104,13 @@ def test_its_shell_blocks_run(make_gateway: MakeGateway, valkey: ValkeyProcess) 
     assert shown.count('{"accepted":1,"refused":[]}') == 50
     assert "new-model on flight-delay is running: ramp, step 0" in shown
     assert "All of them came out as they are recorded." in after
+
+    (tour,) = [one for one in blocks(README, "console") if "$ .venv" in one]
+    for command, shown in answered(tour):
+        printed_now = run_command(gateway, command)
+        for line in shown:
+            assert re.search(re.escape(line).replace("…", ".*"), printed_now), printed_now
+    assert (models / "flight-delay" / "3" / "model.onnx").exists()
 
     (message,) = re.findall(r"^\$ redis-cli (XADD .*)$", README, re.MULTILINE)
     words = shlex.split(message.replace("$TOKEN", gateway.token))
@@ -113,6 +130,33 @@ def run_script(gateway: Gateway, script: str) -> str:
     """Run a whole block of the README in a shell, until a command fails; what it printed."""
     words = here(gateway, script).replace(" report.html", f" {gateway.state / 'report.html'}")
     return ran(gateway, ["bash", "-e", "-c", words])
+
+
+def answered(block: str) -> list[tuple[str, list[str]]]:
+    """The commands of a console block, each with the lines that it is shown to print."""
+    found: list[tuple[str, list[str]]] = []
+    for line in block.splitlines():
+        if line.startswith("$ "):
+            found.append((line[2:], []))
+        else:
+            found[-1][1].append(line)
+    return found
+
+
+def run_command(gateway: Gateway, line: str) -> str:
+    """Run a command of the tour; what it printed. Only one that a gate refuses may fail."""
+    process = subprocess.run(
+        ["bash", "-c", here(gateway, line)],
+        cwd=ROOT,
+        env={**gateway.environ(), "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    printed = process.stdout + process.stderr
+    assert process.returncode == (5 if "A gate is closed" in printed else 0), printed
+    return printed
 
 
 def here(gateway: Gateway, text: str) -> str:

@@ -14,14 +14,12 @@ from gateway.adapters.sandbox.static_checks import failed, passed, skipped
 from gateway.adapters.sandbox.subject import MODEL_FILE, Subject
 from gateway.core.compare import Tolerance, compare
 from gateway.core.errors import Conflict, GatewayError, excerpt
+from gateway.core.goldens import GOLDEN_FILE, MAX_GOLDEN_BYTES, read_golden
 from gateway.core.inspections import GoldenAnswer, GoldenRequest
 from gateway.core.models import check_compatible
 from gateway.core.reviews import CheckResult
 from gateway.core.tensors import Array
 
-GOLDEN_FILE: Final = "golden.json"
-MAX_GOLDEN_BYTES: Final = 8 * 1024 * 1024
-MAX_GOLDEN: Final = 256
 HEAD: Final = 8
 """Values of a golden answer that are kept to be looked at."""
 AGREES_LEAST: Final = 0.5
@@ -105,20 +103,17 @@ def _ask_both(subject: Subject, path: Path) -> tuple[int, int, int]:
     return asked, agreed, unanswered
 
 
-def _golden(subject: Subject) -> list[GoldenRequest]:
-    requests = list(subject.order.golden)
-    if not requests and GOLDEN_FILE in {file.path for file in subject.order.files}:
-        path = Path(subject.order.folder) / GOLDEN_FILE
-        if path.stat().st_size > MAX_GOLDEN_BYTES:
-            raise Fault(f"{GOLDEN_FILE} has more than {MAX_GOLDEN_BYTES} bytes.")
-        try:
-            requests = msgspec.json.decode(path.read_bytes(), type=list[GoldenRequest])
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            said = excerpt(str(error), 120)
-            raise Fault(f"{GOLDEN_FILE} is no list of golden requests: {said}.") from None
-    if len(requests) > MAX_GOLDEN:
-        raise Fault(f"It has {len(requests)} golden requests; at most {MAX_GOLDEN} may be.")
-    return requests
+def _golden(subject: Subject) -> tuple[GoldenRequest, ...]:
+    """Those of the order, or else those of the version's own file."""
+    if subject.order.golden or GOLDEN_FILE not in {file.path for file in subject.order.files}:
+        return subject.order.golden
+    path = Path(subject.order.folder) / GOLDEN_FILE
+    if path.stat().st_size > MAX_GOLDEN_BYTES:
+        raise Fault(f"{GOLDEN_FILE} has more than {MAX_GOLDEN_BYTES} bytes.")
+    try:
+        return read_golden(path.read_bytes())
+    except GatewayError as error:
+        raise Fault(str(error)) from None
 
 
 def _ask(subject: Subject, request: dict[str, Any]) -> dict[str, Array]:
