@@ -106,10 +106,10 @@ def test_its_shell_blocks_run(
     assert "All of them came out as they are recorded." in after
 
     (tour,) = [one for one in blocks(README, "console") if "$ .venv" in one]
-    for command, shown in answered(tour):
-        printed_now = run_command(gateway, command)
-        for line in shown:
-            assert re.search(re.escape(line).replace("…", ".*"), printed_now), printed_now
+    for command, answer in answered(tour):
+        said = run_command(gateway, command)
+        for line in answer:
+            assert re.search(re.escape(line).replace("…", ".*"), said), said
     assert (models / "flight-delay" / "3" / "model.onnx").exists()
 
     (message,) = re.findall(r"^\$ redis-cli (XADD .*)$", README, re.MULTILINE)
