@@ -37,7 +37,7 @@ MAX_DONE: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class Registration:
     """What is to be registered: one of `upload` and `source`, as which number, with what lineage.
 
     Without a number it is the next.
@@ -78,25 +78,25 @@ class Registrar:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._done: OrderedDict[str, tuple[str, int]] = OrderedDict()
 
-    async def register(self, wish: Wish, request: Request) -> Entered:
+    async def register(self, wanted: Registration, request: Request) -> Entered:
         """Inspect and register; asked again with the same bytes, say what stands.
 
         Raises:
-            VersionRefused: a check forbids it. InvalidRequest: the files or the wish are wrong.
+            VersionRefused: a check forbids it. InvalidRequest: the files, or what is wanted, are wrong.
             Conflict: the number is taken by other bytes. NotFound: no such upload.
             Forbidden: it is someone else's. NotReady: no inspection can be made now, or the store
             cannot be written. StoreUnavailable: nothing was registered, or that is not known.
         """
-        wish = _check(wish)
+        wanted = _check(wanted)
         # One after the other for each model: numbers are given here.
-        async with self._locks.setdefault(wish.model, asyncio.Lock()):
+        async with self._locks.setdefault(wanted.model, asyncio.Lock()):
             staged = None
-            if wish.upload is not None:
-                known = self._done.get(wish.upload)
-                if known is not None and known[0] == wish.model:
+            if wanted.upload is not None:
+                known = self._done.get(wanted.upload)
+                if known is not None and known[0] == wanted.model:
                     return Entered(await self._registry.manifest(*known), None)
-                staged = await self.find(wish.model, wish.upload, request.actor)
-            entered = await self._register(wish, staged, request)
+                staged = await self.find(wanted.model, wanted.upload, request.actor)
+            entered = await self._register(wanted, staged, request)
         if staged is not None:
             await self._conclude(staged, entered.manifest)
         return entered
@@ -132,49 +132,53 @@ class Registrar:
             artifact = replace(fetched, manifest=manifest)
         return await self._reception.inspect_again(artifact, request)
 
-    async def _register(self, wish: Wish, staged: Staged | None, request: Request) -> Entered:
+    async def _register(
+        self, wanted: Registration, staged: Staged | None, request: Request
+    ) -> Entered:
         snapshot = await self._registry.fresh()
-        record = snapshot.models.get(wish.model)
+        record = snapshot.models.get(wanted.model)
         found = await asyncio.to_thread(self._models.scan)
-        number = wish.number or next_number(record, wish.model, found)
-        artifact = await self._copied(wish, staged, number)
-        before = _number_of(record, artifact.manifest.digest, wish.number)
+        number = wanted.number or next_number(record, wanted.model, found)
+        artifact = await self._copied(wanted, staged, number)
+        before = _number_of(record, artifact.manifest.digest, wanted.number)
         if before is not None:
-            manifest = await self._registry.manifest(wish.model, before)
+            manifest = await self._registry.manifest(wanted.model, before)
             await self._restore(replace(artifact, manifest=manifest), found)
             return Entered(manifest, None)
         if record is not None and number in record.versions:
-            raise Conflict(other_bytes((wish.model, number)))
+            raise Conflict(other_bytes((wanted.model, number)))
         if record is not None and number in record.retired:
-            message = f"Version {number} of '{wish.model}' was retired; take another number."
+            message = f"Version {number} of '{wanted.model}' was retired; take another number."
             raise Conflict(message)
         examined = await self._reception.examine(artifact, request)
-        return await self._enter(examined, wish, request)
+        return await self._enter(examined, wanted, request)
 
-    async def _copied(self, wish: Wish, staged: Staged | None, number: int) -> Artifact:
-        """The copy in the cache, with the lineage that came with the wish."""
+    async def _copied(self, wanted: Registration, staged: Staged | None, number: int) -> Artifact:
+        """The copy in the cache, with the lineage that came with what is wanted."""
         if staged is not None:
-            artifact = await asyncio.to_thread(self._models.take, wish.model, number, staged.folder)
+            artifact = await asyncio.to_thread(
+                self._models.take, wanted.model, number, staged.folder
+            )
         else:
             artifact = await asyncio.to_thread(
-                self._models.fetch, wish.model, number, _source(wish, number)
+                self._models.fetch, wanted.model, number, _source(wanted, number)
             )
-        if not wish.lineage:
+        if not wanted.lineage:
             return artifact
-        lineage = check_lineage(joined(artifact.manifest.lineage, wish.lineage))
+        lineage = check_lineage(joined(artifact.manifest.lineage, wanted.lineage))
         return replace(artifact, manifest=replace(artifact.manifest, lineage=lineage))
 
-    async def _enter(self, examined: Examined, wish: Wish, request: Request) -> Entered:
+    async def _enter(self, examined: Examined, wanted: Registration, request: Request) -> Entered:
         """Take a number, and register under it."""
         for _ in range(MAX_TRIES):
             try:
                 await self._reception.reserve(examined)
                 break
             except Conflict:
-                if wish.number is not None or examined.manifest.number >= MAX_VERSION:
+                if wanted.number is not None or examined.manifest.number >= MAX_VERSION:
                     raise
                 examined = examined.numbered(examined.manifest.number + 1)
-        placement = await self._placed(examined, wish)
+        placement = await self._placed(examined, wanted)
         try:
             manifest, change = await self._reception.enter(examined, request)
             if placement is not None:
@@ -194,10 +198,10 @@ class Registrar:
         finally:
             await asyncio.to_thread(placement.discard)
 
-    async def _placed(self, examined: Examined, wish: Wish) -> Placement | None:
+    async def _placed(self, examined: Examined, wanted: Registration) -> Placement | None:
         """The files on their way into the model store; None where they lie in their place."""
         manifest = examined.manifest
-        if wish.source == f"{manifest.model}/{manifest.number}":
+        if wanted.source == f"{manifest.model}/{manifest.number}":
             return None
         return await asyncio.to_thread(self._models.place, examined.artifact)
 
@@ -208,30 +212,30 @@ class Registrar:
         await asyncio.to_thread(self.uploads.discard, staged.id)
 
 
-def _check(wish: Wish) -> Wish:
-    """Refuse a wish that is none; one for a version's own place means its number."""
-    check_name("a model", wish.model)
-    if (wish.upload is None) == (wish.source is None):
+def _check(wanted: Registration) -> Registration:
+    """Refuse a registration that is none; one for a version's own place means its number."""
+    check_name("a model", wanted.model)
+    if (wanted.upload is None) == (wanted.source is None):
         message = "Name one of 'upload' and 'source': where the files of the version are."
         raise InvalidRequest(message)
-    if wish.number is not None and not 1 <= wish.number <= MAX_VERSION:
+    if wanted.number is not None and not 1 <= wanted.number <= MAX_VERSION:
         message = f"A version's number is 1 to {MAX_VERSION}."
         raise InvalidRequest(message)
-    if wish.lineage is not None:
-        check_lineage(wish.lineage)
-    own = (wish.source or "").removeprefix(f"{wish.model}/")
-    if wish.number is None and own != wish.source and own.isdigit():
-        return dataclasses.replace(wish, number=parse_version(own))
-    return wish
+    if wanted.lineage is not None:
+        check_lineage(wanted.lineage)
+    own = (wanted.source or "").removeprefix(f"{wanted.model}/")
+    if wanted.number is None and own != wanted.source and own.isdigit():
+        return dataclasses.replace(wanted, number=parse_version(own))
+    return wanted
 
 
-def _source(wish: Wish, number: int) -> str | None:
+def _source(wanted: Registration, number: int) -> str | None:
     """The folder to read, None where it is the version's own place."""
-    return None if wish.source == f"{wish.model}/{number}" else wish.source
+    return None if wanted.source == f"{wanted.model}/{number}" else wanted.source
 
 
 def _number_of(record: ModelRecord | None, digest: str, wanted: int | None) -> int | None:
-    """The version with these bytes that a wish means, if it is registered already."""
+    """The version with these bytes that a wanted means, if it is registered already."""
     if record is None:
         return None
     if wanted is not None:

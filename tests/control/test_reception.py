@@ -7,7 +7,7 @@ from gateway.adapters.folder import FolderStore
 from gateway.adapters.uploads import UploadBounds, UploadFolder
 from gateway.control.catalog import ACTOR, Catalog
 from gateway.control.reception import Reception, ReceptionParts
-from gateway.control.registering import Registrar, Wish
+from gateway.control.registering import Registrar, Registration
 from gateway.control.registry import Registry, Request
 from gateway.core.endpoints import Endpoint, Recording
 from gateway.core.errors import Conflict, GatewayError, NotReady, VersionRefused
@@ -203,7 +203,7 @@ async def test_two_uploads_of_one_number_have_one_winner(host: Host, other: Host
     """M22 over hosts: the number is taken once; the loser is told and leaves nothing."""
     wishes = [
         each.registrar.register(
-            Wish("m", number=1, upload=each.upload(content)), Request(actor="ana")
+            Registration("m", number=1, upload=each.upload(content)), Request(actor="ana")
         )
         for each, content in ((host, b"one"), (other, b"two"))
     ]
@@ -218,7 +218,9 @@ async def test_two_uploads_of_one_number_have_one_winner(host: Host, other: Host
 async def test_two_uploads_without_a_number_get_two(host: Host, other: Host) -> None:
     """Whoever comes second takes the next one."""
     wishes = [
-        each.registrar.register(Wish("m", upload=each.upload(content)), Request(actor="ana"))
+        each.registrar.register(
+            Registration("m", upload=each.upload(content)), Request(actor="ana")
+        )
         for each, content in ((host, b"one"), (other, b"two"))
     ]
     entered = await asyncio.gather(*wishes)
@@ -231,7 +233,7 @@ async def test_two_uploads_without_a_number_get_two(host: Host, other: Host) -> 
 async def test_a_registered_version_is_found_by_other_hosts(host: Host, other: Host) -> None:
     """Their catalogs see it whole, known already, and make no entry of their own."""
     upload = host.upload(b"one")
-    await host.registrar.register(Wish("m", upload=upload), Request(actor="ana"))
+    await host.registrar.register(Registration("m", upload=upload), Request(actor="ana"))
     await other.registry.fresh()
     await other.catalog.scan()
     assert other.catalog.index() == [("m", 1, None)]
@@ -242,18 +244,22 @@ async def test_a_registered_version_is_found_by_other_hosts(host: Host, other: H
 async def test_a_refused_upload_takes_no_number(host: Host, root: Path) -> None:
     """The next good one gets it, and the model store never saw the bad one."""
     with pytest.raises(VersionRefused):
-        await host.registrar.register(Wish("m", upload=host.upload(b"bad")), ASKED_BY_ANA)
+        await host.registrar.register(Registration("m", upload=host.upload(b"bad")), ASKED_BY_ANA)
     assert host.models.scan() == []
-    entered = await host.registrar.register(Wish("m", upload=host.upload(b"good")), ASKED_BY_ANA)
+    entered = await host.registrar.register(
+        Registration("m", upload=host.upload(b"good")), ASKED_BY_ANA
+    )
     assert entered.manifest.number == 1
 
 
 async def test_files_that_were_lost_are_brought_back(host: Host, root: Path) -> None:
     """After a crash between commit and publishing, the same bytes heal the model store."""
-    await host.registrar.register(Wish("m", upload=host.upload(b"one")), ASKED_BY_ANA)
+    await host.registrar.register(Registration("m", upload=host.upload(b"one")), ASKED_BY_ANA)
     (root / "m" / "1" / "model.onnx").unlink()
     (root / "m" / "1").rmdir()
-    again = await host.registrar.register(Wish("m", upload=host.upload(b"one")), ASKED_BY_ANA)
+    again = await host.registrar.register(
+        Registration("m", upload=host.upload(b"one")), ASKED_BY_ANA
+    )
     assert (again.manifest.number, again.change) == (1, None)
     assert (root / "m" / "1" / "model.onnx").read_bytes() == b"one"
 

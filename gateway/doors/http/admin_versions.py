@@ -2,7 +2,7 @@
 
 import msgspec
 
-from gateway.control.registering import Wish
+from gateway.control.registering import Registration
 from gateway.control.versions import Known
 from gateway.core.differing import VersionDiff
 from gateway.core.errors import InvalidRequest, VersionRefused
@@ -27,7 +27,7 @@ async def register(call: Call) -> Response:
     """Register a version; a refused one is told with every check that was made."""
     asked: RegisterVersion = call.document
     model = check_name("a model", call.path["model"])
-    wish = Wish(
+    wanted = Registration(
         model=model,
         number=asked.version,
         upload=asked.upload,
@@ -35,7 +35,7 @@ async def register(call: Call) -> Response:
         lineage=asked.lineage,
     )
     try:
-        entered = await call.parts.registrar.register(wish, call.asked(asked.reason))
+        entered = await call.parts.registrar.register(wanted, call.asked(asked.reason))
     except VersionRefused as error:
         return refused(error)
     manifest = entered.manifest
