@@ -82,7 +82,7 @@ class Registrar:
         """Inspect and register; asked again with the same bytes, say what stands.
 
         Raises:
-            VersionRefused: a check forbids it. InvalidRequest: the files, or what is wanted, are wrong.
+            VersionRefused: a check forbids it. InvalidRequest: the request or a file is wrong.
             Conflict: the number is taken by other bytes. NotFound: no such upload.
             Forbidden: it is someone else's. NotReady: no inspection can be made now, or the store
             cannot be written. StoreUnavailable: nothing was registered, or that is not known.

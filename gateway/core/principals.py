@@ -17,7 +17,9 @@ from gateway.core.patterns import ANY, check_pattern, matches_any
 
 ADMIN: Final = "admin"
 """The principal that is always there: it holds the token of each host's state folder."""
-MACHINES: Final = frozenset({"model-store", "steward", "mlflow", "retention", "gatekeeper"})
+MACHINES: Final = frozenset(
+    {"gateway", "model-store", "steward", "mlflow", "retention", "gatekeeper"}
+)
 """Actors that are no principals: what the gateway does by itself."""
 RESERVED: Final = MACHINES | {ADMIN}
 GROUP: Final = "group:"

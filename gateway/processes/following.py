@@ -9,6 +9,7 @@ from gateway.adapters.shelf import FolderShelf
 from gateway.control.following import FollowSources, MlflowDesk
 from gateway.control.landing import StoreLanding
 from gateway.control.mlflow import Follower
+from gateway.core.errors import InvalidRequest
 from gateway.core.following import rules_of
 from gateway.mlflow_settings import MlflowSettings
 from gateway.processes.stores import Stores
@@ -22,6 +23,9 @@ def sources_of(settings: Settings, stores: Stores) -> FollowSources:
         InvalidRequest: a setting of mlflow is wrong.
     """
     mlflow = settings.mlflow
+    if "://" in settings.model_store:
+        message = "Setting mlflow.url needs a model store in a folder: versions are put there."
+        raise InvalidRequest(message)
     shelf = FolderShelf(Path(settings.model_store))
     return FollowSources(
         rules=rules_of(mlflow.models, mlflow.names, mlflow.aliases),

@@ -59,6 +59,7 @@ async def test_a_principal_is_written_read_and_dropped() -> None:
     [
         pytest.param("admin", DEPLOYER, id="built-in"),
         pytest.param("steward", DEPLOYER, id="machine"),
+        pytest.param("gateway", DEPLOYER, id="denials"),
         pytest.param("a b", DEPLOYER, id="name"),
         pytest.param("x" * 129, DEPLOYER, id="long-name"),
         pytest.param("ci", {"schema": 2}, id="schema"),
