@@ -18,6 +18,7 @@ import httpx
 import pytest
 import redis
 import trustme
+from redis.commands import AsyncCoreCommands
 
 from gateway.adapters.redis import RedisStore
 from gateway.core.errors import StoreUnavailable
@@ -101,7 +102,10 @@ def test_the_documented_user_is_enough(
 ) -> None:
     """R17 A whole story runs under the documented user, which is refused nothing on its way."""
     allow(root)
-    gateway = make_gateway(models=models, env={"TILTYARD_REDIS_URL": url_for(port_of(valkey))})
+    url = url_for(port_of(valkey))
+    env = {"REDIS_URL": url, "INSPECTION_MODE": "short", "MLFLOW_URL": "http://127.0.0.1:1"}
+    env = {f"TILTYARD_{name}": value for name, value in env.items()}
+    gateway = make_gateway(models=models, env=env)
     split = {
         "exposure": 10_000,
         "variants": [
@@ -125,12 +129,27 @@ def test_the_documented_user_is_enough(
     answers = root.xrange("{tiltyard}:promotion-results")
     assert [answer[b"status"] for _, answer in answers] == [b"accepted", b"refused"]
     assert len(gateway.audit()) == status(gateway)["revision"]
+    govern(gateway)
     # A process that is gone is forgotten, and another one may lead for a while.
     root.sadd("{tiltyard}:processes", "gone")
     root.set("{tiltyard}:leader", "another", px=6_000)
     eventually(lambda: status(gateway) and not root.sismember("{tiltyard}:processes", "gone"))
     eventually(lambda: "cmdstat_unwatch" in root.info("commandstats"))
     assert root.acl_log() == []
+
+
+def govern(gateway: Gateway) -> None:
+    """What governance has of its own in the store: reports, webhooks, archives, what may go."""
+    gateway.told("POST", "/admin/v1/models/m/versions/2/inspect", {"reason": "again"})
+    gateway.told("GET", "/admin/v1/models/m/versions/2")
+    gateway.told("PUT", "/admin/v1/webhooks/w", {"url": "https://hooks.example/"})
+    gateway.told("GET", "/admin/v1/webhooks/w")
+    gateway.told("DELETE", "/admin/v1/webhooks/w")
+    retention = {"schema": 1, "models": ["*"], "keep": 1, "min_age_days": 0, "ledger_days": 0}
+    gateway.told("PUT", "/admin/v1/retention/documents/r", retention)
+    gateway.told("POST", "/admin/v1/retention/collect", {"reason": "all that may go"})
+    gateway.told("GET", "/admin/v1/audit/head")
+    gateway.told("POST", "/admin/v1/mlflow/sync")
 
 
 def test_the_documented_user_may_do_nothing_else(valkey: ValkeyProcess, root: Any) -> None:
@@ -166,6 +185,16 @@ def test_the_documented_user_may_do_no_more_than_is_used() -> None:
     # redis-py sends these by itself: for transactions, for its name and for what it is.
     by_itself = {"exec", "unwatch", "client|setname", "client|setinfo"}
     assert {name for name in names - by_itself if f".{name}(" not in source} == set()
+
+
+def test_the_documented_user_may_do_all_that_is_used() -> None:
+    """R17 Every command of redis-py that the adapter names is in the line."""
+    names = {word[1:] for word in access_line().split() if word.startswith("+")}
+    pages = (ROOT / "gateway" / "adapters" / "redis").glob("*.py")
+    called = set(re.findall(r"\.(\w+)\(", "".join(page.read_text() for page in pages)))
+    # Lists, mappings and hashes have these, too, and of those only they are called.
+    of_python = {"append", "digest", "keys", "sort"}
+    assert (called & set(dir(AsyncCoreCommands))) - names == of_python
 
 
 class TlsDoor:

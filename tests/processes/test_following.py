@@ -13,7 +13,7 @@ from gateway.settings import load
 def test_versions_from_elsewhere_need_a_model_store_in_a_folder() -> None:
     """An address of an object store is refused, and not taken for the name of a folder."""
     there = {"MLFLOW_URL": "http://127.0.0.1:5000", "MODEL_STORE": "s3://models/here"}
-    settings = load(None, {f"TILTYARD_{name}": value for name, value in there.items()})
+    settings = load({f"TILTYARD_{name}": value for name, value in there.items()})
     stores: Any = None
     with pytest.raises(InvalidRequest, match="needs a model store in a folder"):
         sources_of(settings, stores)

@@ -60,7 +60,7 @@ class RedisFollowing:
     async def ask(self) -> int:
         """Ask the leader, on whichever host, to look soon; how often that was asked."""
         async with bordered(self._connections) as client, self._in_time():
-            return int(await client.incr(self._keys.following_asked))
+            return int(await client.incrby(self._keys.following_asked))
 
     async def asked(self) -> int:
         """How often looking was asked for."""
