@@ -1,6 +1,7 @@
 """The pages on the command line and the admin API list what there is, and nothing else."""
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from gateway.doors.http.admin_routes import OPERATIONS
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 BELOW = "/admin/v1/"
+_FRONT: Any = None
+TREE: Any = get_command(create_cli(_FRONT))
 
 
 def rows(page: str, heading: str) -> Iterator[list[str]]:
@@ -46,8 +49,7 @@ def command_of(shown: str) -> str:
 
 def test_every_command_is_on_its_page() -> None:
     """`docs/cli.md` has the commands that `tiltyard --help` has, each with a row."""
-    front: Any = None
-    there = set(commands(get_command(create_cli(front))))
+    there = set(commands(TREE))
     shown = {
         command_of(usage)
         for first, *_ in rows("cli.md", "| command | what it does |")
@@ -124,3 +126,23 @@ def test_links_lead_somewhere(page: Path) -> None:
             titles = re.findall(r"(?m)^#+ (.+)$", target.read_text())
             anchors = {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in titles}
             assert heading in anchors, link
+
+
+PAGES = [ROOT / "README.md", ROOT / "models" / "README.md", *sorted(DOCS.glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}-{page.stem}")
+def test_every_command_that_is_shown_exists(page: Path) -> None:
+    """What pages tell people to type names a command, and options that it has."""
+    text = page.read_text().replace("\\\n", " ")
+    lines = re.findall(r"(?m)^(?:\$ )?(?:\.venv/bin/)?tiltyard (.*)$", text)
+    for line in [*lines, *re.findall(r"`tiltyard ([^`]+)`", text)]:
+        command = TREE
+        words = shlex.split(line, comments=True)
+        while words and words[0] in getattr(command, "commands", {}):
+            command = command.commands[words.pop(0)]
+        has = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
+        has |= {"--help", "--version"}
+        is_whole = not hasattr(command, "commands") or not words or words[0].startswith("-")
+        assert is_whole, line
+        assert {word for word in words if re.match("--?[a-z]", word)} <= has, line
