@@ -82,7 +82,7 @@ def models(tmp_path: Path) -> Path:
 
 
 @pytest.mark.e2e
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_its_shell_blocks_run(
     make_gateway: MakeGateway, valkey: ValkeyProcess, models: Path
 ) -> None:
