@@ -35,6 +35,8 @@ DAY_S: Final = 86_400.0
 LOOKS: Final = 5
 """How often what was committed meanwhile is read, before the chain is held against the head."""
 MAX_PAGE: Final = 1_000
+SHOWN_KINDS: Final = 3
+"""Kinds of denials of one entry that a list tells."""
 
 Actor = Annotated[str | None, typer.Option(help="By this principal only.")]
 Action = Annotated[str | None, typer.Option(help="Actions that begin so, such as 'model.'.")]
@@ -89,10 +91,11 @@ def list_entries(  # noqa: PLR0913 - an argument for each option
     rows = [_row(item["entry"]) for item in found]
     show_table(
         "Audit",
-        ("revision", "at", "actor", "action", "target", "reason", "mark"),
+        ("revision", "at", "actor", "action", "target", "why"),
         rows,
         empty="There is no such entry.",
-        styles=[_STYLES.get(str(row[-1]).split(" ")[0], "") for row in rows],
+        styles=[_STYLES.get(_mark(item["entry"]), "") for item in found],
+        whole=("revision", "action"),
     )
     for revision in unreadable:
         say(f"Revision {revision} cannot be read; `tiltyard audit verify` says more.")
@@ -333,23 +336,33 @@ def _found(
 
 
 def _row(entry: dict[str, Any]) -> tuple[Any, ...]:
-    evidence = entry.get("evidence")
-    mark = ""
-    if isinstance(evidence, dict) and evidence.get("override") is True:
-        mark = "OVERRIDE"
-    elif entry["action"] == DENIED and isinstance(evidence, dict):
-        count = sum(one["count"] for one in evidence["denials"]) + evidence["others"]
-        mark = f"DENIED {count}"
     at = f"{datetime.fromtimestamp(entry['at'], UTC):%Y-%m-%d %H:%M:%S}"
-    return (
-        entry["revision"],
-        at,
-        entry["actor"],
-        entry["action"],
-        entry["target"],
-        entry["reason"] or None,
-        mark,
-    )
+    mark, why = _mark(entry), entry["reason"] or None
+    if mark == "DENIED":
+        why = _denied(entry["evidence"])
+    elif mark:
+        why = f"{mark}: {why}"
+    return (entry["revision"], at, entry["actor"], entry["action"], entry["target"], why)
+
+
+def _mark(entry: dict[str, Any]) -> str:
+    """What makes an entry stand out, in a word; empty for most."""
+    evidence = entry.get("evidence")
+    if isinstance(evidence, dict) and evidence.get("override") is True:
+        return "OVERRIDE"
+    return "DENIED" if entry["action"] == DENIED and isinstance(evidence, dict) else ""
+
+
+def _denied(evidence: dict[str, Any]) -> str:
+    """How often, and who asked for what on which model; of many kinds the first few."""
+    kinds = evidence["denials"]
+    count = sum(one["count"] for one in kinds) + evidence["others"]
+    told = [
+        " ".join(one[name] for name in ("principal", "peer", "action", "model") if one.get(name))
+        for one in kinds[:SHOWN_KINDS]
+    ]
+    more = ["..."] if len(kinds) > SHOWN_KINDS or evidence["others"] else []
+    return f"DENIED {count}: {', '.join(told + more)}"
 
 
 _STYLES: Final = {"OVERRIDE": "bold red", "DENIED": "yellow"}
