@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Annotated, Any, Final
 
@@ -13,7 +12,7 @@ import typer
 from gateway.core.chain import Chain, Gap, Head, begin
 from gateway.core.checkpoints import KEY_FILE, Signed, read_key
 from gateway.core.errors import InvalidRequest, NotFound, excerpt
-from gateway.core.sought import DENIED, Sought
+from gateway.core.sought import Sought
 from gateway.doors.cli.audit_files import (
     check_archives,
     check_export,
@@ -22,6 +21,7 @@ from gateway.doors.cli.audit_files import (
     write_export,
     written_whole,
 )
+from gateway.doors.cli.audit_rows import COLUMNS, STYLES, mark_of, row_of
 from gateway.doors.cli.client import AdminClient
 from gateway.doors.cli.front import AdminUrl, AsJson, FrontStep, Reason, TokenFile, front_of
 from gateway.doors.cli.output import say, show_json, show_table
@@ -35,8 +35,6 @@ DAY_S: Final = 86_400.0
 LOOKS: Final = 5
 """How often what was committed meanwhile is read, before the chain is held against the head."""
 MAX_PAGE: Final = 1_000
-SHOWN_KINDS: Final = 3
-"""Kinds of denials of one entry that a list tells."""
 
 Actor = Annotated[str | None, typer.Option(help="By this principal only.")]
 Action = Annotated[str | None, typer.Option(help="Actions that begin so, such as 'model.'.")]
@@ -88,13 +86,12 @@ def list_entries(  # noqa: PLR0913 - an argument for each option
     if as_json:
         show_json(found)
         return
-    rows = [_row(item["entry"]) for item in found]
     show_table(
         "Audit",
-        ("revision", "at", "actor", "action", "target", "why"),
-        rows,
+        COLUMNS,
+        [row_of(item["entry"]) for item in found],
         empty="There is no such entry.",
-        styles=[_STYLES.get(_mark(item["entry"]), "") for item in found],
+        styles=[STYLES.get(mark_of(item["entry"]), "") for item in found],
         whole=("revision", "action"),
     )
     for revision in unreadable:
@@ -333,39 +330,6 @@ def _found(
         if page["next"] is None or len(found) >= limit:
             return found, unreadable
         query = {**query, ("before" if query["newest"] else "after"): page["next"]}
-
-
-def _row(entry: dict[str, Any]) -> tuple[Any, ...]:
-    at = f"{datetime.fromtimestamp(entry['at'], UTC):%Y-%m-%d %H:%M:%S}"
-    mark, why = _mark(entry), entry["reason"] or None
-    if mark == "DENIED":
-        why = _denied(entry["evidence"])
-    elif mark:
-        why = f"{mark}: {why}"
-    return (entry["revision"], at, entry["actor"], entry["action"], entry["target"], why)
-
-
-def _mark(entry: dict[str, Any]) -> str:
-    """What makes an entry stand out, in a word; empty for most."""
-    evidence = entry.get("evidence")
-    if isinstance(evidence, dict) and evidence.get("override") is True:
-        return "OVERRIDE"
-    return "DENIED" if entry["action"] == DENIED and isinstance(evidence, dict) else ""
-
-
-def _denied(evidence: dict[str, Any]) -> str:
-    """How often, and who asked for what on which model; of many kinds the first few."""
-    kinds = evidence["denials"]
-    count = sum(one["count"] for one in kinds) + evidence["others"]
-    told = [
-        " ".join(one[name] for name in ("principal", "peer", "action", "model") if one.get(name))
-        for one in kinds[:SHOWN_KINDS]
-    ]
-    more = ["..."] if len(kinds) > SHOWN_KINDS or evidence["others"] else []
-    return f"DENIED {count}: {', '.join(told + more)}"
-
-
-_STYLES: Final = {"OVERRIDE": "bold red", "DENIED": "yellow"}
 
 
 @contextmanager

@@ -47,6 +47,15 @@ def test_overrides_and_denials_stand_out(desk: Desk) -> None:
     assert len(desk.json("audit", "list", "--denials")) == 1
 
 
+def test_entries_say_which_version_they_are_about(desk: Desk) -> None:
+    """Where the target names only the model."""
+    row = desk.run("audit", "list", "--action", "model.promote").stdout
+    assert "models/flights (champion: 2)" not in row
+    assert desk.run("promote", "flights", "2", "--no-wait").exit_code == 0
+    row = desk.run("audit", "list", "--action", "model.promote").stdout
+    assert "models/flights (champion: 2)" in row
+
+
 def test_one_entry_is_shown_whole(desk: Desk) -> None:
     """With its hash; one that is not there is refused."""
     told = msgspec.json.decode(desk.run("audit", "show", "2").stdout)
