@@ -255,7 +255,7 @@ class Catalog:
     def _refuse(self, key: Key, reason: str) -> None:
         """Remember what speaks against a version; say it once."""
         if self._faults.get(key) != reason:
-            log.warning("Version %d of '%s' is refused. %s", key[1], key[0], reason)
+            log.warning("%s/%d stays out. %s", *key, reason)
             self._faults[key] = reason
             self._move()
 

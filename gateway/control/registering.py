@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from gateway.control.reception import Examined, Reception
 from gateway.control.registry import Change, Registry, Request
-from gateway.core.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from gateway.core.errors import Conflict, Forbidden, InvalidRequest, NotFound, VersionRefused
 from gateway.core.inspections import Inspection
 from gateway.core.lineage import check_lineage, joined
 from gateway.core.models import MAX_VERSION, Key, Manifest, check_name, parse_version
@@ -82,7 +82,8 @@ class Registrar:
         """Inspect and register; asked again with the same bytes, say what stands.
 
         Raises:
-            VersionRefused: a check forbids it. InvalidRequest: the request or a file is wrong.
+            VersionRefused: a check forbids it, and the upload is gone. InvalidRequest: the files or
+            the request are wrong.
             Conflict: the number is taken by other bytes. NotFound: no such upload.
             Forbidden: it is someone else's. NotReady: no inspection can be made now, or the store
             cannot be written. StoreUnavailable: nothing was registered, or that is not known.
@@ -96,7 +97,13 @@ class Registrar:
                 if known is not None and known[0] == wanted.model:
                     return Entered(await self._registry.manifest(*known), None)
                 staged = await self.find(wanted.model, wanted.upload, request.actor)
-            entered = await self._register(wanted, staged, request)
+            try:
+                entered = await self._register(wanted, staged, request)
+            except VersionRefused:
+                # These bytes will never do; an upload of them would only take up a place.
+                if staged is not None:
+                    await asyncio.to_thread(self.uploads.discard, staged.id)
+                raise
         if staged is not None:
             await self._conclude(staged, entered.manifest)
         return entered

@@ -35,8 +35,11 @@ class CheckRule(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
     at_least: float | None = None
 
 
-class ApprovalRule(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """So many principals who hold the role for the model; who asks or registered is not counted."""
+class ApprovalRule(Struct, frozen=True, forbid_unknown_fields=True):
+    """So many principals who hold the role for the model; who asks or registered is not counted.
+
+    Written out whole: an empty rule would say nothing to who reads it.
+    """
 
     role: Role = Role.APPROVER
     count: int = 1

@@ -44,7 +44,7 @@ def files(subject: Subject) -> CheckResult:
     if bundle_digest(order.files) != order.digest:
         return failed("Its digest is not that of its files.")
     total = sum(file.size for file in order.files)
-    return passed(f"{len(order.files)} files, {total} bytes, as they were copied.")
+    return passed(f"{_counted(len(order.files), 'file')}, {total} bytes, as copied.")
 
 
 def form(subject: Subject) -> CheckResult:
@@ -54,7 +54,9 @@ def form(subject: Subject) -> CheckResult:
     subject.model = Model(subject.path.read_bytes())
     subject.anatomy = subject.model.anatomy()
     nodes = len(subject.model.nodes)
-    return passed(f"ONNX of IR version {subject.anatomy.ir_version} with {nodes} nodes.")
+    return passed(
+        f"ONNX of IR version {subject.anatomy.ir_version} with {_counted(nodes, 'node')}."
+    )
 
 
 def domains(subject: Subject) -> CheckResult:
@@ -75,7 +77,12 @@ def names(subject: Subject) -> CheckResult:
         fault = name_fault(given)
         if fault:
             return failed(f"Names of its {what}: {fault}")
-    return passed(f"{len(inputs)} inputs and {len(outputs)} outputs with proper names.")
+    told = f"{_counted(len(inputs), 'input')} and {_counted(len(outputs), 'output')}"
+    return passed(f"{told} with proper names.")
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _file_fault(path: Path, size: int, digest: str) -> str | None:

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Annotated, Any, Final
 
@@ -13,7 +12,7 @@ import typer
 from gateway.core.chain import Chain, Gap, Head, begin
 from gateway.core.checkpoints import KEY_FILE, Signed, read_key
 from gateway.core.errors import InvalidRequest, NotFound, excerpt
-from gateway.core.sought import DENIED, Sought
+from gateway.core.sought import Sought
 from gateway.doors.cli.audit_files import (
     check_archives,
     check_export,
@@ -22,6 +21,7 @@ from gateway.doors.cli.audit_files import (
     write_export,
     written_whole,
 )
+from gateway.doors.cli.audit_rows import COLUMNS, STYLES, mark_of, row_of
 from gateway.doors.cli.client import AdminClient
 from gateway.doors.cli.front import AdminUrl, AsJson, FrontStep, Reason, TokenFile, front_of
 from gateway.doors.cli.output import say, show_json, show_table
@@ -86,13 +86,13 @@ def list_entries(  # noqa: PLR0913 - an argument for each option
     if as_json:
         show_json(found)
         return
-    rows = [_row(item["entry"]) for item in found]
     show_table(
         "Audit",
-        ("revision", "at", "actor", "action", "target", "reason", "mark"),
-        rows,
+        COLUMNS,
+        [row_of(item["entry"]) for item in found],
         empty="There is no such entry.",
-        styles=[_STYLES.get(str(row[-1]).split(" ")[0], "") for row in rows],
+        styles=[STYLES.get(mark_of(item["entry"]), "") for item in found],
+        whole=("revision", "action"),
     )
     for revision in unreadable:
         say(f"Revision {revision} cannot be read; `tiltyard audit verify` says more.")
@@ -330,29 +330,6 @@ def _found(
         if page["next"] is None or len(found) >= limit:
             return found, unreadable
         query = {**query, ("before" if query["newest"] else "after"): page["next"]}
-
-
-def _row(entry: dict[str, Any]) -> tuple[Any, ...]:
-    evidence = entry.get("evidence")
-    mark = ""
-    if isinstance(evidence, dict) and evidence.get("override") is True:
-        mark = "OVERRIDE"
-    elif entry["action"] == DENIED and isinstance(evidence, dict):
-        count = sum(one["count"] for one in evidence["denials"]) + evidence["others"]
-        mark = f"DENIED {count}"
-    at = f"{datetime.fromtimestamp(entry['at'], UTC):%Y-%m-%d %H:%M:%S}"
-    return (
-        entry["revision"],
-        at,
-        entry["actor"],
-        entry["action"],
-        entry["target"],
-        entry["reason"] or None,
-        mark,
-    )
-
-
-_STYLES: Final = {"OVERRIDE": "bold red", "DENIED": "yellow"}
 
 
 @contextmanager

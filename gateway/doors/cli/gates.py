@@ -124,28 +124,16 @@ def check_gates(  # noqa: PLR0913 - an argument for each option
     admin: AdminUrl = None,
     token_file: TokenFile = None,
 ) -> None:
-    """Say what stands between a version and an alias, without trying."""
+    """Say what stands between a version and an alias, without trying; 1 if something does."""
     with AdminClient(ctx, admin, token_file) as client:
         query = {"alias": alias}
         document = client.get("models", model, "versions", str(version), "gates", query=query)
     if as_json:
         show_json(document)
-        return
-    what = f"Version {version} of '{model}'"
-    show_table(
-        f"{what} and the alias '{alias}'",
-        ("gate", "requirement", "met", ""),
-        [
-            (row["gate"], row["requirement"], row["met"], row["sentence"])
-            for row in document["requirements"]
-        ],
-        empty="No gate means this model.",
-    )
-    if document["open"]:
-        say(f"{what} may be promoted to '{alias}'.")
     else:
-        lacking = sum(not row["met"] for row in document["requirements"])
-        say(f"{what} may not be promoted to '{alias}' yet: {lacking} missing.")
+        _show_requirements(document, f"Version {version} of '{model}'", alias)
+    if not document["open"]:
+        raise typer.Exit(1)
 
 
 @app.command("wishes")
@@ -263,6 +251,23 @@ def _show_preview(preview: dict[str, Any]) -> None:
         ],
         empty="All that serves would pass.",
     )
+
+
+def _show_requirements(document: dict[str, Any], what: str, alias: str) -> None:
+    show_table(
+        f"{what} and the alias '{alias}'",
+        ("gate", "requirement", "met", ""),
+        [
+            (row["gate"], row["requirement"], row["met"], row["sentence"])
+            for row in document["requirements"]
+        ],
+        empty="No gate means this model.",
+    )
+    if document["open"]:
+        say(f"{what} may be promoted to '{alias}'.")
+    else:
+        lacking = sum(not row["met"] for row in document["requirements"])
+        say(f"{what} may not be promoted to '{alias}' yet: {lacking} missing.")
 
 
 def _tell(answer: dict[str, Any], done: str, *, as_json: bool) -> None:

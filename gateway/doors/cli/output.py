@@ -16,18 +16,28 @@ def show_json(document: object) -> None:
     typer.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
 
 
-def show_table(
+def show_table(  # noqa: PLR0913 - how it looks is the caller's
     title: str,
     columns: Sequence[str],
     rows: Iterable[Sequence[object]],
     *,
     empty: str,
     styles: Sequence[str] = (),
+    whole: Sequence[str] = (),
 ) -> None:
-    """Print rows under their columns, or a sentence where there are none; `styles` one a row."""
+    """Print rows under their columns, or a sentence where there are none.
+
+    Args:
+        title: stands above them.
+        columns: their heads.
+        rows: a cell for each column.
+        empty: the sentence.
+        styles: one a row.
+        whole: columns that a narrow terminal does not break.
+    """
     table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False)
     for column in columns:
-        table.add_column(Text(column), overflow="fold")
+        table.add_column(Text(column), overflow="fold", no_wrap=column in whole)
     for row, style in zip_longest(rows, styles, fillvalue=""):
         table.add_row(*(Text(plain(cell)) for cell in row), style=str(style))
     console = Console(soft_wrap=False, highlight=False)

@@ -62,7 +62,7 @@ def list_tokens(
                 row["principal"],
                 _moment(row["created_at"]),
                 row["created_by"],
-                "expired" if row["expired"] else _moment(row["expires_at"]) or "revoked",
+                "expired" if row["expired"] else _moment(row["expires_at"]) or "revocation",
             )
             for row in document["tokens"]
         ],

@@ -3,15 +3,17 @@
 import hashlib
 import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import msgspec
 import typer
 
-from gateway.core.errors import InvalidRequest, VersionRefused, excerpt
+from gateway.core.errors import GatewayError, InvalidRequest, VersionRefused, excerpt
 from gateway.core.lineage import joined
 from gateway.core.models import is_name
+from gateway.core.reviews import Outcome
 from gateway.doors.cli.client import AdminClient
 from gateway.doors.cli.front import AdminUrl, AsJson, Reason, TokenFile
 from gateway.doors.cli.output import say, show_json, show_table
@@ -73,12 +75,19 @@ def register(  # noqa: PLR0913 - an argument for each option
             else:
                 show_checks(f"Checks of a new version of {model}", error.checks)
             raise
+        except GatewayError:
+            _forget(client, model, document.get("upload"))
+            raise
     if as_json:
         show_json(answer)
         return
     show_checks(f"Checks of {model} {answer['version']}", answer["checks"])
     done = f"is registered at revision {answer['revision']}"
     say(f"Version {answer['version']} of {model} {done if answer['changed'] else 'was known'}.")
+    _say_failed(answer["checks"])
+    if answer["changed"]:
+        words = f"tiltyard gate check {model} {answer['version']}"
+        say(f"`{words}` says what it needs before it may be promoted.")
 
 
 def show_version(  # noqa: PLR0913 - an argument for each option
@@ -227,6 +236,19 @@ def files_of(path: Path) -> dict[str, Path]:
         message = f"The folder '{excerpt(path.name)}' has no {MODEL_FILE}."
         raise InvalidRequest(message)
     return found
+
+
+def _say_failed(checks: Mapping[str, Any]) -> None:
+    failed = [name for name, check in checks.items() if check["outcome"] == Outcome.FAILED]
+    if failed:
+        say(f"It did not pass: {', '.join(failed)}.")
+
+
+def _forget(client: AdminClient, model: str, upload: str | None) -> None:
+    """Leave no upload behind that the next try would not use."""
+    if upload is not None:
+        with suppress(GatewayError):
+            client.delete("models", model, "uploads", upload, query={}, if_match=None)
 
 
 def _send(client: AdminClient, model: str, files: Mapping[str, Path]) -> str:

@@ -40,14 +40,20 @@ def test_overrides_and_denials_stand_out(desk: Desk) -> None:
     desk.world.denials.note("eve", "promote", "flights")
     asyncio.run(desk.world.denials.flush())
     rows = desk.run("audit", "list").stdout.splitlines()
-    assert [row.rsplit("  ", 1)[1].strip() for row in rows if "model.promote" in row] == [
-        "OVERRIDE"
-    ]
-    assert [row.rsplit("  ", 1)[1].strip() for row in rows if "access.denied" in row] == [
-        "DENIED 2"
-    ]
+    found = {row.split()[4]: row for row in rows if row[:1].isdigit()}
+    assert "OVERRIDE: " in found["model.promote"]
+    assert "DENIED 2: eve promote flights" in found["access.denied"]
     assert len(desk.json("audit", "list", "--overrides")) == 1
     assert len(desk.json("audit", "list", "--denials")) == 1
+
+
+def test_entries_say_which_version_they_are_about(desk: Desk) -> None:
+    """Where the target names only the model."""
+    row = desk.run("audit", "list", "--action", "model.promote").stdout
+    assert "models/flights (champion: 2)" not in row
+    assert desk.run("promote", "flights", "2", "--no-wait").exit_code == 0
+    row = desk.run("audit", "list", "--action", "model.promote").stdout
+    assert "models/flights (champion: 2)" in row
 
 
 def test_one_entry_is_shown_whole(desk: Desk) -> None:

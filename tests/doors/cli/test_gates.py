@@ -70,14 +70,16 @@ def test_what_is_missing_is_listed_line_by_line(gated: Desk) -> None:
 
 def test_a_check_says_what_stands_in_the_way(gated: Desk) -> None:
     """As a table, and in one sentence."""
-    told = gated.run("gate", "check", MODEL, "2").stdout
-    assert "approvals.approver" in told
-    assert "may not be promoted to 'champion' yet: 1 missing" in told
+    closed = gated.run("gate", "check", MODEL, "2")
+    assert closed.exit_code == 1
+    assert "approvals.approver" in closed.stdout
+    assert "may not be promoted to 'champion' yet: 1 missing" in closed.stdout
     as_approver(gated, "approve", MODEL, "2")
     assert "may be promoted to 'champion'" in gated.run("gate", "check", MODEL, "2").stdout
     assert gated.json("gate", "check", MODEL, "2")["open"]
     as_approver(gated, "unapprove", MODEL, "2")
-    assert not gated.json("gate", "check", MODEL, "2")["open"]
+    closed = gated.run("gate", "check", MODEL, "2", "--json")
+    assert (closed.exit_code, msgspec.json.decode(closed.stdout)["open"]) == (1, False)
 
 
 def test_a_promotion_is_asked_for(gated: Desk) -> None:

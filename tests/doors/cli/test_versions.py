@@ -35,6 +35,7 @@ def test_a_folder_is_registered_with_one_command(seeded: Desk, version: Path) ->
     shown = seeded.json("models", "version", MODEL, "4")
     assert shown["lineage"]["tags"] == {"team": "delays"}
     assert shown["lineage"]["parameters"] == {"depth": "3"}
+    assert f"`tiltyard gate check {MODEL} 4`" in result.stdout
     again = seeded.run("register", MODEL, str(version), *told)
     assert again.exit_code == 0
     assert "was known" in again.stdout
@@ -66,6 +67,22 @@ def test_a_refusal_shows_every_check_and_fails(seeded: Desk, version: Path) -> N
     as_json = seeded.run("register", MODEL, str(version), "--json")
     assert as_json.exit_code == 1
     assert '"outcome": "failed"' in as_json.stdout
+
+
+def test_what_is_not_registered_leaves_no_upload(
+    seeded: Desk, tmp_path: Path, version: Path
+) -> None:
+    """A number that was given keeps its bytes; the next try sends its files anew."""
+    seeded.run("register", MODEL, str(version))
+    (version / "model.onnx").write_bytes(b"other")
+    refused(seeded.run("register", MODEL, str(version), "--version", "4"), 5, "other bytes")
+    assert list((tmp_path / "uploads").iterdir()) == []
+
+
+def test_a_check_that_only_gates_ask_about_is_named(seeded: Desk, version: Path) -> None:
+    """The version is registered, and who did it sees what it did not pass."""
+    seeded.world.inspector.changes = {Check.GOLDEN: CheckResult(Outcome.FAILED, "Off.")}
+    assert "It did not pass: golden." in seeded.run("register", MODEL, str(version)).stdout
 
 
 def test_a_source_needs_no_upload(seeded: Desk, tmp_path: Path, version: Path) -> None:

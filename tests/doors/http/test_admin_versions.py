@@ -110,13 +110,13 @@ async def test_a_number_never_gets_other_bytes(world: World, tmp_path: Path) -> 
 async def test_what_fails_a_check_leaves_nothing(world: World, tmp_path: Path) -> None:
     """A refusal names the failed checks, is written down once, and the store stays as it was."""
     world.inspector.changes = {Check.LOADS: FAILED}
-    name = await upload(world)
     for _ in range(2):
-        response = await register(world, upload=name)
+        response = await register(world, upload=await upload(world))
         assert response.status_code == 400
         assert "loads: It takes too much memory." in response.json()["error"]
         assert response.json()["checks"]["loads"]["outcome"] == "failed"
     assert placed(tmp_path) == []
+    assert list((tmp_path / "uploads").iterdir()) == []
     assert (MODEL, 4) not in world.memory.manifests
     refusals = [entry for entry in world.memory.entries if entry.action == "model.refuse"]
     assert [(entry.actor, entry.target) for entry in refusals] == [("wim", f"models/{MODEL}")]
