@@ -8,6 +8,7 @@ from gateway.control.following import FollowSources, follower_of
 from gateway.control.gates import Gates
 from gateway.control.granting import Granter
 from gateway.control.mlflow import Follower
+from gateway.control.registering import Registrar
 from gateway.control.registry import Registry
 from gateway.control.reports import Reports
 from gateway.control.retention import Retainer, RetentionParts
@@ -27,6 +28,7 @@ class GovernanceParts:
     """
 
     registry: Registry
+    registrar: Registrar
     store: Store
     governance: GovernanceStore
     files: VersionFiles
@@ -104,7 +106,8 @@ def _follower_of(parts: GovernanceParts, wishes: Wishes) -> Follower | None:
     return follower_of(
         parts.follow,
         parts.registry,
+        parts.registrar,
         wishes,
-        lambda: parts.standing.leads,
-        parts.now,
+        leads=lambda: parts.standing.leads,
+        now=parts.now,
     )

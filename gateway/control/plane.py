@@ -222,6 +222,7 @@ class ControlPlane:
         return Governance(
             GovernanceParts(
                 registry=self.registry,
+                registrar=self.registrar,
                 store=parts.store,
                 governance=parts.governance,
                 files=parts.files,
