@@ -45,6 +45,11 @@ _MARKS: Final = (
 _DEPTH: Final = 3
 
 
+def folder_of(where: str) -> Path | None:
+    """The folder that a setting names as the model store; None where it is an address."""
+    return None if "://" in where else Path(where)
+
+
 def open_store(
     where: str,
     cache: Path,
@@ -57,9 +62,9 @@ def open_store(
     Raises:
         InvalidRequest: the scheme is none of those allowed, or what speaks it is not installed.
     """
-    scheme, mark, rest = where.partition("://")
-    if not mark:
-        return FolderStore(Path(where), cache, describe=describe, now=now)
+    if (folder := folder_of(where)) is not None:
+        return FolderStore(folder, cache, describe=describe, now=now)
+    scheme, _, rest = where.partition("://")
     if scheme not in SCHEMES or not rest.strip("/"):
         allowed = ", ".join(sorted(SCHEMES))
         message = f"The model store is a folder or an address that begins with one of: {allowed}."

@@ -15,6 +15,7 @@ from gateway.control.retention import Retainer, RetentionParts
 from gateway.control.status import Standing
 from gateway.control.telling import Telling, TellingParts, TellingPlace
 from gateway.control.wishes import Wishes
+from gateway.core.snapshot import Snapshot
 from gateway.governance_ports import GovernanceStore, VersionFiles
 from gateway.ports import Store
 from gateway.tasks import Tasks
@@ -24,6 +25,7 @@ from gateway.tasks import Tasks
 class GovernanceParts:
     """What governance needs of the control plane. `now` is in UTC seconds.
 
+    `served` is the Snapshot that this host serves.
     `follow` is None where no other registry is followed.
     """
 
@@ -37,6 +39,7 @@ class GovernanceParts:
     place: TellingPlace
     standing: Standing
     follow: FollowSources | None
+    served: Callable[[], Snapshot]
     now: Callable[[], float]
 
 
@@ -78,6 +81,7 @@ class Governance:
                 reports=parts.governance,
                 files=parts.files,
                 standing=parts.standing,
+                served=parts.served,
                 now=parts.now,
             )
         )

@@ -238,6 +238,7 @@ class ControlPlane:
                 ),
                 standing=self.watcher.standing,
                 follow=parts.follow,
+                served=lambda: self.watcher.snapshot,
                 now=parts.now,
             )
         )

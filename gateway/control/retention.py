@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from gateway.control.registry import Change, Edit, Registry, Request
 from gateway.control.status import Standing as Leading
 from gateway.core.audit import AuditEntry
-from gateway.core.errors import GatewayError, NotFound, StoreUnavailable, excerpt
+from gateway.core.errors import GatewayError, NotFound, StoreUnavailable, excerpt, words_of
 from gateway.core.models import Key
 from gateway.core.retention import (
     Standing,
@@ -46,13 +46,17 @@ PAGE: Final = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetentionParts:
-    """What retention works with. `now` is in UTC seconds."""
+    """What retention works with. `now` is in UTC seconds.
+
+    `served` is the Snapshot that this host serves, which may not be the newest.
+    """
 
     registry: Registry
     store: Store
     reports: GovernanceStore
     files: VersionFiles
     standing: Leading
+    served: Callable[[], Snapshot]
     now: Callable[[], float]
 
 
@@ -162,8 +166,12 @@ class Retainer:
     async def sweep(self) -> None:
         """Delete this host's copies of versions that are gone."""
         parts = self._parts
-        models = parts.registry.snapshot.models.values()
-        known = frozenset(digest for model in models for digest in model.versions.values())
+        known = frozenset(
+            digest
+            for snapshot in (parts.registry.snapshot, parts.served())
+            for model in snapshot.models.values()
+            for digest in model.versions.values()
+        )
         if not known:  # Nothing is known yet; or there is nothing, and nothing to lose.
             return
         try:
@@ -205,12 +213,12 @@ class Retainer:
                         one.model,
                         one.number,
                     )
-            except OSError as error:
+            except (GatewayError, OSError) as error:
                 log.warning(
-                    "The files of '%s' version %d could not be deleted: %s.",
+                    "The files of '%s' version %d could not be deleted. %s",
                     one.model,
                     one.number,
-                    error.strerror,
+                    words_of(error),
                 )
 
     async def _standings(self, base: Snapshot) -> tuple[Standing, ...]:

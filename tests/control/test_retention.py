@@ -46,6 +46,7 @@ def retainer(
             reports=reports,
             files=files,
             standing=Standing("here", leads=True),
+            served=lambda: registry.snapshot,
             now=clock,
         )
     )
