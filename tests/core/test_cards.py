@@ -81,7 +81,7 @@ def test_its_life_is_what_moved_it_and_what_was_said_of_it() -> None:
     fifth = replace(fourth, reviews={"m/2": review})
     sixth = replace(fifth, models={"m": replace(fifth.models["m"], loaded=(3,))})
     life, late = Biography("m", 2, []), Biography("m", 2, [])
-    entries = []
+    entries: list[AuditEntry] = []
     for base, changed, action, target in (
         (EMPTY, first, "model.register", "models/m"),
         (first, second, "model.promote", "models/m"),
