@@ -70,48 +70,18 @@ class Landing(Protocol):
     """Where versions from elsewhere are handed in, to be registered as any other."""
 
     async def begin(self, model: str) -> LandingPlace:
-        """A fresh folder. Raises InvalidRequest or NotReady: the disk failed."""
+        """A fresh folder. Raises Overloaded: not now; NotReady: the disk failed."""
 
     async def enter(
-        self, place: LandingPlace, key: Key, lineage: Mapping[str, Any], actor: str, reason: str
+        self, place: LandingPlace, key: Key, lineage: Mapping[str, Any], reason: str
     ) -> None:
         """Hand in what the folder holds, as this version.
 
         Raises:
+            VersionRefused: a check forbids it, which is written down already.
             Conflict: the number is taken by other bytes. InvalidRequest: it is refused.
             NotReady: not now. StoreUnavailable: that is not known.
         """
 
     async def discard(self, place: LandingPlace) -> None:
         """Drop the folder, if it is still there."""
-
-
-class Shelf(Protocol):
-    """The model store as one who puts versions there sees it. Blocking."""
-
-    def stage(self) -> str:
-        """A fresh folder beside the models, in which nobody looks for versions.
-
-        Raises:
-            InvalidRequest: the disk failed.
-        """
-
-    def standing(self, model: str, number: int) -> Mapping[str, str] | None:
-        """The SHA-256 of each file of a version in the store; None where there is no folder."""
-
-    def digests(self, staged: str) -> Mapping[str, str]:
-        """The SHA-256 of each file of a staged folder."""
-
-    def place(self, staged: str, model: str, number: int, texts: Mapping[str, str]) -> None:
-        """Move a staged folder to its place at once, with these small files in it.
-
-        Raises:
-            Conflict: there is a folder already.
-            InvalidRequest: the disk failed.
-        """
-
-    def seed(self, model: str, text: str) -> None:
-        """Write `model.toml` of a model that has none."""
-
-    def discard(self, staged: str) -> None:
-        """Drop a staged folder, if it is still there."""

@@ -78,7 +78,10 @@ class VersionFiles(Protocol):
     """The files of versions that nobody needs any more. Blocking; raises OSError."""
 
     def remove(self, model: str, number: int, digest: str) -> bool:
-        """Delete a version from the model store, if what lies there still has this digest."""
+        """Delete a version from the model store, if what lies there still has this digest.
+
+        NotReady where nothing can be deleted from it.
+        """
 
     def sweep(self, known: frozenset[str], before: float) -> int:
         """Delete this host's copies of unknown digests, untouched since then; how many went.

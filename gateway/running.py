@@ -13,7 +13,7 @@ from typing import Final
 
 import uvloop
 
-from gateway.adapters.folder import FolderStore
+from gateway.adapters.objects import folder_of, open_store
 from gateway.adapters.onnx import OnnxLoader, describe
 from gateway.adapters.otel import read_config
 from gateway.adapters.redis import RedisStore
@@ -45,9 +45,13 @@ def serve(settings: Settings, banner: str = "") -> int:
 
 def check(settings: Settings) -> tuple[list[str], list[str]]:
     """Which versions of the model store load, and what is wrong, a sentence each."""
-    loaded, faults, root = [], _check_start(settings), Path(settings.model_store)
+    loaded: list[str] = []
+    faults = _check_start(settings)
     with TemporaryDirectory(prefix="tiltyard-check-") as cache:
-        models = FolderStore(root, Path(cache), describe=describe, now=time.time)
+        try:
+            models = open_store(settings.model_store, Path(cache), describe=describe, now=time.time)
+        except GatewayError as error:
+            return loaded, [*faults, str(error)]
         load_engine = OnnxLoader(settings.pool.intra_op_threads)
         found = models.scan()
         for model, number in found:
@@ -58,7 +62,8 @@ def check(settings: Settings) -> tuple[list[str], list[str]]:
             else:
                 loaded.append(f"{model}/{number}")
     if not found:
-        what = "holds no version" if root.is_dir() else "is no folder"
+        root = folder_of(settings.model_store)
+        what = "is no folder" if root is not None and not root.is_dir() else "holds no version"
         faults.append(f"The model store {what}; see model_store.")
     return loaded, faults
 

@@ -4,6 +4,7 @@ A version is hashed while it is copied, and its copy takes its place whole, unde
 the bytes come from is said by an `Origin`: a folder, a staged upload or an object store.
 """
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -31,6 +32,8 @@ MAX_FILES: Final = 256
 MAX_BYTES: Final = 32 * 1024**3
 MAX_TOML_BYTES: Final = 256 * 1024
 CHUNK: Final = 1024 * 1024
+COPYING: Final = ".copy-"
+"""How a folder begins in which a copy is made."""
 
 
 class Origin(Protocol):
@@ -184,6 +187,9 @@ class ArtifactCache:
         if standing is None:
             standing = self._keep(model, number, origin, names)
         folder = Path(standing.path).parent
+        # Wanted anew, though it may be old: nobody sweeps it while it is looked at.
+        with contextlib.suppress(OSError):
+            os.utime(folder)
         signature = standing.manifest.signature
         try:
             lineage = _lineage(folder, standing.manifest.files, where)
@@ -219,7 +225,7 @@ class ArtifactCache:
     def _keep(self, model: str, number: int, origin: Origin, names: list[str]) -> Artifact:
         """Copy the files, hashing what is written, and put the copy in its place at once."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=".copy-", dir=self._folder))
+        work = Path(tempfile.mkdtemp(prefix=COPYING, dir=self._folder))
         try:
             budget = self._max_bytes
             files = []

@@ -6,10 +6,12 @@ is seen once it has its `model.onnx`, which is therefore written last.
 
 import contextlib
 import datetime as dt
+import errno
 import hashlib
+import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
@@ -31,10 +33,12 @@ from gateway.adapters.folder import (
     source_parts,
     taken,
 )
-from gateway.core.errors import Conflict, InvalidRequest, NotReady, excerpt
+from gateway.core.errors import Conflict, GatewayError, InvalidRequest, NotReady, excerpt
 from gateway.core.models import Manifest, is_name
 from gateway.core.tensors import Signature
 from gateway.ports import Artifact, ModelStore, Placement
+
+log: Final = logging.getLogger(__name__)
 
 SCHEMES: Final = frozenset({"s3", "gs", "gcs", "az", "abfs", "abfss"})
 """Object stores only: no scheme here leads to another host's web pages or to this host's files."""
@@ -43,6 +47,11 @@ _MARKS: Final = (
     "mtime", "LastModified", "last_modified", "updated", "created",
 )  # fmt: skip
 _DEPTH: Final = 3
+
+
+def folder_of(where: str) -> Path | None:
+    """The folder that a setting names as the model store; None where it is an address."""
+    return None if "://" in where else Path(where)
 
 
 def open_store(
@@ -57,9 +66,9 @@ def open_store(
     Raises:
         InvalidRequest: the scheme is none of those allowed, or what speaks it is not installed.
     """
-    scheme, mark, rest = where.partition("://")
-    if not mark:
-        return FolderStore(Path(where), cache, describe=describe, now=now)
+    if (folder := folder_of(where)) is not None:
+        return FolderStore(folder, cache, describe=describe, now=now)
+    scheme, _, rest = where.partition("://")
     if scheme not in SCHEMES or not rest.strip("/"):
         allowed = ", ".join(sorted(SCHEMES))
         message = f"The model store is a folder or an address that begins with one of: {allowed}."
@@ -99,11 +108,16 @@ class ObjectStore:
     def scan(self) -> list[tuple[str, int]]:
         """Every (model, number) with proper names and a model's file, sorted.
 
-        One listing of the whole store; an unreachable one is empty.
+        One listing of the whole store; of one that cannot be reached, what was seen last.
         """
+        try:
+            listing = self._listing()
+        except OSError as error:
+            log.warning("The model store cannot be listed: %s.", reason_of(error))
+            return sorted(self._seen)
         found: dict[tuple[str, int], list[tuple[Any, ...]]] = {}
         whole = set()
-        for path, facts in self._listing():
+        for path, facts in listing:
             parts = path.split("/")
             number = number_of(parts[1]) if len(parts) == _DEPTH and is_name(parts[0]) else None
             if number is not None:
@@ -127,7 +141,13 @@ class ObjectStore:
         """
         check_place(model, number)
         inside = f"{model}/{number}" if source is None else "/".join(source_parts(source))
-        return self._cache.take(model, number, _Objects(self._files, f"{self._root}/{inside}"))
+        origin = _Objects(self._files, f"{self._root}/{inside}")
+        try:
+            with _as_of_a_disk():
+                return self._cache.take(model, number, origin)
+        except OSError as error:
+            message = f"Version {number} of '{model}' cannot be read: {reason_of(error)}."
+            raise InvalidRequest(message) from error
 
     def take(self, model: str, number: int, folder: str) -> Artifact:
         """Copy a version into the cache from a folder of this host."""
@@ -160,20 +180,33 @@ class ObjectStore:
         if not is_name(model):
             return {}
         try:
-            with self._files.open(f"{self._root}/{model}/{SEED_FILE}", "rb") as file:
+            path = f"{self._root}/{model}/{SEED_FILE}"
+            with _as_of_a_disk(), self._files.open(path, "rb") as file:
                 return toml_of(file)
         except (OSError, InvalidRequest):
             return {}
 
     def _listing(self) -> Iterable[tuple[str, Mapping[str, Any]]]:
         """Path below the root and facts of each file, three levels deep."""
-        self._files.invalidate_cache()
-        try:
-            listed = self._files.find(self._root, maxdepth=_DEPTH, detail=True)
-        except OSError:
-            return []
+        with _as_of_a_disk():
+            self._files.invalidate_cache()
+            try:
+                listed = self._files.find(self._root, maxdepth=_DEPTH, detail=True)
+            except FileNotFoundError:
+                return []
         start = len(self._files._strip_protocol(self._root)) + 1  # noqa: SLF001 - fsspec's own way
         return [(path[start:], facts) for path, facts in listed.items()]
+
+
+@contextlib.contextmanager
+def _as_of_a_disk() -> Iterator[None]:
+    """Raise what a package behind fsspec raises as an OSError; some have errors of their own."""
+    try:
+        yield
+    except (GatewayError, OSError):
+        raise
+    except Exception as error:
+        raise OSError(errno.EIO, f"the object store failed ({type(error).__name__})") from error
 
 
 class _Objects:
@@ -210,8 +243,9 @@ class _Objects:
             return type(error).__name__
 
     def _listed(self) -> list[Mapping[str, Any]]:
-        self._files.invalidate_cache()
-        listed: list[Mapping[str, Any]] = self._files.ls(self._folder, detail=True)
+        with _as_of_a_disk():
+            self._files.invalidate_cache()
+            listed: list[Mapping[str, Any]] = self._files.ls(self._folder, detail=True)
         return [facts for facts in listed if str(facts["name"]).strip("/") != self._own()]
 
     def _own(self) -> str:
@@ -228,6 +262,7 @@ class _Placed:
         self._copy = Path(artifact.path).parent
         self._manifest = artifact.manifest
         self._done = False
+        self._publishing = False
 
     def prepare(self) -> None:
         """Write all but the model's file.
@@ -247,34 +282,47 @@ class _Placed:
             Conflict: it is there by now. NotReady: the store cannot be written.
         """
         self._check_free()
+        self._publishing = True
         self._put(MODEL_FILE)
         self._done = True
 
     def discard(self) -> None:
-        """Leave nothing behind, unless it was published."""
-        if not self._done:
-            for file in self._manifest.files:
-                with contextlib.suppress(OSError):
-                    self._files.rm_file(f"{self._where}/{file.path}")
+        """Leave nothing behind, unless it was published, here or by someone else."""
+        with contextlib.suppress(Conflict, NotReady):
+            if not self._publishing:
+                self._check_free()
+            if not self._done:
+                for file in self._manifest.files:
+                    with contextlib.suppress(OSError), _as_of_a_disk():
+                        self._files.rm_file(f"{self._where}/{file.path}")
 
     def _check_free(self) -> None:
-        self._files.invalidate_cache()
-        if self._files.exists(f"{self._where}/{MODEL_FILE}"):
-            self._done = True  # it is someone else's
+        try:
+            with _as_of_a_disk():
+                self._files.invalidate_cache()
+                is_taken = self._files.exists(f"{self._where}/{MODEL_FILE}")
+        except OSError as error:
+            raise NotReady(_unwritten(error)) from error
+        if is_taken:
+            self._done = True  # it is someone else's, or was published
             raise Conflict(taken(self._manifest))
 
     def _put(self, name: str) -> None:
         try:
-            self._files.makedirs(self._where, exist_ok=True)
-            with (
-                open_plain(self._copy / name) as reader,
-                self._files.open(f"{self._where}/{name}", "wb") as writer,
-            ):
-                shutil.copyfileobj(reader, writer)
+            with _as_of_a_disk():
+                self._files.makedirs(self._where, exist_ok=True)
+                with (
+                    open_plain(self._copy / name) as reader,
+                    self._files.open(f"{self._where}/{name}", "wb") as writer,
+                ):
+                    shutil.copyfileobj(reader, writer)
         except OSError as error:
             self.discard()
-            message = f"The model store cannot be written: {reason_of(error)}."
-            raise NotReady(message) from error
+            raise NotReady(_unwritten(error)) from error
+
+
+def _unwritten(error: OSError) -> str:
+    return f"The model store cannot be written: {reason_of(error)}."
 
 
 def _mark(name: str, facts: Mapping[str, Any]) -> tuple[Any, ...]:

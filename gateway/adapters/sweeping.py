@@ -11,11 +11,16 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from gateway.adapters.artifacts import COPYING
 from gateway.adapters.disk import sync_folder
+from gateway.adapters.folder import INCOMING
+from gateway.core.errors import NotReady
 from gateway.core.models import HEX256_LENGTH, StoredFile, bundle_digest, is_hex256, is_name
 
 GONE: Final = ".gone-"
 """How a version is named while it is deleted; scans do not see it."""
+LEFT_S: Final = 86_400.0
+"""What a process that was killed left half done is nobody's after so long, beyond the grace."""
 
 
 class FolderSweeper:
@@ -23,8 +28,8 @@ class FolderSweeper:
 
     __slots__ = ("_cache", "_root")
 
-    def __init__(self, root: Path, cache: Path) -> None:
-        """Choose the folders: the model store's, and that of the copies."""
+    def __init__(self, root: Path | None, cache: Path) -> None:
+        """Choose the folders: the model store's, None where it is none, and that of the copies."""
         self._root = root
         self._cache = cache
 
@@ -32,7 +37,13 @@ class FolderSweeper:
         """Delete a version from the model store, if what lies there still has this digest.
 
         It disappears at once; one that an earlier call did not finish goes with it.
+
+        Raises:
+            NotReady: the model store is no folder.
         """
+        if self._root is None:
+            message = "Nothing is deleted from an object store from here; its own rules may."
+            raise NotReady(message)
         if not is_name(model):
             return False
         folder = self._root / model / str(number)
@@ -46,7 +57,11 @@ class FolderSweeper:
         return True
 
     def sweep(self, known: frozenset[str], before: float) -> int:
-        """Delete this host's copies of unknown digests, untouched since then; how many went."""
+        """Delete this host's copies of unknown digests, untouched since then; how many went.
+
+        What was left half done, here or in the model store, goes a day later.
+        """
+        self._sweep_left(before - LEFT_S)
         swept = 0
         try:
             entries = list(os.scandir(self._cache))
@@ -61,6 +76,19 @@ class FolderSweeper:
                 _discard(Path(entry.path))
                 swept += 1
         return swept
+
+    def _sweep_left(self, before: float) -> None:
+        """Delete what processes that were killed left: half a copy, half a version."""
+        left = list(self._cache.glob(f"{COPYING}*"))
+        if self._root is not None:
+            left += [*self._root.glob(f"*/{INCOMING}*"), *self._root.glob(f"*/{GONE}*")]
+        for folder in left:
+            try:
+                seen = folder.lstat()
+                if stat.S_ISDIR(seen.st_mode) and seen.st_mtime < before:
+                    _discard(folder)
+            except OSError:  # Another host was faster, or may and this one may not.
+                continue
 
 
 def _digest(folder: Path) -> str | None:

@@ -11,7 +11,7 @@ from typing import Final
 
 from gateway.control.copies import is_passing
 from gateway.control.registry import Edit, Registry, Request
-from gateway.core.errors import Conflict, InvalidRequest
+from gateway.core.errors import Conflict, GatewayError, InvalidRequest
 from gateway.core.following import FollowedVersion, lineage_of, origin_of
 from gateway.core.models import Key
 from gateway.core.snapshot import ModelRecord, Snapshot
@@ -34,7 +34,7 @@ class Arrivals:
         self._landing = landing
         self._registry = registry
         # Which version of there was dealt with under each number, and what speaks against it.
-        self._settled: dict[Key, tuple[object, str | None]] = {}
+        self._settled: dict[Key, tuple[object, GatewayError | None]] = {}
 
     async def take(self, here: str, version: FollowedVersion) -> bool:
         """Have a version here; whether it was fetched for that.
@@ -56,7 +56,7 @@ class Arrivals:
         settled = self._settled.get(key)
         if settled is not None and settled[0] == mark:
             if settled[1] is not None:
-                raise Conflict(settled[1])
+                raise settled[1]
             return False
         fetched = not await self._is_ours(record, key, version)
         if fetched:
@@ -64,7 +64,7 @@ class Arrivals:
                 await self._fetch(key, version)
             except (InvalidRequest, Conflict) as error:
                 if not is_passing(error):
-                    self._settled[key] = (mark, str(error))
+                    self._settled[key] = (mark, error)
                 raise
         self._settled[key] = (mark, None)
         return fetched
@@ -103,7 +103,7 @@ class Arrivals:
         try:
             digests = await self._there.fetch(version, run, Path(staged.folder))
             lineage = lineage_of(version, run, digests[MODEL_FILE])
-            await self._landing.enter(staged, key, lineage, ACTOR, "a new version in MLflow")
+            await self._landing.enter(staged, key, lineage, "a new version in MLflow")
         finally:
             await self._landing.discard(staged)
         log.info("Version %d of '%s' came from MLflow.", key[1], key[0])

@@ -72,13 +72,16 @@ class Bundles:
         bundle = exported(self._registry.snapshot)
         return bundle if principals else replace(bundle, principals=None)
 
-    async def plan(self, bundle: Bundle, permit: Permit, *, prune: bool) -> BundlePlan:
+    async def plan(
+        self, bundle: Bundle, permit: Permit, *, prune: bool, actor: str = ""
+    ) -> BundlePlan:
         """Say what applying a Bundle would do, without doing it.
 
         Args:
             bundle: the documents.
             permit: asked for the right to read what is told of.
             prune: see `gateway.core.applying.applied`.
+            actor: who would ask; their own approvals do not count then either.
 
         Raises:
             InvalidRequest, NotFound, Conflict: as `apply`.
@@ -93,7 +96,7 @@ class Bundles:
         refusal: str | None = None
         try:
             await self._check_alike(base, changed, told)
-            await self._registry.gatekeeper.check(base, changed, "")
+            await self._registry.gatekeeper.check(base, changed, actor)
         except GatewayError as error:
             refusal = str(error)
         return BundlePlan(base.revision, told, _expected(base, bundle, told), refusal)

@@ -36,11 +36,13 @@ class Cards:
         snapshot = self.registry.snapshot
         manifest = await self.registry.manifest(model, number)
         tried = experiments_on(snapshot, model, number)
+        lived = await self._lived(Biography(model, number, tried))
         facts = Facts(
             manifest=manifest,
             inspection=await self.governance.inspection(model, number),
             reports={name: await self.reports.report(name) for name in tried},
-            history=tuple((await self._lived(Biography(model, number, tried))).decided),
+            history=tuple(lived.decided),
+            history_since=lived.since,
         )
         return card_of(snapshot, facts, self.now())
 

@@ -97,7 +97,8 @@ class Catalog:
 
         What could not be registered because the store was away is tried again by the next scan.
         """
-        self._found = await asyncio.to_thread(self._models.scan)
+        found = await asyncio.to_thread(self._models.scan)
+        self._found = [key for key in found if not self._is_retired(key)]
         marks = await asyncio.to_thread(self._marks)
         changed = {key: mark for key, mark in marks.items() if self._seen.get(key) != mark}
         moving = {
@@ -192,6 +193,11 @@ class Catalog:
     def refused(self) -> list[tuple[str, int, str]]:
         """Every version of the model store that something speaks against, with the reason."""
         return [(model, number, why) for (model, number), why in sorted(self._faults.items())]
+
+    def _is_retired(self, key: Key) -> bool:
+        """Whether a number is over: files that still lie under it are nobody's concern."""
+        record = self._registry.snapshot.models.get(key[0])
+        return record is not None and key[1] in record.retired
 
     def _marks(self) -> dict[Key, str]:
         return {key: self._models.stamp(*key) for key in self._found}

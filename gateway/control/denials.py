@@ -6,6 +6,7 @@ is not known is ever kept.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any, Final
@@ -112,7 +113,17 @@ class Denials:
             log.warning("Denials wait for the audit log. %s", error)
             self._put_back(counts, others)
             return False
+        except asyncio.CancelledError:
+            # Whether they were written is not known; twice is better than never.
+            self._put_back(counts, others)
+            raise
         return True
+
+    async def finish(self, within_s: float) -> None:
+        """Write what is left, if that takes no longer than so many seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self.flush()
 
     def _put_back(self, counts: dict[_Kind, _Count], others: int) -> None:
         later, self._counts = self._counts, counts

@@ -4,11 +4,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.control.arrivals import Arrivals
+from gateway.control.arrivals import ACTOR, Arrivals
+from gateway.control.landing import RegistrarLanding
 from gateway.control.mlflow import Follower, FollowerParts, Wishing
+from gateway.control.registering import Registrar
 from gateway.control.registry import Registry
 from gateway.core.following import Rules
-from gateway.following_ports import FollowedRegistry, FollowMemory, Landing
+from gateway.following_ports import FollowedRegistry, FollowMemory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +19,6 @@ class FollowSources:
 
     there: FollowedRegistry
     memory: FollowMemory
-    landing: Callable[[Registry], Landing]
     rules: Rules
     poll_s: float
 
@@ -35,10 +36,12 @@ class MlflowDesk:
     now: Callable[[], float]
 
 
-def follower_of(
+def follower_of(  # noqa: PLR0913 - what a follower works with
     sources: FollowSources,
     registry: Registry,
+    registrar: Registrar,
     wishes: Wishing,
+    *,
     leads: Callable[[], bool],
     now: Callable[[], float],
 ) -> Follower:
@@ -48,7 +51,7 @@ def follower_of(
             there=sources.there,
             memory=sources.memory,
             registry=registry,
-            arrivals=Arrivals(sources.there, sources.landing(registry), registry),
+            arrivals=Arrivals(sources.there, RegistrarLanding(registrar, ACTOR), registry),
             wishes=wishes,
             leads=leads,
             now=now,

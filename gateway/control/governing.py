@@ -8,12 +8,14 @@ from gateway.control.following import FollowSources, follower_of
 from gateway.control.gates import Gates
 from gateway.control.granting import Granter
 from gateway.control.mlflow import Follower
+from gateway.control.registering import Registrar
 from gateway.control.registry import Registry
 from gateway.control.reports import Reports
 from gateway.control.retention import Retainer, RetentionParts
 from gateway.control.status import Standing
 from gateway.control.telling import Telling, TellingParts, TellingPlace
 from gateway.control.wishes import Wishes
+from gateway.core.snapshot import Snapshot
 from gateway.governance_ports import GovernanceStore, VersionFiles
 from gateway.ports import Store
 from gateway.tasks import Tasks
@@ -23,10 +25,12 @@ from gateway.tasks import Tasks
 class GovernanceParts:
     """What governance needs of the control plane. `now` is in UTC seconds.
 
+    `served` is the Snapshot that this host serves.
     `follow` is None where no other registry is followed.
     """
 
     registry: Registry
+    registrar: Registrar
     store: Store
     governance: GovernanceStore
     files: VersionFiles
@@ -35,6 +39,7 @@ class GovernanceParts:
     place: TellingPlace
     standing: Standing
     follow: FollowSources | None
+    served: Callable[[], Snapshot]
     now: Callable[[], float]
 
 
@@ -76,6 +81,7 @@ class Governance:
                 reports=parts.governance,
                 files=parts.files,
                 standing=parts.standing,
+                served=parts.served,
                 now=parts.now,
             )
         )
@@ -104,7 +110,8 @@ def _follower_of(parts: GovernanceParts, wishes: Wishes) -> Follower | None:
     return follower_of(
         parts.follow,
         parts.registry,
+        parts.registrar,
         wishes,
-        lambda: parts.standing.leads,
-        parts.now,
+        leads=lambda: parts.standing.leads,
+        now=parts.now,
     )

@@ -1,73 +1,47 @@
-"""Landing by way of the model store: what arrives is put there, and the catalog registers it."""
+"""Landing by way of the registrar: what arrives is inspected and registered as an upload is."""
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
-from gateway.control.registry import Registry
-from gateway.core.errors import Conflict
+from gateway.control.registering import Registrar, Registration
+from gateway.control.registry import Request
 from gateway.core.models import Key
-from gateway.core.toml import toml_of
-from gateway.following_ports import LandingPlace, Shelf
-
-OWN_FILES: Final = frozenset({"version.toml"})
-"""Written here, so they are not compared."""
+from gateway.following_ports import LandingPlace
 
 
-class StoreLanding:
-    """The `Landing` port on the model store of this host."""
+class RegistrarLanding:
+    """The `Landing` port on the registrar of this host."""
 
-    __slots__ = ("_registry", "_shelf")
+    __slots__ = ("_actor", "_registrar")
 
-    def __init__(self, shelf: Shelf, registry: Registry) -> None:
-        """On a model store and the registry that its versions are compared with."""
-        self._shelf = shelf
-        self._registry = registry
+    def __init__(self, registrar: Registrar, actor: str) -> None:
+        """Versions are registered in the actor's name, and so are their uploads."""
+        self._registrar = registrar
+        self._actor = actor
 
-    async def begin(self, _model: str) -> LandingPlace:
-        """A fresh folder beside the models."""
-        folder = await asyncio.to_thread(self._shelf.stage)
-        return LandingPlace(folder, folder)
-
-    async def enter(
-        self,
-        place: LandingPlace,
-        key: Key,
-        lineage: Mapping[str, Any],
-        actor: str,  # noqa: ARG002 - the catalog registers, in its own name
-        reason: str,  # noqa: ARG002
-    ) -> None:
-        """Put a version into the model store, unless the same bytes have this number already.
+    async def begin(self, model: str) -> LandingPlace:
+        """The folder of a fresh upload.
 
         Raises:
-            Conflict: other bytes have it. InvalidRequest: the disk failed.
+            Overloaded: too many uploads are open. NotReady: the disk fails.
         """
-        shelf, record = self._shelf, self._registry.snapshot.models.get(key[0])
-        standing: Mapping[str, str] | None
-        if record is not None and key[1] in record.versions:
-            manifest = await self._registry.manifest(*key)
-            standing = {file.path: file.sha256 for file in manifest.files}
-        else:
-            standing = await asyncio.to_thread(shelf.standing, *key)
-        if standing is not None:
-            _check_same(standing, await asyncio.to_thread(shelf.digests, place.folder), key)
-            return
-        if record is None:
-            await asyncio.to_thread(shelf.seed, key[0], f"champion = {key[1]}\n")
-        texts = {"version.toml": toml_of(lineage)}
-        await asyncio.to_thread(shelf.place, place.folder, *key, texts)
+        staged = await asyncio.to_thread(self._registrar.uploads.begin, model, self._actor)
+        return LandingPlace(staged.id, staged.folder)
+
+    async def enter(
+        self, place: LandingPlace, key: Key, lineage: Mapping[str, Any], reason: str
+    ) -> None:
+        """Register what the folder holds; nothing happens if these bytes have this number.
+
+        Raises:
+            VersionRefused: a check forbids it, which is written down. InvalidRequest: it is wrong.
+            Conflict: the number is taken by other bytes. NotReady: not now.
+            NotFound: the upload expired. StoreUnavailable: whether it was registered is not known.
+        """
+        wanted = Registration(model=key[0], number=key[1], upload=place.id, lineage=lineage)
+        await self._registrar.register(wanted, Request(actor=self._actor, reason=reason))
 
     async def discard(self, place: LandingPlace) -> None:
         """Drop the folder, if it is still there."""
-        await asyncio.to_thread(self._shelf.discard, place.folder)
-
-
-def _check_same(standing: Mapping[str, str], digests: Mapping[str, str], key: Key) -> None:
-    """Refuse a version whose number is taken by other bytes."""
-    kept = {name: digest for name, digest in standing.items() if name not in OWN_FILES}
-    if kept != dict(digests):
-        message = (
-            f"Version {key[1]} of '{key[0]}' is taken by other bytes here, and a version never "
-            "changes; register it in MLflow once more to give it another number."
-        )
-        raise Conflict(message)
+        await asyncio.to_thread(self._registrar.uploads.discard, place.id)

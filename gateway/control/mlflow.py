@@ -22,6 +22,7 @@ from gateway.core.errors import (
     InvalidRequest,
     NotFound,
     StoreUnavailable,
+    VersionRefused,
     excerpt,
 )
 from gateway.core.following import (
@@ -256,7 +257,9 @@ class Follower:
         try:
             fetched = await self._parts.arrivals.take(here, version)
         except (InvalidRequest, Conflict) as error:
-            if state.refused.get(name) != str(error):
+            known = state.refused.get(name) == str(error)
+            # What a check forbids was written down by who checked.
+            if not known and not isinstance(error, VersionRefused):
                 await self._parts.arrivals.refuse(here, version, str(error))
             state.refused[name] = str(error)
             return False

@@ -180,6 +180,7 @@ class ControlPlane:
         """Stop following, send what telemetry is left for at most `flush_s`, hang up."""
         await self._tasks.close()
         async with asyncio.TaskGroup() as group:
+            group.create_task(self.denials.finish(flush_s))
             group.create_task(self._shipper.finish(flush_s))
             if self._parts.exporter is not None:
                 group.create_task(self._parts.exporter.close(flush_s))
@@ -222,6 +223,7 @@ class ControlPlane:
         return Governance(
             GovernanceParts(
                 registry=self.registry,
+                registrar=self.registrar,
                 store=parts.store,
                 governance=parts.governance,
                 files=parts.files,
@@ -237,6 +239,7 @@ class ControlPlane:
                 ),
                 standing=self.watcher.standing,
                 follow=parts.follow,
+                served=lambda: self.watcher.snapshot,
                 now=parts.now,
             )
         )

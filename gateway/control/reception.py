@@ -178,17 +178,18 @@ class Reception:
         return Review(digest=examined.manifest.digest, registered_by=actor, registered_at=at)
 
     async def _note(self, inspection: Inspection, request: Request) -> None:
-        """Write a refusal down, unless that was done."""
+        """Write a refusal down, unless that was done; the report last, as it says that it was."""
         known = f"{inspection.model}/{inspection.digest}"
         before = await self._parts.governance.inspection(inspection.model, inspection.number)
-        await self._parts.governance.put_inspection(inspection)
         told = before is not None and before.digest == inspection.digest
         if known in self._told or (told and before is not None and refusal_of(before) is not None):
+            await self._parts.governance.put_inspection(inspection)
             return
         evidence: dict[str, Any] = refusal_evidence(inspection)
         target = f"models/{inspection.model}"
         edit = Edit(REFUSE, target, _unchanged, evidence=evidence, noted=True)
         await self._parts.registry.commit(edit, replace(request, if_match=None))
+        await self._parts.governance.put_inspection(inspection)
         self._told[known] = None
         if len(self._told) > MAX_TOLD:
             self._told.popitem(last=False)

@@ -185,11 +185,16 @@ class Registrar:
                 if wanted.number is not None or examined.manifest.number >= MAX_VERSION:
                     raise
                 examined = examined.numbered(examined.manifest.number + 1)
-        placement = await self._placed(examined, wanted)
+        try:
+            placement = await self._placed(examined, wanted)
+        except Conflict:
+            if not await self._is_registered(examined.manifest):
+                raise
+            return Entered(examined.manifest, None)
         try:
             manifest, change = await self._reception.enter(examined, request)
             if placement is not None:
-                await asyncio.to_thread(placement.publish)
+                await _show(placement)
         finally:
             if placement is not None:
                 await asyncio.to_thread(placement.discard)
@@ -201,9 +206,14 @@ class Registrar:
             return
         placement = await asyncio.to_thread(self._models.place, artifact)
         try:
-            await asyncio.to_thread(placement.publish)
+            await _show(placement)
         finally:
             await asyncio.to_thread(placement.discard)
+
+    async def _is_registered(self, manifest: Manifest) -> bool:
+        """Whether somebody else registered the same bytes under this number meanwhile."""
+        record = (await self._registry.fresh()).models.get(manifest.model)
+        return record is not None and record.versions.get(manifest.number) == manifest.digest
 
     async def _placed(self, examined: Examined, wanted: Registration) -> Placement | None:
         """The files on their way into the model store; None where they lie in their place."""
@@ -217,6 +227,18 @@ class Registrar:
         if len(self._done) > MAX_DONE:
             self._done.popitem(last=False)
         await asyncio.to_thread(self.uploads.discard, staged.id)
+
+
+async def _show(placement: Placement) -> None:
+    """Let everybody see a registered version's files, unless some lie there by now.
+
+    Another host that registers the same bytes may be faster. The version stands either way, and a
+    catalog that finds other bytes there says so.
+    """
+    try:
+        await asyncio.to_thread(placement.publish)
+    except Conflict as error:
+        log.warning("A version is registered, and its files are not those put here. %s", error)
 
 
 def _check(wanted: Registration) -> Registration:

@@ -19,6 +19,7 @@ from gateway.core.audit import AuditEntry, Commit, commit_of
 from gateway.core.endpoints import Endpoint, check_endpoint
 from gateway.core.entrances import without_aliases
 from gateway.core.errors import Conflict, InvalidRequest, NotFound, StoreUnavailable
+from gateway.core.governing import without_overtaken
 from gateway.core.models import CHAMPION, Key, Manifest, check_compatible
 from gateway.core.reviews import Review
 from gateway.core.snapshot import EMPTY, ModelRecord, Snapshot, decode, order_of, plan_of
@@ -282,7 +283,7 @@ class Registry:
             if request.permit is not None:
                 request.permit(base)
             check_match(base, edit.target, request.if_match)
-            changed = await edit.make(base)
+            changed = without_overtaken(base, await edit.make(base))
             if changed == base and not edit.noted:
                 return Change(base.revision, etag_of(base, edit.target), None)
             passed = await self.gatekeeper.admit(base, changed, request)

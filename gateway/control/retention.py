@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from gateway.control.registry import Change, Edit, Registry, Request
 from gateway.control.status import Standing as Leading
 from gateway.core.audit import AuditEntry
-from gateway.core.errors import GatewayError, NotFound, StoreUnavailable, excerpt
+from gateway.core.errors import GatewayError, NotFound, StoreUnavailable, excerpt, words_of
 from gateway.core.models import Key
 from gateway.core.retention import (
     Standing,
@@ -46,13 +46,17 @@ PAGE: Final = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetentionParts:
-    """What retention works with. `now` is in UTC seconds."""
+    """What retention works with. `now` is in UTC seconds.
+
+    `served` is the Snapshot that this host serves, which may not be the newest.
+    """
 
     registry: Registry
     store: Store
     reports: GovernanceStore
     files: VersionFiles
     standing: Leading
+    served: Callable[[], Snapshot]
     now: Callable[[], float]
 
 
@@ -67,13 +71,15 @@ class Collected(Struct, frozen=True):
 class Retainer:
     """Requires: `run` for ever, in one task; `collect` may be called beside it."""
 
-    __slots__ = ("_collecting", "_mentioned", "_parts", "_through")
+    __slots__ = ("_collecting", "_mentioned", "_parts", "_since", "_through")
 
     def __init__(self, parts: RetentionParts) -> None:
         """Nothing of the audit log was read yet."""
         self._parts = parts
         self._mentioned: dict[Key, float] = {}
         self._through = (0, 0)
+        # What the log said before is not known, in UTC seconds.
+        self._since = float("-inf")
         self._collecting = asyncio.Lock()
 
     async def run(self) -> None:
@@ -160,8 +166,12 @@ class Retainer:
     async def sweep(self) -> None:
         """Delete this host's copies of versions that are gone."""
         parts = self._parts
-        models = parts.registry.snapshot.models.values()
-        known = frozenset(digest for model in models for digest in model.versions.values())
+        known = frozenset(
+            digest
+            for snapshot in (parts.registry.snapshot, parts.served())
+            for model in snapshot.models.values()
+            for digest in model.versions.values()
+        )
         if not known:  # Nothing is known yet; or there is nothing, and nothing to lose.
             return
         try:
@@ -177,7 +187,7 @@ class Retainer:
 
         async def make(base: Snapshot) -> Snapshot:
             await self._read_to(base)
-            return retire(base, keys, self._mentioned, self._parts.now())
+            return retire(base, keys, self._mentioned, self._parts.now(), since=self._since)
 
         policy = policy_for(self._parts.registry.snapshot, model)
         evidence = {"retired": {str(one.number): one.digest for one in leaving}}
@@ -203,32 +213,37 @@ class Retainer:
                         one.model,
                         one.number,
                     )
-            except OSError as error:
+            except (GatewayError, OSError) as error:
                 log.warning(
-                    "The files of '%s' version %d could not be deleted: %s.",
+                    "The files of '%s' version %d could not be deleted. %s",
                     one.model,
                     one.number,
-                    error.strerror,
+                    words_of(error),
                 )
 
     async def _standings(self, base: Snapshot) -> tuple[Standing, ...]:
         await self._read_to(base)
-        return standings(base, self._mentioned, self._parts.now())
+        return standings(base, self._mentioned, self._parts.now(), since=self._since)
 
     async def _read_to(self, base: Snapshot) -> None:
         """Know what the audit log names, up to a Snapshot's revision."""
         model_of = partial(model_of_endpoint, base)
         if base.epoch != self._through[0]:
             self._mentioned, self._through = {}, (base.epoch, 0)
+            self._since = float("-inf")
         while self._through[1] < base.revision:
             page = await self._parts.store.audit(self._through[1], PAGE)
             for entry in page:
                 self._note(entry, mentions(entry, model_of))
             if len(page) < PAGE:
                 break
+        if self._through[1] < base.revision:  # The log ends before what stands.
+            self._since = self._parts.now()
         self._through = (base.epoch, max(self._through[1], base.revision))
 
     def _note(self, entry: AuditEntry, named: Iterable[Key]) -> None:
+        if entry.revision > self._through[1] + 1:  # What came before was archived, or lost.
+            self._since = max(entry.at, self._since)
         for key in named:
             self._mentioned[key] = max(entry.at, self._mentioned.get(key, entry.at))
         self._through = (self._through[0], max(self._through[1], entry.revision))

@@ -63,19 +63,22 @@ class Card(Struct, frozen=True):
     labels: tuple[str, ...]
     trials: tuple[Trial, ...]
     history: tuple[Decided, ...]
+    history_since: float | None = None
 
 
 class Facts(Struct, frozen=True):
     """What is known of a version beside the Snapshot.
 
     `reports` are those of the experiments that ran it, by name; `history` is what was decided
-    about it, oldest first.
+    about it, oldest first. What was decided before `history_since`, in UTC seconds, the store does
+    not hold any more; None where it holds all.
     """
 
     manifest: Manifest
     inspection: Inspection | None
     reports: Mapping[str, Report]
     history: tuple[Decided, ...]
+    history_since: float | None = None
 
 
 def card_of(snapshot: Snapshot, facts: Facts, now: float) -> Card:
@@ -105,6 +108,7 @@ def card_of(snapshot: Snapshot, facts: Facts, now: float) -> Card:
             for trial in _trials(name, facts.reports[name], number)
         ),
         history=facts.history[-MAX_HISTORY:],
+        history_since=facts.history_since,
     )
 
 
@@ -121,18 +125,35 @@ def experiments_on(snapshot: Snapshot, model: str, number: int) -> list[str]:
 class Biography:
     """Picks what was decided about one version out of the audit log, oldest entry first."""
 
-    __slots__ = ("_experiments", "_model", "_named", "_number", "decided")
+    __slots__ = (
+        "_experiments",
+        "_gone",
+        "_model",
+        "_named",
+        "_number",
+        "_read",
+        "decided",
+        "since",
+    )
 
     def __init__(self, model: str, number: int, experiments: Iterable[str]) -> None:
         """Nothing was read yet; `experiments` are those that ran the version."""
         self._model = model
         self._number = number
         self._experiments = {f"experiments/{name}" for name in experiments}
-        self._named: frozenset[str] = frozenset()
+        # The aliases that name it; None where that is not known.
+        self._named: frozenset[str] | None = frozenset()
+        self._gone = False
+        self._read = 0
         self.decided: list[Decided] = []
+        self.since: float | None = None
+        """What came before, in UTC seconds, was archived or lost; None where nothing was."""
 
     def read(self, entry: AuditEntry) -> None:
         """Take note of an entry, if it is about the version."""
+        if entry.revision != self._read + 1:
+            self.since, self._named = entry.at, None
+        self._read = entry.revision
         documents = {moved.target: moved.document for moved in entry.also}
         documents[entry.target] = entry.document
         moved = self._moved(documents.get(f"models/{self._model}"))
@@ -158,8 +179,9 @@ class Biography:
         aliases = document.get("aliases", {})
         named = frozenset(alias for alias, number in aliases.items() if number == self._number)
         before, self._named = self._named, named
-        retired = str(self._number) in document.get("retired", {})
-        return named != before or retired
+        gone = str(self._number) in document.get("retired", {})
+        retired, self._gone = gone and not self._gone, gone
+        return retired or (before is not None and named != before)
 
 
 def _standing(snapshot: Snapshot, model: str, number: int) -> tuple[str, ...]:

@@ -139,6 +139,25 @@ def without_wish(snapshot: Snapshot, model: str, alias: str) -> Snapshot:
     return replace(snapshot, wishes=rest)
 
 
+def without_overtaken(base: Snapshot, changed: Snapshot) -> Snapshot:
+    """The same without wishes that stood for an alias which moves by this change.
+
+    They asked for a move from what it named. Were it to come back there, by a rollback for one,
+    nobody would expect them to be granted.
+    """
+    if not base.wishes or base.models is changed.models:
+        return changed
+    gone = {
+        name
+        for name, wish in changed.wishes.items()
+        if base.wishes.get(name) == wish and _named(base, name) != _named(changed, name)
+    }
+    if not gone:
+        return changed
+    rest = {name: wish for name, wish in changed.wishes.items() if name not in gone}
+    return replace(changed, wishes=rest)
+
+
 def check_wish(snapshot: Snapshot, model: str, alias: str, wish: PromotionWish) -> None:
     """Refuse a wish that is out of date, so that nobody is surprised by what they once wanted.
 
@@ -160,6 +179,13 @@ def check_wish(snapshot: Snapshot, model: str, alias: str, wish: PromotionWish) 
     else:
         return
     raise Conflict(message)
+
+
+def _named(snapshot: Snapshot, wish: str) -> int | None:
+    """What the alias of a wish names."""
+    model, _, alias = wish.rpartition("/")
+    record = snapshot.models.get(model)
+    return None if record is None else record.aliases.get(alias)
 
 
 def _with_review(snapshot: Snapshot, key: Key, review: Review) -> Snapshot:

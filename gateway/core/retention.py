@@ -36,7 +36,11 @@ class Standing(Struct, frozen=True):
 
 
 def standings(
-    snapshot: Snapshot, mentioned: Mapping[Key, float], now: float
+    snapshot: Snapshot,
+    mentioned: Mapping[Key, float],
+    now: float,
+    *,
+    since: float = float("-inf"),
 ) -> tuple[Standing, ...]:
     """Every version of every model that a document of retention means, sorted.
 
@@ -45,6 +49,7 @@ def standings(
         mentioned: for each version, when the newest entry of the audit log that names it was
             written, in UTC seconds.
         now: UTC seconds.
+        since: what the log said before, in UTC seconds, is not known: it was archived or lost.
     """
     in_use = named_keys(snapshot)
     wished = {(name.partition("/")[0], wish.version) for name, wish in snapshot.wishes.items()}
@@ -64,6 +69,10 @@ def standings(
                 (
                     f"the audit log named it less than {policy.ledger_days:g} days ago",
                     now - mentioned.get(key, -DAY_S * 1e6) < policy.ledger_days * DAY_S,
+                ),
+                (
+                    f"the store holds no {policy.ledger_days:g} days of the audit log",
+                    since > now - policy.ledger_days * DAY_S,
                 ),
                 (f"it is one of the newest {policy.keep}", number in newest),
                 (
@@ -92,14 +101,21 @@ def policy_for(snapshot: Snapshot, model: str) -> Retention | None:
 
 
 def retire(
-    snapshot: Snapshot, keys: Iterable[Key], mentioned: Mapping[Key, float], now: float
+    snapshot: Snapshot,
+    keys: Iterable[Key],
+    mentioned: Mapping[Key, float],
+    now: float,
+    *,
+    since: float = float("-inf"),
 ) -> Snapshot:
     """Let versions go: out of what can be served, their numbers and digests kept.
 
     Raises:
         Conflict: one of them is held, or nothing says that it may go.
     """
-    known = {(one.model, one.number): one for one in standings(snapshot, mentioned, now)}
+    known = {
+        (one.model, one.number): one for one in standings(snapshot, mentioned, now, since=since)
+    }
     gone = sorted(set(keys))
     for key in gone:
         standing = known.get(key)

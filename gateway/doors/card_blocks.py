@@ -273,4 +273,8 @@ def _history(card: Card) -> tuple[Block, ...]:
         )
         for one in reversed(card.history)
     )
-    return (Table(("when", "revision", "who", "what", "why"), rows, words=5),) if rows else ()
+    table = (Table(("when", "revision", "who", "what", "why"), rows, words=5),) if rows else ()
+    if card.history_since is None:
+        return table
+    since = moment(card.history_since)
+    return (*table, Note(f"What was decided before {since} is in archives of the audit log."))

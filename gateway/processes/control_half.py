@@ -17,7 +17,7 @@ from gateway.adapters.circumstances import circumstances
 from gateway.adapters.courier import CourierRules, HttpCourier
 from gateway.adapters.disk import ADMIN_FILE, StateFolder
 from gateway.adapters.journal import Journal
-from gateway.adapters.objects import open_store
+from gateway.adapters.objects import folder_of, open_store
 from gateway.adapters.onnx import describe
 from gateway.adapters.otel import OtelConfig, OtlpSender, resource_of
 from gateway.adapters.otel_encode import OtlpEncoder
@@ -105,7 +105,7 @@ class ControlHalf:
             models=self._models(state),
             uploads=_uploads(settings, state),
             inspector=self._inspector,
-            files=FolderSweeper(Path(settings.model_store), state / "cache"),
+            files=FolderSweeper(folder_of(settings.model_store), state / "cache"),
             governance=stores.made(RedisGovernance),
             data_plane=self._data_plane,
             exporter=self.exporter,

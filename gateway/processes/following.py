@@ -1,15 +1,11 @@
 """Following an MLflow registry, as the settings have it."""
 
 import time
-from pathlib import Path
 
 from gateway.adapters.mlflow import MlflowRegistry
 from gateway.adapters.redis import RedisFollowing
-from gateway.adapters.shelf import FolderShelf
 from gateway.control.following import FollowSources, MlflowDesk
-from gateway.control.landing import StoreLanding
 from gateway.control.mlflow import Follower
-from gateway.core.errors import InvalidRequest
 from gateway.core.following import rules_of
 from gateway.mlflow_settings import MlflowSettings
 from gateway.processes.stores import Stores
@@ -23,15 +19,10 @@ def sources_of(settings: Settings, stores: Stores) -> FollowSources:
         InvalidRequest: a setting of mlflow is wrong.
     """
     mlflow = settings.mlflow
-    if "://" in settings.model_store:
-        message = "Setting mlflow.url needs a model store in a folder: versions are put there."
-        raise InvalidRequest(message)
-    shelf = FolderShelf(Path(settings.model_store))
     return FollowSources(
         rules=rules_of(mlflow.models, mlflow.names, mlflow.aliases),
         there=MlflowRegistry(mlflow),
         memory=stores.made(RedisFollowing),
-        landing=lambda registry: StoreLanding(shelf, registry),
         poll_s=mlflow.poll_s,
     )
 

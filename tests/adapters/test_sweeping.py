@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from gateway.adapters.folder import FolderStore
+from gateway.adapters.objects import folder_of
 from gateway.adapters.sweeping import FolderSweeper
+from gateway.core.errors import NotReady
 from tests.control.building import describe, put
 
 OLD = 1_000.0
@@ -68,12 +70,53 @@ def test_copies_that_nobody_knows_are_swept(
     kept, gone = (store.fetch("m", number).manifest.digest for number in (1, 2))
     (cache / f"{gone}-form").mkdir()
     (cache / "share.lock").touch()
-    (cache / ".copy-x").mkdir()
     assert sweeper.sweep(frozenset({kept}), before=OLD) == 0
     for entry in cache.iterdir():
         os.utime(entry, (1, 1))
     assert sweeper.sweep(frozenset({kept}), before=OLD) == 2
-    assert sorted(path.name for path in cache.iterdir()) == [".copy-x", kept, "share.lock"]
+    assert sorted(path.name for path in cache.iterdir()) == [kept, "share.lock"]
+
+
+def test_what_killed_processes_left_goes_a_day_later(
+    sweeper: FolderSweeper, tmp_path: Path
+) -> None:
+    """Half a version on its way into the store, half a deletion, half a copy; never a version."""
+    model = put(tmp_path / "models", 1).parent
+    left = [model / ".incoming-x", model / ".gone-3", tmp_path / "cache" / ".copy-x"]
+    for folder in left:
+        folder.mkdir(parents=True)
+        (folder / "model.onnx").touch()
+        folder.chmod(0o500)
+    before = left[0].stat().st_mtime + 1
+    sweeper.sweep(frozenset(), before=before)
+    assert all(folder.exists() for folder in left)
+    sweeper.sweep(frozenset(), before=before + 86_400)
+    assert not any(folder.exists() for folder in left)
+    assert [path.name for path in model.iterdir()] == ["1"]
+
+
+def test_nothing_is_deleted_where_the_store_is_no_folder(
+    store: FolderStore, cache: Path, tmp_path: Path
+) -> None:
+    """An address is never taken for a path; this host's own copies are swept all the same."""
+    put(tmp_path / "models", 1)
+    digest = store.fetch("m", 1).manifest.digest
+    sweeper = FolderSweeper(folder_of("s3://models/here"), cache)
+    with pytest.raises(NotReady, match="object store"):
+        sweeper.remove("m", 1, digest)
+    os.utime(cache / digest, (1, 1))
+    assert sweeper.sweep(frozenset(), before=OLD) == 1
+
+
+def test_a_copy_that_is_wanted_anew_is_young_again(
+    store: FolderStore, sweeper: FolderSweeper, cache: Path, tmp_path: Path
+) -> None:
+    """So it is not swept between being looked at and being registered."""
+    put(tmp_path / "models", 1)
+    digest = store.fetch("m", 1).manifest.digest
+    os.utime(cache / digest, (1, 1))
+    store.fetch("m", 1)
+    assert sweeper.sweep(frozenset(), before=OLD) == 0
 
 
 def test_without_a_cache_there_is_nothing_to_sweep(tmp_path: Path) -> None:

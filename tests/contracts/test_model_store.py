@@ -9,7 +9,8 @@ import pytest
 
 from gateway.adapters.folder import FolderStore
 from gateway.adapters.objects import SCHEMES, ObjectStore, open_store
-from gateway.core.errors import Conflict, InvalidRequest
+from gateway.control.copies import is_passing
+from gateway.core.errors import Conflict, InvalidRequest, NotReady
 from gateway.ports import ModelStore
 from tests.fakes import ManualClock, signature_of
 
@@ -164,3 +165,64 @@ def test_a_folder_needs_no_scheme(tmp_path: Path) -> None:
     """A plain path is the store that is a folder."""
     store = open_store(str(tmp_path), tmp_path / "c", describe=None, now=ManualClock())
     assert isinstance(store, FolderStore)
+
+
+class Failing:
+    """A filesystem whose package has errors of its own, and fails when it is told to."""
+
+    class Unreachable(Exception):
+        """As such a package would raise."""
+
+    def __init__(self, files: Any) -> None:
+        self.files = files
+        self.away = False
+
+    def __getattr__(self, name: str) -> Any:
+        if self.away and not name.startswith("_"):
+            raise self.Unreachable
+        return getattr(self.files, name)
+
+
+@pytest.fixture
+def failing() -> Failing:
+    """It works until it is told not to."""
+    return Failing(fsspec.filesystem("memory"))
+
+
+@pytest.fixture
+def remote(failing: Failing, tmp_path: Path) -> Place:
+    """A store behind it."""
+    root = f"/{uuid.uuid4().hex}/models"
+    store = ObjectStore(failing, root, tmp_path / "cache", describe=None, now=ManualClock())
+    return Place(store, lambda path, content: failing.files.pipe_file(f"{root}/{path}", content))
+
+
+def test_an_object_store_that_is_away_is_not_an_empty_one(remote: Place, failing: Failing) -> None:
+    """What was seen stays, with its mark, so nothing is fetched anew when it is back."""
+    remote.put("m/1")
+    assert remote.store.scan() == [("m", 1)]
+    stamp = remote.store.stamp("m", 1)
+    failing.away = True
+    assert remote.store.scan() == [("m", 1)]
+    assert remote.store.stamp("m", 1) == stamp
+    assert remote.store.seed("m") == {}
+    with pytest.raises(InvalidRequest, match="cannot be read") as refused:
+        remote.store.fetch("m", 1)
+    assert is_passing(refused.value)
+
+
+def test_who_places_nothing_takes_nothing_away(remote: Place, failing: Failing) -> None:
+    """Another host published the same version meanwhile; its files are its own."""
+    remote.put("source", model_onnx=b"onnx", more_bin=b"x")
+    artifact = remote.store.fetch("m", 1, "source")
+    mine, other = remote.store.place(artifact), remote.store.place(artifact)
+    other.publish()
+    mine.discard()
+    assert [file.path for file in remote.store.fetch("m", 1).manifest.files] == [
+        "model.onnx",
+        "more.bin",
+    ]
+    third = remote.store.fetch("m", 2, "source")
+    failing.away = True
+    with pytest.raises(NotReady, match="cannot be written"):
+        remote.store.place(third)

@@ -17,6 +17,7 @@ from gateway.core.principals import Action, PrincipalDocument
 from gateway.core.snapshot import Snapshot
 from gateway.core.targeting import Condition
 from tests.control.building import ASKED, register
+from tests.control.governing import ONE_APPROVAL, Office, gate_of
 from tests.fakes import CountingEntropy, ManualClock, MemoryStore, manifest_of, signature_of
 
 
@@ -228,3 +229,18 @@ async def test_a_bundle_must_pass_the_gate_that_it_brings(desk: Desk) -> None:
     both = bundle_of(gates={"g": CLOSED}, aliases={"m": {"champion": 2}})
     with pytest.raises(Conflict):
         await desk.apply(both)
+
+
+async def test_a_plan_counts_no_approval_of_who_asks(store: MemoryStore) -> None:
+    """It says what applying would: somebody else must have approved."""
+    office = await Office(store).open(gate_of(promotion=ONE_APPROVAL))
+    await office.approve(2, "ben")
+    experiments = Experiments(office.registry, now=office.clock, entropy=CountingEntropy())
+    bundles = Bundles(office.registry, experiments, entropy=CountingEntropy())
+    bundle = bundle_of(aliases={"m": {"champion": 2}})
+
+    async def refusal(actor: str) -> str | None:
+        return (await bundles.plan(bundle, lambda *_: None, prune=False, actor=actor)).refusal
+
+    assert await refusal("dan") is None
+    assert "approval" in str(await refusal("ben"))

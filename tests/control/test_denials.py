@@ -1,5 +1,7 @@
 """Denials: a flood of them is one entry now and then, and says how many there were."""
 
+import asyncio
+
 from gateway.control.denials import MAX_KINDS, Denials
 from gateway.control.registry import Registry
 from tests.fakes import ManualClock, MemoryStore
@@ -89,3 +91,26 @@ async def test_denials_wait_while_the_store_is_away(
     told = evidence_of(store)["denials"]
     assert isinstance(told, list)
     assert [(one["principal"], one["count"]) for one in told] == [("eve", 2), ("mallory", 1)]
+
+
+async def test_what_is_left_at_a_stop_is_written(
+    registry: Registry, store: MemoryStore, clock: ManualClock
+) -> None:
+    """Also where the last turn was cut off: nothing that was counted is lost by that."""
+    denials = Denials(registry, now=clock)
+    denials.note("eve", "promote", "m")
+    committing = store.commit
+
+    async def hang(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    store.commit = hang  # type: ignore[assignment, method-assign]
+    flushing = asyncio.create_task(denials.flush())
+    await asyncio.sleep(0)
+    flushing.cancel()
+    await asyncio.gather(flushing, return_exceptions=True)
+    await denials.finish(0.0)
+    assert store.entries == []
+    store.commit = committing  # type: ignore[method-assign]
+    await denials.finish(5.0)
+    assert evidence_of(store)["count"] == 1

@@ -1,21 +1,32 @@
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gateway.adapters.shelf import FolderShelf
+from gateway.adapters.folder import FolderStore
+from gateway.adapters.uploads import UploadBounds, UploadFolder
 from gateway.control.following import FollowSources, follower_of
-from gateway.control.landing import StoreLanding
+from gateway.control.reception import Reception, ReceptionParts
+from gateway.control.registering import Registrar
 from gateway.control.registry import Registry, Request
 from gateway.core.errors import Conflict, StoreUnavailable
 from gateway.core.following import decode_following, rules_of
 from gateway.core.models import Manifest, StoredFile, bundle_digest
+from gateway.core.reviews import Check, CheckResult, Outcome
 from gateway.core.snapshot import ModelRecord
 from tests.control.building import ASKED
 from tests.fake_mlflow import FakeMlflow, sha256
-from tests.fakes import CountingEntropy, MemoryStore, signature_of
+from tests.fakes import (
+    CountingEntropy,
+    FakeDataPlane,
+    FakeInspector,
+    MemoryGovernance,
+    MemoryStore,
+    signature_of,
+)
+
+BOUNDS = UploadBounds(max_bytes=1 << 20, quota_bytes=1 << 21, max_open=9, expire_s=60.0)
 
 
 class Memory:
@@ -49,7 +60,7 @@ class Memory:
 
 
 class World:
-    """A gateway's registry beside a small MLflow. Versions are registered by `settle`."""
+    """A gateway's registry beside a small MLflow."""
 
     def __init__(self, root: Path, memory: Memory | None = None, **settings: Any) -> None:
         self.root = root
@@ -57,6 +68,7 @@ class World:
         self.memory = memory or Memory()
         self.store = MemoryStore()
         self.registry = Registry(self.store, now=lambda: 5.0, entropy=CountingEntropy())
+        self.inspector: FakeInspector | None = None
         self.wished: list[tuple[str, str, int]] = []
         self.dropped: list[tuple[str, str]] = []
         self.refusal: Exception | None = None
@@ -66,11 +78,10 @@ class World:
 
     def again(self) -> None:
         """Another follower, as after a restart."""
-        shelf = FolderShelf(self.root)
+        self.staged = self.root.parent / "uploads"
         sources = FollowSources(
             there=self.mlflow.registry(),
             memory=self.memory,
-            landing=lambda registry: StoreLanding(shelf, registry),
             rules=rules_of(
                 self.settings.get("models", ["*"]),
                 self.settings.get("names", []),
@@ -78,7 +89,35 @@ class World:
             ),
             poll_s=self.settings.get("poll_s", 0.0),
         )
-        self.follower = follower_of(sources, self.registry, self, lambda: self.leads, lambda: 5.0)
+        self.follower = follower_of(
+            sources,
+            self.registry,
+            self._registrar(),
+            self,
+            leads=lambda: self.leads,
+            now=lambda: 5.0,
+        )
+
+    def _registrar(self) -> Registrar:
+        models = FolderStore(
+            self.root,
+            self.root.parent / "cache",
+            describe=None if self.inspector else lambda _: signature_of(),
+            now=lambda: 5.0,
+        )
+        reception = Reception(
+            ReceptionParts(
+                store=self.store,
+                governance=MemoryGovernance(),
+                inspector=self.inspector,
+                models=models,
+                registry=self.registry,
+                data_plane=FakeDataPlane(),
+                now=lambda: 5.0,
+            )
+        )
+        uploads = UploadFolder(self.staged, BOUNDS, now=lambda: 5.0, entropy=CountingEntropy())
+        return Registrar(self.registry, models, reception, uploads)
 
     async def put(
         self, model: str, number: int, request: Request, *, alias: str, source: str
@@ -94,19 +133,15 @@ class World:
         self.dropped.append((model, alias))
 
     async def settle(self) -> None:
-        """Look, register what came to the model store as the catalog would, and look again."""
+        """Look, and look again."""
         await self.follower.tick()
-        for path in sorted(self.root.glob("*/*/model.onnx"), key=_champion_first):
-            await self.register(path.parts[-3], int(path.parts[-2]), path.parent)
         await self.follower.tick()
 
     async def register(self, model: str, number: int, folder: Path) -> None:
         """Register a folder of the model store."""
         files = _files(folder)
-        told = folder / "version.toml"
-        lineage = tomllib.loads(told.read_text()) if told.exists() else {}
         digest = bundle_digest(files)
-        manifest = Manifest(1, model, number, digest, files, signature_of(), lineage, 0.0)
+        manifest = Manifest(1, model, number, digest, files, signature_of(), {}, 0.0)
         if await self.store.manifest(model, number) is None:
             await self.store.put_manifest(manifest)
             record = ModelRecord(versions={}, aliases={"champion": number})
@@ -132,11 +167,6 @@ def _files(folder: Path) -> tuple[StoredFile, ...]:
     )
 
 
-def _champion_first(path: Path) -> bool:
-    seed = tomllib.loads((path.parents[1] / "model.toml").read_text())
-    return path.parent.name != str(seed["champion"])
-
-
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     """Nothing is registered anywhere."""
@@ -147,15 +177,28 @@ async def test_a_version_comes_with_its_lineage(world: World) -> None:
     """Under its number, whole, and with nothing secret in it."""
     world.mlflow.register("m", 3, b"onnx4", description="better")
     await world.settle()
-    folder = world.root / "m" / "3"
-    text = (folder / "version.toml").read_text()
-    lineage = tomllib.loads(text)
-    assert (folder / "model.onnx").read_bytes() == b"onnx4"
+    lineage = world.store.manifests["m", 3].lineage
+    assert (world.root / "m" / "3" / "model.onnx").read_bytes() == b"onnx4"
     assert (lineage["trainer"], lineage["commit"]) == ("tina", "abc123")
     assert lineage["data"][0]["location"] == "https://data.test/flights.csv"
     assert lineage["metrics"] == {"auc": 0.71, "loss": "NaN"}
-    assert "secret" not in text
-    assert list((world.root / ".staged").iterdir()) == []
+    assert "secret" not in str(lineage)
+    assert list(world.staged.iterdir()) == []
+    (entry,) = world.store.entries
+    assert (entry.action, entry.actor) == ("model.register", "mlflow")
+
+
+async def test_what_a_check_forbids_is_refused_and_written_down_once(world: World) -> None:
+    """By who checked, whatever looks at it again; nothing of it stays."""
+    world.inspector = FakeInspector()
+    world.inspector.changes = {Check.RUNS: CheckResult(Outcome.FAILED, "It hangs.", forced=True)}
+    world.again()
+    world.mlflow.register("m", 1)
+    await world.settle()
+    assert [entry.action for entry in world.store.entries] == ["model.refuse"]
+    assert "It hangs." in (await world.told())["refused"]["m/1"]
+    assert list(world.staged.iterdir()) == []
+    assert not (world.root / "m").exists()
 
 
 async def test_a_new_model_begins_with_the_champion_of_there(world: World) -> None:

@@ -2,17 +2,19 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.adapters.folder import FolderStore
 from gateway.adapters.uploads import UploadBounds, UploadFolder
 from gateway.control.catalog import ACTOR, Catalog
 from gateway.control.reception import Reception, ReceptionParts
 from gateway.control.registering import Registrar, Registration
-from gateway.control.registry import Registry, Request
+from gateway.control.registry import Edit, Registry, Request
 from gateway.core.endpoints import Endpoint, Recording
 from gateway.core.errors import Conflict, GatewayError, NotReady, VersionRefused
 from gateway.core.inspections import Inspection, InspectionOrder
 from gateway.core.reviews import Check, CheckResult, Outcome
+from gateway.core.snapshot import Snapshot
 from tests.control.building import ASKED, put
 from tests.fakes import (
     CountingEntropy,
@@ -48,6 +50,7 @@ class Host:
 
     def __init__(self, store: MemoryStore, governance: MemoryGovernance, folder: Path) -> None:
         clock = ManualClock()
+        self.folder = folder
         self.inspector = Inspector()
         self.data_plane = FakeDataPlane()
         self.registry = Registry(store, now=clock, entropy=CountingEntropy())
@@ -265,3 +268,60 @@ async def test_files_that_were_lost_are_brought_back(host: Host, root: Path) -> 
 
 
 ASKED_BY_ANA = Request(actor="ana")
+
+
+async def test_the_same_bytes_from_two_hosts_are_one_version(host: Host, other: Host) -> None:
+    """Both are told that it stands, though only one of them puts its files in their place."""
+    wishes = [
+        each.registrar.register(
+            Registration("m", number=1, upload=each.upload(b"one")), ASKED_BY_ANA
+        )
+        for each in (host, other)
+    ]
+    entered = await asyncio.gather(*wishes)
+    assert {one.manifest.number for one in entered} == {1}
+    assert sum(one.change is not None for one in entered) == 1
+    assert host.models.scan() == [("m", 1)]
+    assert sorted(path.name for path in (host.folder.parent / "models" / "m").iterdir()) == ["1"]
+
+
+async def test_files_under_a_retired_number_are_left_alone(
+    host: Host, other: Host, root: Path, store: MemoryStore
+) -> None:
+    """They are neither refused nor inspected again, also after a restart, whatever they are."""
+    put(root, 1)
+    put(root, 2, "second")
+    await host.catalog.scan()
+
+    async def make(base: Snapshot) -> Snapshot:
+        model = base.models["m"]
+        gone = {1: model.versions[1]}
+        kept = replace(model, versions={2: model.versions[2]}, retired=gone)
+        return replace(base, models={"m": kept}, reviews={})
+
+    await host.registry.commit(Edit("model.retire", "models/m", make), ASKED)
+    await other.registry.fresh()
+    for each in (host, other, other):
+        await each.catalog.scan()
+    put(root, 1, "third")
+    for each in (host, host, other, other):
+        await each.catalog.scan()
+        assert each.catalog.index() == [("m", 2, None)]
+    assert other.inspector.orders == []
+    assert [entry.action for entry in store.entries][-1] == "model.retire"
+    with pytest.raises(Conflict, match=r"was retired; take another number"):
+        await host.registrar.register(Registration("m", number=1, source="m/1"), ASKED_BY_ANA)
+
+
+async def test_a_refusal_that_could_not_be_written_down_is_later(
+    host: Host, other: Host, root: Path, store: MemoryStore, governance: MemoryGovernance
+) -> None:
+    """The report says that it was written down, so it must not be kept before that."""
+    put(root, 1, "bad")
+    store.away = True
+    await host.catalog.scan()
+    assert governance.reports == {}
+    store.away = False
+    await other.catalog.scan()
+    assert [entry.action for entry in store.entries] == ["model.refuse"]
+    assert list(governance.reports) == [("m", 1)]

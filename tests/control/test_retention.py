@@ -46,6 +46,7 @@ def retainer(
             reports=reports,
             files=files,
             standing=Standing("here", leads=True),
+            served=lambda: registry.snapshot,
             now=clock,
         )
     )
@@ -172,3 +173,26 @@ async def test_only_the_leader_lets_go_and_every_host_sweeps(
     retainer._parts.standing.leads = True
     await retainer.tick()
     assert sorted(registry.snapshot.models["m"].versions) == [1, 3]
+
+
+async def test_what_an_archive_may_name_is_held(
+    registry: Registry, store: MemoryStore, clock: ManualClock, retainer: Retainer
+) -> None:
+    """Of a log that begins later than ledger_days ago nobody knows what it named before."""
+    await register(registry, store, 1, 2, 3, 4)
+    await keep(registry)
+    clock.at = 50 * DAY_S
+    await registry.promote("m", 2, ASKED)
+    await registry.promote("m", 3, ASKED)
+    clock.at = 55 * DAY_S
+    await registry.load("m", 4, ASKED)
+    del store.entries[:-1]
+    clock.at = 64 * DAY_S
+    looked = await retainer.look()
+    assert looked.gone == ()
+    assert "holds no 10 days of the audit log" in str(looked.standings[0].held_by)
+    clock.at = 65 * DAY_S
+    assert [one.number for one in (await retainer.look()).gone] == [1]
+    store.entries.clear()
+    retainer = Retainer(retainer._parts)
+    assert (await retainer.look()).gone == ()

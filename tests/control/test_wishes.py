@@ -4,9 +4,10 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.control.granting import Granter
-from gateway.control.registry import Request
+from gateway.control.registry import Edit, Request
 from gateway.control.status import Standing
 from gateway.core.errors import Conflict, NotFound
+from gateway.core.snapshot import Snapshot
 from tests.control.governing import FROZEN, ONE_APPROVAL, PEOPLE, Office, gate_of
 from tests.fakes import MemoryStore
 
@@ -101,25 +102,43 @@ async def test_a_wish_for_what_serves_is_refused(desk: Desk) -> None:
 
 
 async def test_a_wish_is_let_go_once_the_alias_moved(desk: Desk) -> None:
-    """What was wanted over another version would surprise now."""
+    """What was wanted over another version would surprise now; it goes in the same commit."""
     await desk.wishes.put("m", 2, DAN)
     await desk.approve(3, "ben")
     await desk.registry.promote("m", 3, DAN)
+    entry = desk.memory.entries[-1]
+    assert (entry.action, [one.target for one in entry.also]) == (
+        "model.promote",
+        ["wishes/m/champion"],
+    )
     await desk.approve(2, "ben")
     assert await desk.granter.tick() == 0
-    entry = desk.memory.entries[-1]
-    assert (entry.actor, entry.action, desk.champion) == ("gatekeeper", "wish.drop", 3)
-    assert "moved to version 3 since; ask again" in entry.reason
-    assert desk.registry.snapshot.wishes == {}
+    assert (desk.champion, desk.registry.snapshot.wishes) == (3, {})
 
 
-async def test_a_wish_is_let_go_where_the_alias_names_it_already(desk: Desk) -> None:
-    """Somebody else was faster."""
+async def test_no_wish_brings_back_what_was_rolled_back(desk: Desk) -> None:
+    """Somebody else was faster, and took it back before anybody looked at the wish."""
     await desk.wishes.put("m", 2, DAN)
     await desk.approve(2, "ben")
     await desk.registry.promote("m", 2, DAN)
+    await desk.registry.rollback("m", DAN)
     assert await desk.granter.tick() == 0
-    assert "names version 2 already" in desk.memory.entries[-1].reason
+    assert (desk.champion, desk.registry.snapshot.wishes) == (1, {})
+
+
+async def test_a_wish_out_of_date_is_let_go_with_a_reason(desk: Desk) -> None:
+    """One that an older gateway left, whose alias moved: the newest word stands in the log."""
+    await desk.wishes.put("m", 2, DAN)
+    wish = replace(desk.registry.snapshot.wishes["m/champion"], over=3)
+
+    async def make(base: Snapshot) -> Snapshot:
+        return replace(base, wishes={"m/champion": wish})
+
+    await desk.registry.commit(Edit("wish.put", "wishes/m/champion", make), DAN)
+    assert await desk.granter.tick() == 0
+    entry = desk.memory.entries[-1]
+    assert (entry.actor, entry.action) == ("gatekeeper", "wish.drop")
+    assert "moved to version 1 since; ask again" in entry.reason
 
 
 async def test_a_wish_ends_with_the_right_to_ask(desk: Desk) -> None:

@@ -80,7 +80,8 @@ def test_its_life_is_what_moved_it_and_what_was_said_of_it() -> None:
     review = Review(f"{2:064x}", registered_by="ana", registered_at=0.0)
     fifth = replace(fourth, reviews={"m/2": review})
     sixth = replace(fifth, models={"m": replace(fifth.models["m"], loaded=(3,))})
-    life = Biography("m", 2, [])
+    life, late = Biography("m", 2, []), Biography("m", 2, [])
+    entries: list[AuditEntry] = []
     for base, changed, action, target in (
         (EMPTY, first, "model.register", "models/m"),
         (first, second, "model.promote", "models/m"),
@@ -89,7 +90,14 @@ def test_its_life_is_what_moved_it_and_what_was_said_of_it() -> None:
         (fourth, fifth, "model.approve", "reviews/m/2"),
         (fifth, sixth, "model.load", "models/m"),
     ):
-        life.read(entry_of(base, changed, action, target))
+        entry = entry_of(base, changed, action, target)
+        entries.append(replace(entry, revision=len(entries) + 1))
+    for entry in entries:
+        life.read(entry)
+    for entry in entries[2:]:  # What came before is archived.
+        late.read(entry)
+    assert (life.since, late.since) == (None, 7.0)
+    assert [one.action for one in late.decided] == ["model.rollback", "model.approve"]
     assert [one.action for one in life.decided] == [
         "model.promote",
         "model.promote",
@@ -108,3 +116,16 @@ def test_what_was_forced_is_told_as_such() -> None:
     life = Biography("m", 2, [])
     life.read(entry)
     assert life.decided[0].forced
+
+
+def test_a_version_is_retired_once() -> None:
+    """Later changes of its model are about others."""
+    first = snapshot_of()
+    record = replace(first.models["m"], versions={1: "a" * 64, 2: "b" * 64}, retired={3: "c" * 64})
+    second = replace(first, models={"m": record})
+    third = replace(second, models={"m": replace(record, loaded=(2,))})
+    life = Biography("m", 3, [])
+    changes = ((first, second, "model.retire"), (second, third, "model.load"))
+    for revision, (base, changed, action) in enumerate(changes, start=1):
+        life.read(replace(entry_of(base, changed, action), revision=revision))
+    assert [one.action for one in life.decided] == ["model.retire"]

@@ -188,3 +188,9 @@ def _hostile() -> Card:
         labels=(HOSTILE,),
         history=(Decided(1.0, 1, HOSTILE, HOSTILE, HOSTILE, forced=True),),
     )
+
+
+def test_a_card_says_where_its_history_begins() -> None:
+    """What is in archives of the audit log is not here."""
+    assert "archives of the audit log" not in card_markdown(CARD)
+    assert "archives of the audit log" in card_markdown(replace(CARD, history_since=5.0))

@@ -135,7 +135,7 @@ def gateway(mlflow: Mlflow, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             "TILTYARD_MLFLOW_URL": mlflow.url,
             "TILTYARD_MLFLOW_POLL_S": "60",
             "TILTYARD_MLFLOW_WEBHOOK_SECRET": SECRET,
-            "TILTYARD_STORE_SCAN_S": "0.5",
+            "TILTYARD_INSPECTION_MODE": "short",
         },
     )
     started.start(wait=False)
@@ -173,10 +173,12 @@ def test_the_champion_of_there_is_served_with_its_lineage(gateway: Gateway) -> N
     """What was registered there before is here, with what its run logged."""
     assert _models(gateway) == [MODEL]
     assert _champion(gateway) == 1
-    text = (gateway.models / MODEL / "1" / "version.toml").read_text()
-    assert '"commit" = "abc123"' in text
-    assert '"trainer" = "tina"' in text
-    assert '"auc" = 0.67' in text
+    (version,) = gateway.told("GET", f"/admin/v1/models/{MODEL}/versions")["versions"]
+    assert (version["lineage"]["commit"], version["lineage"]["trainer"]) == ("abc123", "tina")
+    assert version["lineage"]["metrics"] == {"auc": 0.67}
+    assert (gateway.models / MODEL / "1" / "model.onnx").exists()
+    (registered,) = [entry for entry in gateway.audit() if entry["action"] == "model.register"]
+    assert registered["actor"] == "mlflow"
 
 
 def test_a_webhook_brings_a_move_at_once(gateway: Gateway, mlflow: Mlflow) -> None:
@@ -189,7 +191,7 @@ def test_a_webhook_brings_a_move_at_once(gateway: Gateway, mlflow: Mlflow) -> No
 
 
 def test_a_gate_keeps_a_move_waiting(gateway: Gateway, mlflow: Mlflow) -> None:
-    """It is pending with what is missing, and made once nothing is."""
+    """It is pending with what is missing, and made once somebody else approved it."""
     before = _champion(gateway)
     approvals = [{"role": "approver", "count": 1}]
     gate = {"schema": 1, "models": [MODEL], "promotion": {"approvals": approvals}}
@@ -201,8 +203,15 @@ def test_a_gate_keeps_a_move_waiting(gateway: Gateway, mlflow: Mlflow) -> None:
     assert wished.items() <= pending[0].items()
     assert "approval" in gateway.ask("GET", "/admin/v1/wishes").text
     assert _champion(gateway) == before
-    gateway.told("DELETE", f"/admin/v1/gates/{MODEL}")
+    gateway.run_cli("principal", "put", "ana", "--role", f"approver:{MODEL}")
+    token = gateway.run_cli("token", "issue", "ana").split()[0]
+    path = f"/admin/v1/models/{MODEL}/versions/{number}/approve"
+    approved = gateway.ask("POST", path, {}, Authorization=f"Bearer {token}")
+    assert approved.is_success, approved.text
     eventually(lambda: _champion(gateway) == number, 30)
+    promoted = [entry for entry in gateway.audit() if entry["action"] == "model.promote"]
+    assert promoted[-1]["actor"] == "mlflow"
+    assert promoted[-1]["evidence"]["gates"][0]["approvals"] == ["ana"]
     gateway.run_cli("rollback", MODEL)
 
 

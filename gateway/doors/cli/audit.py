@@ -247,8 +247,12 @@ def restore(  # noqa: PLR0913 - an argument for each option
     for one in done["without_manifest"]:
         say(f"The manifest of {one} is not on this host: register it again.")
     for name in done["experiments"]:
-        say(f"Experiment '{name}' runs on; its tallies are lost, but for what journals send again.")
+        say(
+            f"Experiment '{name}' runs on; its tallies are lost, but for what journals send again: "
+            "stop it and start another."
+        )
     say("Inspection reports are not on any host: inspect again where one is asked for.")
+    say("Webhooks are not on any host either: put each again.")
 
 
 RESTORE_S: Final = 300.0

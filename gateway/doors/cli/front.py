@@ -51,7 +51,8 @@ Config = Annotated[
     Path | None, typer.Option("--config", help="A settings file; TILTYARD_CONFIG names one too.")
 ]
 ModelStore = Annotated[
-    Path | None, typer.Option("--model-store", help="Where the models are, a folder each.")
+    str | None,
+    typer.Option("--model-store", help="Where the models are: a folder, or an object store."),
 ]
 Reason = Annotated[str, typer.Option("--reason", help="Why, for the audit log.")]
 IfMatch = Annotated[

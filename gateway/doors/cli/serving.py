@@ -3,9 +3,9 @@
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
 import typer
@@ -29,6 +29,8 @@ from gateway.doors.cli.story import TRAFFIC
 from gateway.doors.documents import read_strictly
 from gateway.settings import Settings, shown
 
+Stocked: TypeAlias = Callable[[str, int | None], bool]
+"""Whether there is a model, or with a number a version of it."""
 ADMIN_TOKEN: Final = "admin.token"  # noqa: S105 - a file's name
 StateDir = Annotated[
     Path | None, typer.Option("--state-dir", help="What this host remembers by itself.")
@@ -131,7 +133,7 @@ def check(
     settings = front.settings(config, model_store=model_store)
     loaded, problems = front.check(settings)
     if rules is not None:
-        problems += check_rules(read_file(rules), Path(settings.model_store))
+        problems += check_rules(read_file(rules), stocked(settings.model_store, loaded))
     document = {"settings": shown(settings), "loaded": loaded, "problems": problems}
     if as_json:
         show_json(document)
@@ -146,7 +148,15 @@ def check(
     raise typer.Exit(FAILED if problems else 0)
 
 
-def check_rules(text: bytes, store: Path) -> list[str]:
+def stocked(store: str, loaded: Sequence[str]) -> Stocked:
+    """Whether a model store has a version; of an address, whether it was among those loaded."""
+    if "://" in store:
+        models = {version.rpartition("/")[0] for version in loaded}
+        return lambda model, number: f"{model}/{number}" in loaded if number else model in models
+    return lambda model, number: (Path(store) / model / (str(number) if number else "")).is_dir()
+
+
+def check_rules(text: bytes, has: Stocked) -> list[str]:
     """What is wrong with endpoint documents, a sentence each.
 
     What they name is looked for in the model store; what a running gateway has beyond it, an alias
@@ -162,20 +172,20 @@ def check_rules(text: bytes, store: Path) -> list[str]:
         try:
             endpoint = read_strictly(msgspec.json.encode(document), Endpoint)
             check_endpoint(name, endpoint)
-            problems += [f"Rules of '{name}': {lack}" for lack in _lacks(endpoint, store)]
+            problems += [f"Rules of '{name}': {lack}" for lack in _lacks(endpoint, has)]
         except InvalidRequest as error:
             problems.append(f"Rules of '{name}': {error}")
     return problems
 
 
-def _lacks(endpoint: Endpoint, store: Path) -> Iterator[str]:
+def _lacks(endpoint: Endpoint, has: Stocked) -> Iterator[str]:
     """What an endpoint names and the model store does not have, a sentence each."""
-    model, folder = endpoint.model, store / endpoint.model
-    if not folder.is_dir():
+    model = endpoint.model
+    if not has(model, None):
         yield f"the model store has no model '{model}'."
         return
     for target in dict.fromkeys(targets_of(endpoint)):
-        if target.version is not None and not (folder / str(target.version)).is_dir():
+        if target.version is not None and not has(model, target.version):
             yield f"the model store has no version {target.version} of '{model}'."
         if target.alias not in (None, CHAMPION):
             yield (

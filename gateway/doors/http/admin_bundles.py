@@ -21,7 +21,7 @@ async def apply_bundle(call: Call) -> Response:
     asked: Apply = call.document
     bundles, prune = call.parts.bundles, call.flag("prune")
     if call.flag("dry_run"):
-        plan = await bundles.plan(asked.bundle, permit_of(call), prune=prune)
+        plan = await bundles.plan(asked.bundle, permit_of(call), prune=prune, actor=call.actor)
         return answer(plan, revision=plan.revision)
     options = BundleOptions(
         prune=prune,

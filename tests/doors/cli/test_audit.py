@@ -134,6 +134,8 @@ def test_a_restore_tells_what_is_lost(desk: Desk) -> None:
     assert "would be at revision 43 of epoch 2" in told
     for part in ("revision 1 to 42", "flights/9", "Experiment 'ramp'", "Inspection reports"):
         assert part in told
+    assert "stop it and start another" in " ".join(told.split())
+    assert "Webhooks are not on any host either" in told
     assert desk.json("restore", "--reason", "flushed")["done"] is True
     assert [(asked.actor, asked.reason, dry) for asked, dry in desk.world.restores] == [
         ("wim", "flushed", True),

@@ -164,6 +164,8 @@ def test_the_check_loads_every_version(
         pytest.param(
             {"HTTP_TLS_CERT": "none", "HTTP_TLS_KEY": "none"}, "http: A listener's", id="tls"
         ),
+        pytest.param({"MODEL_STORE": "s3://models"}, "needs the extra 'objects'", id="objects"),
+        pytest.param({"MODEL_STORE": "http://x/m"}, "begins with one of: abfs", id="scheme"),
         pytest.param({"ADMIN_HOST": "0.0.0.0"}, "TILTYARD_ADMIN_TOKEN", id="open-admin"),
         pytest.param({"REDIS_URL": "gopher://x"}, "redis: ", id="url"),
         pytest.param({"REDIS_EMBEDDED": "false"}, "TILTYARD_REDIS_URL", id="no-store"),
@@ -259,3 +261,13 @@ def test_what_cannot_be_served_is_told(desk: Desk, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(desk, "serve", fail)
     refused(desk.run("serve"), 5, "Cannot listen")
+
+
+def test_an_address_of_a_model_store_stays_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is no path: its slashes are not taken together."""
+    monkeypatch.setattr("sys.argv", ["tiltyard", "check", "--model-store", "s3://models/a"])
+    with pytest.raises(SystemExit):
+        front_door.main()
+    assert '"model_store": "s3://models/a"' in capsys.readouterr().out

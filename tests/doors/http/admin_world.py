@@ -185,6 +185,7 @@ class World:
                     reports=self.governance,
                     files=FakeFiles(),
                     standing=Standing("here", leads=True),
+                    served=lambda: self.registry.snapshot,
                     now=self.clock,
                 )
             ),
