@@ -92,11 +92,17 @@ def entrances(compared: Comparison, gate: Gate) -> Mapping[Key, Stage]:
         return {}
     base, before = compared.base, compared.before
     promoted = {place.key for place in before if _is_promoted(place, gate)}
+    leading = {(place.model, place.alias) for place in before if place.reach is Reach.ALL}
     seen = {place.key for place in before if place.reach is not Reach.WARM}
     warm = {place.key for place in before}
     found: dict[Key, Stage] = {}
     for place in fresh:
-        if place.key in compared.returning or _goes_back(base, place, gate):
+        is_led = place.alias in gate.aliases or (place.model, place.alias) in leading
+        if place.reach is Reach.ALL and not is_led:
+            # Later on, going back by this alias is not asked for.
+            for key in _history(base, place) - promoted:
+                found[key] = Stage.PROMOTION
+        if place.key in compared.returning or _goes_back(base, place, gate, is_led=is_led):
             continue
         if _is_promoted(place, gate):
             if (place.is_alias and place.alias in gate.aliases) or place.key not in promoted:
@@ -129,18 +135,30 @@ def _is_promoted(place: Place, gate: Gate) -> bool:
     return place.reach is Reach.ALL or (place.is_alias and place.alias in gate.aliases)
 
 
-def _goes_back(base: Snapshot, place: Place, gate: Gate) -> bool:
-    """Whether an alias that leads there, or would do as well, named the version before."""
+def _goes_back(base: Snapshot, place: Place, gate: Gate, *, is_led: bool) -> bool:
+    """Whether an alias that leads there, or would do as well, named the version before.
+
+    What an alias named while it did not lead to everybody was a trial only, hence `is_led`.
+    """
     model = base.models.get(place.model)
     if model is None:
         return False
     if place.is_alias:
         aliases = {place.alias}
     elif place.reach is Reach.ALL:
-        aliases = {place.alias, *gate.aliases}
+        aliases = {place.alias, *gate.aliases} if is_led else set(gate.aliases)
     else:
         aliases = set(model.previous)
     return any(place.number in model.previous.get(alias or "", ()) for alias in aliases)
+
+
+def _history(base: Snapshot, place: Place) -> set[Key]:
+    """The versions that the alias of a place named before, those that are gone left out."""
+    model = base.models.get(place.model)
+    if model is None or place.alias is None:
+        return set()
+    named = {*model.previous.get(place.alias, ()), model.aliases.get(place.alias)}
+    return {(place.model, number) for number in model.versions if number in named}
 
 
 def _taken_back(base: Snapshot, changed: Snapshot) -> Iterator[Key]:

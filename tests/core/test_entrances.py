@@ -124,6 +124,26 @@ def test_going_back_is_no_entrance() -> None:
     assert entrances(again, promote(again, "m", 3), GATE) == FAR
 
 
+def test_what_an_alias_named_as_a_trial_is_nothing_to_go_back_to() -> None:
+    """Else a promotion is: try it as `blue`, have everybody follow `blue`, and roll that back."""
+    tried = promote(promote(snapshot_of(), "m", 3, "blue"), "m", 1, "blue")
+    following = replace(PLAIN, default=Target(alias="blue"))
+    assert entrances(tried, with_endpoint(tried, following, "e"), GATE) == FAR
+    at_once = with_endpoint(rollback(tried, "m", "blue"), following, "e")
+    assert entrances(tried, at_once, GATE) == FAR
+    split = Split(exposure=10_000, salt="s", variants=(Weighted("a", 10_000, alias="blue"),))
+    ruled = with_endpoint(tried, replace(PLAIN, rules=(Rule("r", split=split),)), "e")
+    assert entrances(tried, ruled, GATE) == FAR
+
+
+def test_an_alias_that_everybody_follows_goes_back_freely() -> None:
+    """What it named while it led to everybody had been let in."""
+    following = replace(PLAIN, default=Target(alias="blue"))
+    led = with_endpoint(promote(snapshot_of(), "m", 1, "blue"), following, "e")
+    moved_on = promote(promote(led, "m", 3, "blue"), "m", 2, "blue")
+    assert entrances(moved_on, rollback(moved_on, "m", "blue"), GATE) == {}
+
+
 def test_another_alias_of_the_gate_is_asked_for_by_itself() -> None:
     """What is the champion has not been let in as `stable`."""
     gate = replace(GATE, aliases=("champion", "stable"))
