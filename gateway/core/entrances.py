@@ -4,7 +4,7 @@ Two Snapshots are compared by what they make of each version, whoever made the c
 way. What is no entrance: a version that had as much before, and one that goes back to where it was.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from enum import StrEnum
 
 from msgspec import Struct
@@ -92,16 +92,15 @@ def entrances(compared: Comparison, gate: Gate) -> Mapping[Key, Stage]:
         return {}
     base, before = compared.base, compared.before
     promoted = {place.key for place in before if _is_promoted(place, gate)}
-    leading = {(place.model, place.alias) for place in before if place.reach is Reach.ALL}
     seen = {place.key for place in before if place.reach is not Reach.WARM}
     warm = {place.key for place in before}
-    found: dict[Key, Stage] = {}
+    led = {(place.model, place.alias) for place in before if place.reach is Reach.ALL}
+    led |= {(place.model, alias) for place in fresh for alias in gate.aliases}
+    # Later on, going back by an alias that everybody follows from now on is not asked for.
+    past = {key for place in fresh for key in _brought(base, place, led)}
+    found = dict.fromkeys(past - promoted, Stage.PROMOTION)
     for place in fresh:
-        is_led = place.alias in gate.aliases or (place.model, place.alias) in leading
-        if place.reach is Reach.ALL and not is_led:
-            # Later on, going back by this alias is not asked for.
-            for key in _history(base, place) - promoted:
-                found[key] = Stage.PROMOTION
+        is_led = (place.model, place.alias) in led
         if place.key in compared.returning or _goes_back(base, place, gate, is_led=is_led):
             continue
         if _is_promoted(place, gate):
@@ -152,10 +151,11 @@ def _goes_back(base: Snapshot, place: Place, gate: Gate, *, is_led: bool) -> boo
     return any(place.number in model.previous.get(alias or "", ()) for alias in aliases)
 
 
-def _history(base: Snapshot, place: Place) -> set[Key]:
-    """The versions that the alias of a place named before, those that are gone left out."""
+def _brought(base: Snapshot, place: Place, led: Container[tuple[str, str | None]]) -> set[Key]:
+    """What the alias of a place named before it led to everybody; who is gone is left out."""
     model = base.models.get(place.model)
-    if model is None or place.alias is None:
+    is_new = place.reach is Reach.ALL and (place.model, place.alias) not in led
+    if model is None or place.alias is None or not is_new:
         return set()
     named = {*model.previous.get(place.alias, ()), model.aliases.get(place.alias)}
     return {(place.model, number) for number in model.versions if number in named}

@@ -87,7 +87,7 @@ def delete_experiment(snapshot: Snapshot, name: str) -> Snapshot:
 
 
 def start_experiment(
-    snapshot: Snapshot, name: str, at: float, supersedes: str | None = None
+    snapshot: Snapshot, name: str, at: float, supersedes: str | None = None, *, by: str = ""
 ) -> Snapshot:
     """Start a draft: resolve its aliases, take its slots, begin its first phase.
 
@@ -96,6 +96,7 @@ def start_experiment(
         name: the draft's name.
         at: UTC seconds.
         supersedes: a live experiment that is stopped by the same commit.
+        by: who asks.
 
     Raises:
         NotFound: no such experiment.
@@ -131,6 +132,7 @@ def start_experiment(
         versions=versions,
         scalars=endpoint.token_scalars,
         slots=_slots_for(snapshot, name, document),
+        started_by=by,
     )
     return with_record(snapshot, name, started)
 
