@@ -95,8 +95,7 @@ def start_experiment(
         snapshot: the one it stands in; the commit that follows gives the phase its number.
         name: the draft's name.
         at: UTC seconds.
-        supersedes: a live experiment that is stopped by the same commit.
-        by: who asks.
+        supersedes: a live experiment that is stopped by the same commit; `by` is who asks.
 
     Raises:
         NotFound: no such experiment.
@@ -355,14 +354,13 @@ def _check_control(
 ) -> None:
     """What is certified against the control may replace the control, and nothing else."""
     champion, control = model.aliases.get(document.alias), versions[document.control]
-    if document.promote == "never" or champion in (None, control):
-        return
-    message = (
-        f"Experiment '{name}' would move '{document.alias}', which names version {champion}, "
-        f"while its control is version {control}. Take that version as the control, or set "
-        "'promote' to 'never'."
-    )
-    raise Conflict(message)
+    if document.promote != "never" and champion not in (None, control):
+        message = (
+            f"Experiment '{name}' would move '{document.alias}', which names version {champion}, "
+            f"while its control is version {control}. Take that version as the control, or set "
+            "'promote' to 'never'."
+        )
+        raise Conflict(message)
 
 
 def demoted(snapshot: Snapshot, record: ExperimentRecord) -> Snapshot:

@@ -6,10 +6,12 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.core.access import Principal, Token, digest_of
+from gateway.core.principals import Grant, Role
 from gateway.core.reviews import Check, CheckResult, Outcome
 from gateway.doors.http.admin_uploads import PART_BYTES
 from gateway.doors.http.messages import Message
-from tests.doors.http.admin_world import MODEL, READER, WRITER, World
+from tests.doors.http.admin_world import MODEL, READER, TOKENS, WRITER, World
 
 VERSIONS = f"/admin/v1/models/{MODEL}/versions"
 UPLOADS = f"/admin/v1/models/{MODEL}/uploads"
@@ -169,6 +171,22 @@ async def test_a_source_is_no_address(world: World, source: str) -> None:
     """M19: only a folder inside the model store is read; nothing else is even tried."""
     response = await register(world, source=source)
     assert response.status_code == 400
+
+
+async def test_another_models_folder_is_not_for_everybody(world: World, tmp_path: Path) -> None:
+    """Else who deploys one model could copy, and serve, what they may not even read of another."""
+    for folder in (f"models/{MODEL}/9", "models/taxi/1", "models/incoming"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "model.onnx").write_bytes(folder.encode())
+    token = "tilt_d_deploys"
+    holder = Principal("dan", (Grant(Role.DEPLOYER, ("a-*",)),), fixed=True)
+    world.tokens = (*TOKENS, Token("d", digest_of(token.encode()), holder))
+    path = "/admin/v1/models/a-new/versions"
+    for source in (f"{MODEL}/9", "taxi/1", f"{MODEL}/9/deeper", f"{MODEL}"):
+        response = await world.ask("POST", path, {"source": source}, token=token)
+        assert response.status_code == 403, response.text
+    response = await world.ask("POST", path, {"source": "incoming"}, token=token)
+    assert response.status_code == 201
 
 
 @pytest.mark.parametrize(
