@@ -69,26 +69,30 @@ class Comparison(Struct, frozen=True, eq=False):
     """Two Snapshots side by side: the places before, those that are fresh, and who goes back.
 
     Worked out once for all gates. `returning` are the controls of experiments that take their
-    promotion back.
+    promotion back; `fallen_to` are those of experiments that start and may come to that, though no
+    alias names them yet.
     """
 
     base: Snapshot
     before: frozenset[Place]
     fresh: frozenset[Place]
     returning: frozenset[Key]
+    fallen_to: frozenset[Key]
 
 
 def compare(base: Snapshot, changed: Snapshot) -> Comparison:
     """What a change makes of the versions' places."""
     before = places_of(base)
     fresh = places_of(changed) - before
-    return Comparison(base, before, fresh, frozenset(_taken_back(base, changed)))
+    returning = frozenset(_taken_back(base, changed))
+    return Comparison(base, before, fresh, returning, frozenset(_fallen_to(base, changed)))
 
 
 def entrances(compared: Comparison, gate: Gate) -> Mapping[Key, Stage]:
     """The versions that a change lets in, of the models that a gate means."""
     fresh = [place for place in compared.fresh if matches_any(gate.models, place.model)]
-    if not fresh:
+    controls = {key for key in compared.fallen_to if matches_any(gate.models, key[0])}
+    if not fresh and not controls:
         return {}
     base, before = compared.base, compared.before
     promoted = {place.key for place in before if _is_promoted(place, gate)}
@@ -96,9 +100,9 @@ def entrances(compared: Comparison, gate: Gate) -> Mapping[Key, Stage]:
     warm = {place.key for place in before}
     led = {(place.model, place.alias) for place in before if place.reach is Reach.ALL}
     led |= {(place.model, alias) for place in fresh for alias in gate.aliases}
-    # Later on, going back by an alias that everybody follows from now on is not asked for.
+    # Going back is not asked for, so what may be gone back to is asked for when that begins.
     past = {key for place in fresh for key in _brought(base, place, led)}
-    found = dict.fromkeys(past - promoted, Stage.PROMOTION)
+    found = dict.fromkeys((past | controls) - promoted, Stage.PROMOTION)
     for place in fresh:
         is_led = (place.model, place.alias) in led
         if place.key in compared.returning or _goes_back(base, place, gate, is_led=is_led):
@@ -170,6 +174,18 @@ def _taken_back(base: Snapshot, changed: Snapshot) -> Iterator[Key]:
         if after.state is State.ROLLED_BACK:
             model = endpoint_record(base, record.document.endpoint).document.model
             yield model, record.versions[record.document.control]
+
+
+def _fallen_to(base: Snapshot, changed: Snapshot) -> Iterator[Key]:
+    """The controls of experiments that start, if their alias names nothing that it could go to."""
+    for name, record in changed.experiments.items():
+        before = base.experiments.get(name)
+        if record.state not in LIVE or (before is not None and before.state in LIVE):
+            continue
+        document = record.document
+        model = endpoint_record(changed, document.endpoint).document.model
+        if document.promote != "never" and document.alias not in changed.models[model].aliases:
+            yield model, record.versions[document.control]
 
 
 def _of_model(snapshot: Snapshot, name: str) -> Iterator[Place]:

@@ -12,7 +12,7 @@ from gateway.core.entrances import Stage, compare, stage_of, without_aliases
 from gateway.core.entrances import entrances as let_in
 from gateway.core.errors import GatewayError
 from gateway.core.experimenting import start_experiment, stop_experiment
-from gateway.core.experiments import State
+from gateway.core.experiments import ExperimentVariant, State
 from gateway.core.gates import Gate
 from gateway.core.snapshot import ModelRecord, Snapshot, named_versions
 from gateway.core.stepping import step
@@ -180,6 +180,22 @@ def test_what_an_experiment_takes_back_is_no_entrance() -> None:
     back = step(forgotten, "exp", harm, at=2.0, champion=2)
     assert back.models["m"].aliases == {"champion": 1}
     assert entrances(forgotten, back, GATE) == {}
+
+
+def test_a_control_that_a_promotion_would_be_taken_back_to_is_asked_for() -> None:
+    """When the experiment starts, where its alias names nothing; later it goes back freely."""
+    variants = (
+        ExperimentVariant(name="control", version=3),
+        ExperimentVariant(name="candidate", version=2),
+    )
+    document = document_of(alias="fresh", variants=variants)
+    draft = drafted(document)
+    begun = start_experiment(draft, "exp", 1.0)
+    assert entrances(draft, begun, GATE)["m", 3] is Stage.PROMOTION
+    never = drafted(replace(document, promote="never"))
+    assert entrances(never, start_experiment(never, "exp", 1.0), GATE)["m", 3] is Stage.TRIAL
+    served = drafted(replace(document, variants=document_of().variants))
+    assert ("m", 1) not in entrances(served, start_experiment(served, "exp", 1.0), GATE)
 
 
 def test_a_new_model_that_a_gate_means_gets_no_alias() -> None:
