@@ -144,6 +144,42 @@ def test_an_alias_that_everybody_follows_goes_back_freely() -> None:
     assert entrances(moved_on, rollback(moved_on, "m", "blue"), GATE) == {}
 
 
+def two_models() -> Snapshot:
+    """Model m, and n whose second version is its champion."""
+    base = snapshot_of()
+    other = replace(base.models["m"], aliases={"champion": 2})
+    return replace(base, models={**base.models, "n": other})
+
+
+def test_another_model_in_the_place_of_one_is_held_to_its_gates() -> None:
+    """Else whoever writes rules serves, under a gated name, what no gate means."""
+    gate = replace(GATE, models=("m",))
+    base = two_models()
+    taken = with_endpoint(base, replace(PLAIN, model="n"), "m")
+    assert entrances(base, taken, gate) == {("n", 2): Stage.PROMOTION}
+    assert entrances(taken, taken, gate) == {}
+    assert entrances(taken, promote(taken, "n", 3), gate) == {("n", 3): Stage.PROMOTION}
+    assert entrances(taken, promote(taken, "n", 3, "blue"), gate) == {}
+    moved_on = promote(taken, "n", 3)
+    assert entrances(moved_on, rollback(moved_on, "n"), gate) == {}
+    assert entrances(taken, delete_endpoint(taken, "m"), gate) == {}
+    free = promote(promote(base, "n", 3), "n", 2)
+    brought = entrances(free, with_endpoint(free, replace(PLAIN, model="n"), "m"), gate)
+    assert brought == {("n", 2): Stage.PROMOTION, ("n", 3): Stage.PROMOTION}
+    rule = Rule("r", SOMEBODY, serve=Target(version=1))
+    ruled = with_endpoint(taken, replace(PLAIN, model="n", rules=(rule,)), "m")
+    assert entrances(taken, ruled, gate) == {("n", 1): Stage.TRIAL}
+
+
+def test_an_endpoint_of_any_name_is_not_moved_off_a_gated_model_unasked() -> None:
+    """Its clients get everything else than what was let in for them."""
+    gate = replace(GATE, models=("m",))
+    base = with_endpoint(two_models(), PLAIN, "e")
+    moved_off = with_endpoint(base, replace(PLAIN, model="n"), "e")
+    assert entrances(base, moved_off, gate) == {("n", 2): Stage.PROMOTION}
+    assert entrances(base, with_endpoint(base, replace(PLAIN, model="n"), "f"), gate) == {}
+
+
 def test_another_alias_of_the_gate_is_asked_for_by_itself() -> None:
     """What is the champion has not been let in as `stable`."""
     gate = replace(GATE, aliases=("champion", "stable"))
