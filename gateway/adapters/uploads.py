@@ -57,6 +57,8 @@ class UploadFolder:
         self._bounds = bounds
         self._now = now
         self._entropy = entropy
+        # Of one owner at once, so that nobody keeps all others out.
+        self._share = max(1, bounds.max_open - max(1, bounds.max_open // 4))
         self._lock = threading.Lock()
         self._open: dict[str, Staged] = {}
         # Bytes on disk of each upload, those of files on their way among them.
@@ -72,7 +74,8 @@ class UploadFolder:
         check_name("a model", model)
         with self._lock:
             self._expire()
-            if len(self._open) >= self._bounds.max_open:
+            mine = sum(one.owner == owner for one in self._open.values())
+            if len(self._open) >= self._bounds.max_open or mine >= self._share:
                 message = "Too many uploads are open on this host; finish or discard one."
                 raise Overloaded(message)
             upload = self._entropy(ID_BYTES).hex()

@@ -15,6 +15,7 @@ from gateway.core.assignment import SCALE, Interval
 from gateway.core.documents import HOLD_OUT
 from gateway.core.errors import GatewayError
 from gateway.core.experiments import Experiment, HoldOut
+from gateway.core.principals import STEWARD
 from gateway.core.readings import Decision
 from gateway.core.snapshot import Snapshot, document_digest, endpoint_record, plan_of
 from gateway.core.stepping import step
@@ -22,8 +23,6 @@ from gateway.core.strategies import opening
 
 ID_BYTES: Final = 8
 SALT_BYTES: Final = 4
-STEWARD: Final = "steward"
-"""Who acts in audit entries of decisions."""
 MAX_REASON: Final = 1000
 MAX_SALT: Final = 64
 
@@ -106,7 +105,7 @@ class Experiments:
         started = drafted
         try:
             await self.check_alike(drafted, name)
-            started = experimenting.start_experiment(drafted, name, self._now())
+            started = experimenting.start_experiment(drafted, name, self._now(), by=actor)
             await self._registry.gatekeeper.check(base, started, actor)
         except GatewayError as error:
             refusal = str(error)
@@ -153,7 +152,9 @@ class Experiments:
         """
 
         async def make(base: Snapshot) -> Snapshot:
-            changed = experimenting.start_experiment(base, name, self._now(), supersedes)
+            changed = experimenting.start_experiment(
+                base, name, self._now(), supersedes, by=request.actor
+            )
             if not request.allow_signature_change:
                 await self.check_alike(changed, name)
             return changed

@@ -11,13 +11,12 @@ from typing import Any, Protocol
 import msgspec
 from msgspec import Struct
 
-from gateway.core.entrances import Stage, compare, entrances, stage_of
+from gateway.core.entrances import Stage, compare, concerns, entrances, places_of, stage_of
 from gateway.core.errors import Forbidden, GateClosed, InvalidRequest, Missing, NotFound
 from gateway.core.experiments import State
 from gateway.core.gates import Gate
 from gateway.core.gating import Facts, Finding, counted, examine, facts_of, missing_of
 from gateway.core.models import Key, Manifest
-from gateway.core.patterns import matches_any
 from gateway.core.people import may_now
 from gateway.core.principals import Action
 from gateway.core.snapshot import Snapshot, canonical, document_digest
@@ -147,8 +146,9 @@ class Gatekeeper:
         """
         facts: Facts | None = None
         found: list[Finding] = []
+        places = places_of(snapshot)
         for name, gate in sorted(snapshot.gates.items()):
-            if matches_any(gate.models, key[0]):
+            if concerns(gate, key[0], alias, places):
                 facts = facts or await self._facts(snapshot, snapshot, key, actor)
                 stage = stage_of(snapshot, key[0], alias, gate)
                 found += examine(name, gate, stage, facts, self._now())

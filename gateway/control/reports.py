@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import msgspec
 from msgspec.structs import replace
 
-from gateway.control.experiments import STEWARD
 from gateway.control.gatekeeping import EvidenceOf
 from gateway.control.registry import Registry
 from gateway.core.deciding import Decide
 from gateway.core.errors import NotFound, StoreUnavailable
 from gateway.core.experimenting import champion_of, experiment_of, with_record
 from gateway.core.experiments import LIVE, HoldReason, State
+from gateway.core.principals import STEWARD
 from gateway.core.reporting import Point, Report, Surroundings, remarks_on, report_of
 from gateway.core.snapshot import Snapshot, document_digest
 from gateway.core.tallies import NO_EVIDENCE

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
-from gateway.control.experiments import STEWARD, Experiments, Judgement
+from gateway.control.experiments import Experiments, Judgement
 from gateway.control.gatekeeping import EvidenceOf
 from gateway.control.registry import Registry
 from gateway.control.status import Standing
@@ -24,6 +24,7 @@ from gateway.core.errors import Conflict, GatewayError, NotFound, StoreUnavailab
 from gateway.core.experimenting import champion_of
 from gateway.core.experiments import LIVE, ExperimentRecord
 from gateway.core.ledger import SCHEMA, Basis, basis_document
+from gateway.core.principals import STEWARD
 from gateway.core.readings import Decision
 from gateway.core.reporting import Point, point_of
 from gateway.core.snapshot import Snapshot, document_digest

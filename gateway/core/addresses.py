@@ -21,14 +21,17 @@ Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
 
 _NAT64: Final = ip_network("64:ff9b::/96")
+_ASSIGNED: Final = ip_network("2000::/3")
+"""All of IPv6 that is given out; what lies beyond is reserved, or carries an address of IPv4."""
 _NEVER: Final = tuple(
     map(
         ip_network,
         (
+            "192.88.99.0/24",  # once led to relays between the two internets
             "168.63.129.16/32",  # of Azure: answers every machine there, though it is public
             "192.0.0.0/24",  # of protocols; Oracle's machines ask at 192.0.0.192
             "64:ff9b:1::/48",  # translates to whatever is local
-            "fec0::/10",  # local to a site, once
+            "3fff::/20",  # for examples
         ),
     )
 )
@@ -38,6 +41,8 @@ def is_public(text: str) -> bool:
     """Whether an address is one of the open internet, whatever it is wrapped in."""
     address = _read(text)
     if address is None:
+        return False
+    if isinstance(address, IPv6Address) and not (address in _ASSIGNED or address in _NAT64):
         return False
     return all(
         one.is_global and not one.is_multicast and not any(one in net for net in _NEVER)

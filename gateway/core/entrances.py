@@ -4,8 +4,9 @@ Two Snapshots are compared by what they make of each version, whoever made the c
 way. What is no entrance: a version that had as much before, and one that goes back to where it was.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from enum import StrEnum
+from typing import TypeAlias
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -38,7 +39,10 @@ class Reach(StrEnum):
 
 
 class Place(Struct, frozen=True):
-    """Where a Snapshot has a version. `alias` is the one that leads there, if any does."""
+    """Where a Snapshot has a version. `alias` is the one that leads there, if any does.
+
+    `endpoint` is the name under which clients reach it, empty for what is of the model itself.
+    """
 
     model: str
     number: int
@@ -46,6 +50,7 @@ class Place(Struct, frozen=True):
     alias: str | None = None
     is_alias: bool = False
     """Whether it is the alias itself."""
+    endpoint: str = ""
 
     @property
     def key(self) -> Key:
@@ -53,14 +58,18 @@ class Place(Struct, frozen=True):
         return self.model, self.number
 
 
+_Way: TypeAlias = tuple[str, str | None]
+"""A model and an alias of it that leads somewhere."""
+
+
 def places_of(snapshot: Snapshot) -> frozenset[Place]:
     """Every place of every version."""
     found = {place for name in snapshot.models for place in _of_model(snapshot, name)}
-    for record in snapshot.endpoints.values():
-        found.update(_of_endpoint(snapshot, record.document))
+    for name, record in snapshot.endpoints.items():
+        found.update(_of_endpoint(snapshot, name, record.document))
     for name, model in snapshot.models.items():
         if name not in snapshot.endpoints and CHAMPION in model.aliases:
-            found.update(_of_endpoint(snapshot, Endpoint(schema=SCHEMA, model=name)))
+            found.update(_of_endpoint(snapshot, name, Endpoint(schema=SCHEMA, model=name)))
     found.update(_of_experiments(snapshot))
     return frozenset(found)
 
@@ -69,34 +78,54 @@ class Comparison(Struct, frozen=True, eq=False):
     """Two Snapshots side by side: the places before, those that are fresh, and who goes back.
 
     Worked out once for all gates. `returning` are the controls of experiments that take their
-    promotion back.
+    promotion back; `fallen_to` are those of experiments that start and may come to that, though no
+    alias names them yet. `stood_for` is the model that an endpoint served before it got another.
     """
 
     base: Snapshot
     before: frozenset[Place]
     fresh: frozenset[Place]
     returning: frozenset[Key]
+    fallen_to: frozenset[Key]
+    stood_for: Mapping[str, str]
 
 
 def compare(base: Snapshot, changed: Snapshot) -> Comparison:
     """What a change makes of the versions' places."""
     before = places_of(base)
     fresh = places_of(changed) - before
-    return Comparison(base, before, fresh, frozenset(_taken_back(base, changed)))
+    return Comparison(
+        base=base,
+        before=before,
+        fresh=fresh,
+        returning=frozenset(_taken_back(base, changed)),
+        fallen_to=frozenset(_fallen_to(base, changed)),
+        stood_for=dict(_moved_away(base, changed)),
+    )
 
 
 def entrances(compared: Comparison, gate: Gate) -> Mapping[Key, Stage]:
-    """The versions that a change lets in, of the models that a gate means."""
-    fresh = [place for place in compared.fresh if matches_any(gate.models, place.model)]
-    if not fresh:
+    """The versions that a change lets in where a gate asks.
+
+    That is wherever a model serves that the gate means, and under each name that it means: another
+    model that takes its place is held to the same.
+    """
+    fresh = [place for place in compared.fresh if _means(gate, place, compared.stood_for)]
+    controls = {key for key in compared.fallen_to if matches_any(gate.models, key[0])}
+    if not fresh and not controls:
         return {}
-    base, before = compared.base, compared.before
+    base = compared.base
+    before = [place for place in compared.before if _means(gate, place, {})]
     promoted = {place.key for place in before if _is_promoted(place, gate)}
     seen = {place.key for place in before if place.reach is not Reach.WARM}
     warm = {place.key for place in before}
-    found: dict[Key, Stage] = {}
+    led = {(place.model, place.alias) for place in before if place.reach is Reach.ALL}
+    led |= {(one.model, alias) for one in fresh if _owns(gate, one) for alias in gate.aliases}
+    # Going back is not asked for, so what may be gone back to is asked for when that begins.
+    past = {key for place in fresh for key in _brought(base, place, led)}
+    found = dict.fromkeys((past | controls) - promoted, Stage.PROMOTION)
     for place in fresh:
-        if place.key in compared.returning or _goes_back(base, place, gate):
+        if place.key in compared.returning or _goes_back(base, place, gate, led):
             continue
         if _is_promoted(place, gate):
             if (place.is_alias and place.alias in gate.aliases) or place.key not in promoted:
@@ -125,22 +154,50 @@ def without_aliases(snapshot: Snapshot, model: str, seed: ModelRecord | None) ->
     return replace(seed, aliases={}, previous={})
 
 
+def concerns(gate: Gate, model: str, alias: str, places: Iterable[Place]) -> bool:
+    """Whether a gate asks for something where an alias of a model leads, of all places."""
+    return matches_any(gate.models, model) or any(
+        _means(gate, place, {}) for place in places if (place.model, place.alias) == (model, alias)
+    )
+
+
+def _owns(gate: Gate, place: Place) -> bool:
+    """Whether a gate means the model, so that all of its aliases are asked for."""
+    return matches_any(gate.models, place.model)
+
+
+def _means(gate: Gate, place: Place, stood_for: Mapping[str, str]) -> bool:
+    names = (place.model, place.endpoint, stood_for.get(place.endpoint, ""))
+    return any(matches_any(gate.models, name) for name in names if name)
+
+
 def _is_promoted(place: Place, gate: Gate) -> bool:
     return place.reach is Reach.ALL or (place.is_alias and place.alias in gate.aliases)
 
 
-def _goes_back(base: Snapshot, place: Place, gate: Gate) -> bool:
-    """Whether an alias that leads there, or would do as well, named the version before."""
+def _goes_back(base: Snapshot, place: Place, gate: Gate, led: Container[_Way]) -> bool:
+    """Whether an alias that leads there, or would do as well, named the version before.
+
+    What an alias named while it did not lead to everybody was a trial only.
+    """
     model = base.models.get(place.model)
     if model is None:
         return False
-    if place.is_alias:
-        aliases = {place.alias}
-    elif place.reach is Reach.ALL:
-        aliases = {place.alias, *gate.aliases}
-    else:
-        aliases = set(model.previous)
+    is_led, is_own = (place.model, place.alias) in led, _owns(gate, place)
+    aliases = {place.alias} if is_led or place.is_alias else set()
+    if is_own and not place.is_alias:
+        aliases |= set(gate.aliases if place.reach is Reach.ALL else model.previous)
     return any(place.number in model.previous.get(alias or "", ()) for alias in aliases)
+
+
+def _brought(base: Snapshot, place: Place, led: Container[_Way]) -> set[Key]:
+    """What the alias of a place named before it led to everybody; who is gone is left out."""
+    model = base.models.get(place.model)
+    is_new = place.reach is Reach.ALL and (place.model, place.alias) not in led
+    if model is None or place.alias is None or not is_new:
+        return set()
+    named = {*model.previous.get(place.alias, ()), model.aliases.get(place.alias)}
+    return {(place.model, number) for number in model.versions if number in named}
 
 
 def _taken_back(base: Snapshot, changed: Snapshot) -> Iterator[Key]:
@@ -154,6 +211,27 @@ def _taken_back(base: Snapshot, changed: Snapshot) -> Iterator[Key]:
             yield model, record.versions[record.document.control]
 
 
+def _fallen_to(base: Snapshot, changed: Snapshot) -> Iterator[Key]:
+    """The controls of experiments that start, if their alias names nothing that it could go to."""
+    for name, record in changed.experiments.items():
+        before = base.experiments.get(name)
+        if record.state not in LIVE or (before is not None and before.state in LIVE):
+            continue
+        document = record.document
+        model = endpoint_record(changed, document.endpoint).document.model
+        if document.promote != "never" and document.alias not in changed.models[model].aliases:
+            yield model, record.versions[document.control]
+
+
+def _moved_away(base: Snapshot, changed: Snapshot) -> Iterator[tuple[str, str]]:
+    """Each endpoint that gets another model, with the one that it served."""
+    for name, record in changed.endpoints.items():
+        if name in base.endpoints or name in base.models:
+            before = endpoint_record(base, name).document.model
+            if before != record.document.model:
+                yield name, before
+
+
 def _of_model(snapshot: Snapshot, name: str) -> Iterator[Place]:
     model = snapshot.models[name]
     for alias, number in model.aliases.items():
@@ -162,12 +240,13 @@ def _of_model(snapshot: Snapshot, name: str) -> Iterator[Place]:
         yield Place(name, number, Reach.WARM)
 
 
-def _of_endpoint(snapshot: Snapshot, document: Endpoint) -> Iterator[Place]:
-    yield _placed(snapshot, document.model, document.default, Reach.ALL)
+def _of_endpoint(snapshot: Snapshot, name: str, document: Endpoint) -> Iterator[Place]:
+    found = [_placed(snapshot, document.model, document.default, Reach.ALL)]
     for rule in document.rules:
-        yield from _of_rule(snapshot, document.model, rule)
+        found += _of_rule(snapshot, document.model, rule)
     for shadow in document.shadows:
-        yield _placed(snapshot, document.model, shadow.target, Reach.SOME)
+        found.append(_placed(snapshot, document.model, shadow.target, Reach.SOME))
+    return (replace(place, endpoint=name) for place in found)
 
 
 def _of_rule(snapshot: Snapshot, model: str, rule: Rule) -> Iterator[Place]:
@@ -195,7 +274,7 @@ def _of_experiments(snapshot: Snapshot) -> Iterator[Place]:
         for variant in record.document.variants:
             now = _placed(snapshot, model, variant.target, reach)
             number = record.versions.get(variant.name, now.number)
-            yield Place(model, number, reach)
+            yield Place(model, number, reach, endpoint=record.document.endpoint)
 
 
 def _placed(snapshot: Snapshot, model: str, target: Target, reach: Reach) -> Place:

@@ -87,7 +87,7 @@ def delete_experiment(snapshot: Snapshot, name: str) -> Snapshot:
 
 
 def start_experiment(
-    snapshot: Snapshot, name: str, at: float, supersedes: str | None = None
+    snapshot: Snapshot, name: str, at: float, supersedes: str | None = None, *, by: str = ""
 ) -> Snapshot:
     """Start a draft: resolve its aliases, take its slots, begin its first phase.
 
@@ -95,7 +95,7 @@ def start_experiment(
         snapshot: the one it stands in; the commit that follows gives the phase its number.
         name: the draft's name.
         at: UTC seconds.
-        supersedes: a live experiment that is stopped by the same commit.
+        supersedes: a live experiment that is stopped by the same commit; `by` is who asks.
 
     Raises:
         NotFound: no such experiment.
@@ -131,6 +131,7 @@ def start_experiment(
         versions=versions,
         scalars=endpoint.token_scalars,
         slots=_slots_for(snapshot, name, document),
+        started_by=by,
     )
     return with_record(snapshot, name, started)
 
@@ -353,14 +354,13 @@ def _check_control(
 ) -> None:
     """What is certified against the control may replace the control, and nothing else."""
     champion, control = model.aliases.get(document.alias), versions[document.control]
-    if document.promote == "never" or champion in (None, control):
-        return
-    message = (
-        f"Experiment '{name}' would move '{document.alias}', which names version {champion}, "
-        f"while its control is version {control}. Take that version as the control, or set "
-        "'promote' to 'never'."
-    )
-    raise Conflict(message)
+    if document.promote != "never" and champion not in (None, control):
+        message = (
+            f"Experiment '{name}' would move '{document.alias}', which names version {champion}, "
+            f"while its control is version {control}. Take that version as the control, or set "
+            "'promote' to 'never'."
+        )
+        raise Conflict(message)
 
 
 def demoted(snapshot: Snapshot, record: ExperimentRecord) -> Snapshot:

@@ -277,6 +277,8 @@ class ExperimentRecord(Struct, frozen=True, forbid_unknown_fields=True):
     verdicts: dict[str, str] = {}
     """`metric/variant` to the last verdict."""
     approved: bool = False
+    started_by: str = ""
+    """Who started it, and so asks for what it comes to; empty before, and where it is not known."""
 
     @property
     def phase(self) -> Phase | None:

@@ -12,15 +12,12 @@ from msgspec import Struct
 from gateway.core.entrances import Stage
 from gateway.core.errors import Missing
 from gateway.core.experimenting import promoted_variant
-from gateway.core.experiments import ExperimentRecord, State
+from gateway.core.experiments import TERMINAL, ExperimentRecord, State
 from gateway.core.freezes import held_until
 from gateway.core.gates import ApprovalRule, CheckRule, EvidenceRule, Gate, Requirements
 from gateway.core.models import Key
 from gateway.core.people import roles_now
-from gateway.core.principals import (
-    MACHINES,
-    PrincipalDocument,
-)
+from gateway.core.principals import MACHINES, STEWARD, PrincipalDocument
 from gateway.core.readings import Verdict
 from gateway.core.reviews import Approval, Check, Outcome, Review, review_name
 from gateway.core.snapshot import Snapshot, endpoint_record
@@ -57,6 +54,8 @@ class Facts(Struct, frozen=True):
     review: Review | None
     lineage: Mapping[str, Any] | None
     principals: Mapping[str, PrincipalDocument]
+    behind: frozenset[str] = frozenset()
+    """For whom the steward asks: those who started the experiments that run the version."""
     trials: tuple[Trial, ...] = ()
 
 
@@ -161,6 +160,7 @@ def facts_of(  # noqa: PLR0913 - each is known from elsewhere
         review=review if review is not None and review.digest == digest else None,
         lineage=lineage,
         principals=base.principals,
+        behind=_starters(base, key) if asked_by == STEWARD else frozenset(),
         trials=trials_of(changed, key, evidence),
     )
 
@@ -236,6 +236,9 @@ def _approved(rule: ApprovalRule, facts: Facts) -> tuple[bool, str]:
     verb = "is" if lacking == 1 else "are"
     concerned = _concerned(facts)
     asker = "whoever asks" + (f" ('{facts.asked_by}')" if facts.asked_by in concerned else "")
+    if facts.behind & concerned:
+        started = ", ".join(f"'{name}'" for name in sorted(facts.behind & concerned))
+        asker = f"whoever started the experiment ({started})"
     others = f" besides {names}" if found else ""
     return False, (
         f"{amount} by {article} {rule.role} {verb} missing{others}: {asker} or registered it may "
@@ -244,9 +247,20 @@ def _approved(rule: ApprovalRule, facts: Facts) -> tuple[bool, str]:
 
 
 def _concerned(facts: Facts) -> set[str]:
-    """Who may not approve: who asks, and who registered the version; a machine is nobody."""
+    """Who may not approve: who asks, has the steward ask, or registered it; a machine is nobody."""
     registered = "" if facts.review is None else facts.review.registered_by
-    return {facts.asked_by, registered} - MACHINES - {""}
+    return {facts.asked_by, registered, *facts.behind} - MACHINES - {""}
+
+
+def _starters(snapshot: Snapshot, key: Key) -> frozenset[str]:
+    """Who started the experiments, of those that have not ended, in which a version is tried."""
+    return frozenset(
+        record.started_by
+        for record in snapshot.experiments.values()
+        if record.state not in TERMINAL
+        and _model_of(snapshot, record) == key[0]
+        and _variants(record, key[1])
+    )
 
 
 def _evidence(rule: EvidenceRule, facts: Facts) -> _Told:

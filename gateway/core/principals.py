@@ -17,8 +17,10 @@ from gateway.core.patterns import ANY, check_pattern, matches_any
 
 ADMIN: Final = "admin"
 """The principal that is always there: it holds the token of each host's state folder."""
+STEWARD: Final = "steward"
+"""Who acts in audit entries of decisions of experiments."""
 MACHINES: Final = frozenset(
-    {"gateway", "model-store", "steward", "mlflow", "retention", "gatekeeper"}
+    {"gateway", "model-store", STEWARD, "mlflow", "retention", "gatekeeper"}
 )
 """Actors that are no principals: what the gateway does by itself."""
 RESERVED: Final = MACHINES | {ADMIN}

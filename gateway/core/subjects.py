@@ -21,6 +21,8 @@ class About(StrEnum):
 def models_about(snapshot: Snapshot, about: About, name: str) -> frozenset[str] | None:
     """The models that something is about: one, none where nothing has that name, None for no model.
 
+    An experiment that outlived its endpoint is about none in particular.
+
     Args:
         snapshot: the one it stands in.
         about: what is named.
@@ -32,7 +34,10 @@ def models_about(snapshot: Snapshot, about: About, name: str) -> frozenset[str] 
         return frozenset({name})
     if about is About.EXPERIMENT:
         record = snapshot.experiments.get(name)
-        return frozenset() if record is None else models_in(snapshot, record.document)
+        if record is None:
+            return frozenset()
+        # Where its endpoint has gone since it ended, nobody can tell whose it was.
+        return models_in(snapshot, record.document) or None
     try:
         return frozenset({endpoint_record(snapshot, name).document.model})
     except NotFound:

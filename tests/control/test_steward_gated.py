@@ -14,10 +14,10 @@ from gateway.core.experiments import State
 from gateway.core.gates import Gate
 from gateway.core.ledger import basis_of, replay
 from gateway.core.principals import Grant, PrincipalDocument, Role
-from gateway.core.snapshot import Snapshot
+from gateway.core.snapshot import ModelRecord, Snapshot
 from tests.control.stewarding import HELD_OUT, Scene
-from tests.fakes import MemoryStore
-from tests.rollouts import HERE, judge_by_units
+from tests.fakes import MemoryStore, manifest_of
+from tests.rollouts import HERE, document_of, judge_by_units
 
 APPROVED: dict[str, Any] = {"approvals": [{}]}
 ADMIN = Request(actor="admin")
@@ -74,6 +74,24 @@ async def test_a_winner_waits_for_its_gate_and_is_promoted_once_it_opens(
     assert [replay(one, judge_by_units, HERE).difference for one in entries] == [None] * len(
         entries
     )
+
+
+async def test_who_starts_an_experiment_is_not_the_second_pair_of_eyes(store: MemoryStore) -> None:
+    """The steward asks for them; else one person alone would promote by an experiment."""
+    scene = Scene(store)
+    for number in (1, 2):
+        manifest = await store.put_manifest(manifest_of("m", number))
+        seed = ModelRecord(versions={}, aliases={"champion": 1})
+        await scene.registry.register(manifest, Request(actor="model-store"), seed=seed)
+    await scene.experiments.put("exp", document_of(), Request(actor="ana"))
+    await scene.experiments.start("exp", Request(actor="ben"))
+    await begun(store, {"promotion": APPROVED}, scene)
+    await approve(scene)
+    scene.units = 1_000
+    await scene.settle()
+    assert (await scene.record()).reason == "gate"
+    assert await champion(scene) == 1
+    assert "whoever started the experiment ('ben')" in (await scene.ledger())[-1].reason
 
 
 @pytest.mark.parametrize("held_out", [False, True])

@@ -12,7 +12,7 @@ from gateway.core.entrances import Stage, compare, stage_of, without_aliases
 from gateway.core.entrances import entrances as let_in
 from gateway.core.errors import GatewayError
 from gateway.core.experimenting import start_experiment, stop_experiment
-from gateway.core.experiments import State
+from gateway.core.experiments import ExperimentVariant, State
 from gateway.core.gates import Gate
 from gateway.core.snapshot import ModelRecord, Snapshot, named_versions
 from gateway.core.stepping import step
@@ -124,6 +124,62 @@ def test_going_back_is_no_entrance() -> None:
     assert entrances(again, promote(again, "m", 3), GATE) == FAR
 
 
+def test_what_an_alias_named_as_a_trial_is_nothing_to_go_back_to() -> None:
+    """Else a promotion is: try it as `blue`, have everybody follow `blue`, and roll that back."""
+    tried = promote(promote(snapshot_of(), "m", 3, "blue"), "m", 1, "blue")
+    following = replace(PLAIN, default=Target(alias="blue"))
+    assert entrances(tried, with_endpoint(tried, following, "e"), GATE) == FAR
+    at_once = with_endpoint(rollback(tried, "m", "blue"), following, "e")
+    assert entrances(tried, at_once, GATE) == FAR
+    split = Split(exposure=10_000, salt="s", variants=(Weighted("a", 10_000, alias="blue"),))
+    ruled = with_endpoint(tried, replace(PLAIN, rules=(Rule("r", split=split),)), "e")
+    assert entrances(tried, ruled, GATE) == FAR
+
+
+def test_an_alias_that_everybody_follows_goes_back_freely() -> None:
+    """What it named while it led to everybody had been let in."""
+    following = replace(PLAIN, default=Target(alias="blue"))
+    led = with_endpoint(promote(snapshot_of(), "m", 1, "blue"), following, "e")
+    moved_on = promote(promote(led, "m", 3, "blue"), "m", 2, "blue")
+    assert entrances(moved_on, rollback(moved_on, "m", "blue"), GATE) == {}
+
+
+def two_models() -> Snapshot:
+    """Model m, and n whose second version is its champion."""
+    base = snapshot_of()
+    other = replace(base.models["m"], aliases={"champion": 2})
+    return replace(base, models={**base.models, "n": other})
+
+
+def test_another_model_in_the_place_of_one_is_held_to_its_gates() -> None:
+    """Else whoever writes rules serves, under a gated name, what no gate means."""
+    gate = replace(GATE, models=("m",))
+    base = two_models()
+    taken = with_endpoint(base, replace(PLAIN, model="n"), "m")
+    assert entrances(base, taken, gate) == {("n", 2): Stage.PROMOTION}
+    assert entrances(taken, taken, gate) == {}
+    assert entrances(taken, promote(taken, "n", 3), gate) == {("n", 3): Stage.PROMOTION}
+    assert entrances(taken, promote(taken, "n", 3, "blue"), gate) == {}
+    moved_on = promote(taken, "n", 3)
+    assert entrances(moved_on, rollback(moved_on, "n"), gate) == {}
+    assert entrances(taken, delete_endpoint(taken, "m"), gate) == {}
+    free = promote(promote(base, "n", 3), "n", 2)
+    brought = entrances(free, with_endpoint(free, replace(PLAIN, model="n"), "m"), gate)
+    assert brought == {("n", 2): Stage.PROMOTION, ("n", 3): Stage.PROMOTION}
+    rule = Rule("r", SOMEBODY, serve=Target(version=1))
+    ruled = with_endpoint(taken, replace(PLAIN, model="n", rules=(rule,)), "m")
+    assert entrances(taken, ruled, gate) == {("n", 1): Stage.TRIAL}
+
+
+def test_an_endpoint_of_any_name_is_not_moved_off_a_gated_model_unasked() -> None:
+    """Its clients get everything else than what was let in for them."""
+    gate = replace(GATE, models=("m",))
+    base = with_endpoint(two_models(), PLAIN, "e")
+    moved_off = with_endpoint(base, replace(PLAIN, model="n"), "e")
+    assert entrances(base, moved_off, gate) == {("n", 2): Stage.PROMOTION}
+    assert entrances(base, with_endpoint(base, replace(PLAIN, model="n"), "f"), gate) == {}
+
+
 def test_another_alias_of_the_gate_is_asked_for_by_itself() -> None:
     """What is the champion has not been let in as `stable`."""
     gate = replace(GATE, aliases=("champion", "stable"))
@@ -160,6 +216,22 @@ def test_what_an_experiment_takes_back_is_no_entrance() -> None:
     back = step(forgotten, "exp", harm, at=2.0, champion=2)
     assert back.models["m"].aliases == {"champion": 1}
     assert entrances(forgotten, back, GATE) == {}
+
+
+def test_a_control_that_a_promotion_would_be_taken_back_to_is_asked_for() -> None:
+    """When the experiment starts, where its alias names nothing; later it goes back freely."""
+    variants = (
+        ExperimentVariant(name="control", version=3),
+        ExperimentVariant(name="candidate", version=2),
+    )
+    document = document_of(alias="fresh", variants=variants)
+    draft = drafted(document)
+    begun = start_experiment(draft, "exp", 1.0)
+    assert entrances(draft, begun, GATE)["m", 3] is Stage.PROMOTION
+    never = drafted(replace(document, promote="never"))
+    assert entrances(never, start_experiment(never, "exp", 1.0), GATE)["m", 3] is Stage.TRIAL
+    served = drafted(replace(document, variants=document_of().variants))
+    assert ("m", 1) not in entrances(served, start_experiment(served, "exp", 1.0), GATE)
 
 
 def test_a_new_model_that_a_gate_means_gets_no_alias() -> None:

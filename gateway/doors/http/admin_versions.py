@@ -9,6 +9,7 @@ from gateway.core.errors import InvalidRequest, VersionRefused
 from gateway.core.inspections import is_acceptable
 from gateway.core.lineage import Wanted
 from gateway.core.models import MAX_VERSION, check_name, parse_version
+from gateway.core.principals import Action
 from gateway.doors.http.admin_calls import Call, answer
 from gateway.doors.http.admin_version_documents import (
     Inspected,
@@ -27,6 +28,7 @@ async def register(call: Call) -> Response:
     """Register a version; a refused one is told with every check that was made."""
     asked: RegisterVersion = call.document
     model = check_name("a model", call.path["model"])
+    _check_source(call, model, asked.source or "")
     wanted = Registration(
         model=model,
         number=asked.version,
@@ -118,6 +120,18 @@ async def show_diff(call: Call) -> Response:
         raise InvalidRequest(message)
     document: VersionDiff = await call.parts.versions.diff(call.path["model"], before, after)
     return answer(document)
+
+
+def _check_source(call: Call, model: str, source: str) -> None:
+    """Refuse the files of another model to who may not even read what is known of it.
+
+    Raises:
+        Forbidden: with that model.
+    """
+    owner, *rest = source.split("/")
+    is_version = owner in call.parts.registry.snapshot.models or "".join(rest).isdigit()
+    if owner != model and is_version:
+        call.require(Action.READ, owner)
 
 
 def refused(error: VersionRefused) -> Response:

@@ -238,6 +238,30 @@ async def test_an_experiment_is_superseded_by_who_may_for_both(town_once: Town) 
     assert (await town.world.ask("POST", path, begin, token=everywhere)).status_code == 200
 
 
+async def test_an_experiment_that_outlived_its_endpoint_is_nobodys_in_particular(
+    town_once: Town,
+) -> None:
+    """Whose it was cannot be told any more, so dropping it takes a role for all models."""
+    town = await rebuilt(town_once)
+    document = {"schema": 1, "model": OTHER}
+    path = f"{EXPERIMENTS}/late"
+    draft = msgspec.to_builtins(replace(document_of(), endpoint="extra"))
+    steps: tuple[tuple[str, str, object], ...] = (
+        ("PUT", "/admin/v1/endpoints/extra", document),
+        ("PUT", path, draft),
+        ("POST", f"{path}/start", {}),
+        ("POST", f"{path}/stop", {}),
+        ("DELETE", "/admin/v1/endpoints/extra", None),
+    )
+    for method, where, body in steps:
+        response = await town.world.ask(method, where, body)
+        assert response.status_code == 200, response.text
+    refused = await town.world.ask("DELETE", path, token=town.tokens["experimenter-some"])
+    assert refused.status_code == 403
+    dropped = await town.world.ask("DELETE", path, token=town.tokens["experimenter-all"])
+    assert dropped.status_code == 200
+
+
 async def test_rights_are_asked_for_again_with_the_newest_snapshot(town_once: Town) -> None:
     """Who lost a right by a commit that this host has not heard of is refused by the commit."""
     town = await rebuilt(town_once)

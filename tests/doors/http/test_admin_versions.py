@@ -6,10 +6,12 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.core.access import Principal, Token, digest_of
+from gateway.core.principals import Grant, Role
 from gateway.core.reviews import Check, CheckResult, Outcome
 from gateway.doors.http.admin_uploads import PART_BYTES
 from gateway.doors.http.messages import Message
-from tests.doors.http.admin_world import MODEL, READER, WRITER, World
+from tests.doors.http.admin_world import MODEL, READER, TOKENS, WRITER, World
 
 VERSIONS = f"/admin/v1/models/{MODEL}/versions"
 UPLOADS = f"/admin/v1/models/{MODEL}/uploads"
@@ -22,6 +24,14 @@ async def world(tmp_path: Path) -> World:
     """Three versions, and a model store in a folder."""
     (tmp_path / "models").mkdir()
     return await World(folder=tmp_path).seed()
+
+
+def add(world: World, name: str, *grants: Grant) -> str:
+    """Somebody else's token."""
+    token = f"tilt_{name}_asks"
+    holder = Principal(name, grants, fixed=True)
+    world.tokens = (*TOKENS, Token(name, digest_of(token.encode()), holder))
+    return token
 
 
 async def begin(world: World, path: str = UPLOADS) -> str:
@@ -169,6 +179,20 @@ async def test_a_source_is_no_address(world: World, source: str) -> None:
     """M19: only a folder inside the model store is read; nothing else is even tried."""
     response = await register(world, source=source)
     assert response.status_code == 400
+
+
+async def test_another_models_folder_is_not_for_everybody(world: World, tmp_path: Path) -> None:
+    """Else who deploys one model could copy, and serve, what they may not even read of another."""
+    for folder in (f"models/{MODEL}/9", "models/taxi/1", "models/incoming"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "model.onnx").write_bytes(folder.encode())
+    token = add(world, "dan", Grant(Role.DEPLOYER, ("a-*",)))
+    path = "/admin/v1/models/a-new/versions"
+    for source in (f"{MODEL}/9", "taxi/1", f"{MODEL}/9/deeper", f"{MODEL}"):
+        response = await world.ask("POST", path, {"source": source}, token=token)
+        assert response.status_code == 403, response.text
+    response = await world.ask("POST", path, {"source": "incoming"}, token=token)
+    assert response.status_code == 201
 
 
 @pytest.mark.parametrize(
@@ -338,8 +362,11 @@ async def test_uploads_are_bounded(world: World) -> None:
     assert (await send(world, first, "a", b"x" * (8 << 20))).status_code == 200
     second = await begin(world)
     assert (await send(world, second, "a", b"x" * (5 << 20))).status_code == 503
-    await begin(world)
+    # Nobody keeps all others out.
     assert (await world.ask("POST", UPLOADS, {})).status_code == 503
+    token = add(world, "dan", Grant(Role.DEPLOYER))
+    assert (await world.ask("POST", UPLOADS, {}, token=token)).status_code == 200
+    assert (await world.ask("POST", UPLOADS, {}, token=token)).status_code == 503
     world.clock.at += 61
     assert (await world.ask("GET", f"{UPLOADS}/{first}")).status_code == 404
     assert (await world.ask("POST", UPLOADS, {})).status_code == 200
