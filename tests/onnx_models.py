@@ -212,6 +212,21 @@ def root() -> ModelProto:
     )
 
 
+def heavy() -> ModelProto:
+    """Multiplies square matrices that are as large as it is asked for: one long kernel."""
+    one = helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0])
+    return _model(
+        [
+            helper.make_node("Concat", ["x", "x"], ["shape"], axis=0),
+            helper.make_node("ConstantOfShape", ["shape"], ["matrix"], value=one),
+            helper.make_node("MatMul", ["matrix", "matrix"], ["product"]),
+            helper.make_node("ReduceSum", ["product"], ["y"], keepdims=0),
+        ],
+        [_value("x", (1,), TensorProto.INT64)],
+        [_value("y", ())],
+    )
+
+
 def folding_bomb(elements: int) -> ModelProto:
     """A file of a few bytes whose constants unfold to so many floats when it is loaded."""
     return _model(

@@ -30,6 +30,8 @@ SAMPLE_EXTENT: Final = 4
 Call: TypeAlias = Callable[[Sequence[str], Tensors, ort.RunOptions], list[Array]]
 _NO_MEMORY: Final = "Failed to allocate memory"
 _CAPPED: Final = "is smaller than requested bytes"
+_BEYOND: Final = (_NO_MEMORY, _CAPPED, "Integer overflow", "storage size overflowed")
+"""What is said of sizes that are not to be had, or cannot even be written."""
 _STOPPED: Final = "The model was stopped because the request's time ran out."
 # Never written to, so any number of runs may use them at the same time.
 _ORDINARY: Final = run_options(shrinking=False)
@@ -134,7 +136,7 @@ class OnnxEngine:
             except Exception as another:  # noqa: BLE001 - as above
                 error = another
         text = str(error)
-        if _CAPPED in text or _NO_MEMORY in text:
+        if any(words in text for words in _BEYOND):
             message = "The model needs more memory for this input than there is."
             raise TooLarge(message) from error
         message = "The model failed to run on this input."

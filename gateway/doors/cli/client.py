@@ -16,6 +16,7 @@ from gateway.doors.cli.front import FrontStep, front_of
 Document = TypeVar("Document")
 
 ROOT: Final = "/admin/v1"
+_DOTS: Final = {".": "%2E", "..": "%2E%2E"}
 TIMEOUT_S: Final = 30.0
 MAX_SENTENCE: Final = 1000
 _KINDS: Final[Mapping[int, type[errors.GatewayError]]] = {
@@ -103,7 +104,7 @@ class AdminClient:
             "content-length": str(size),
             "x-sha256": sha256,
         }
-        url = "/".join([ROOT, *(quote(part, safe="") for part in path)])
+        url = _url(path)
         return _document(self._client.request("PUT", url, headers=headers, content=content))
 
     def delete(self, *path: str, query: Mapping[str, Any], if_match: str | None) -> Any:  # noqa: ANN401
@@ -125,9 +126,14 @@ class AdminClient:
         headers = {} if body is None else {"content-type": "application/json"}
         if if_match is not None:
             headers["if-match"] = "*" if if_match == "*" else f'"{if_match.strip(chr(34))}"'
-        url = "/".join([ROOT, *(quote(part, safe="") for part in path)])
+        url = _url(path)
         given = {name: value for name, value in (query or {}).items() if value not in (None, "")}
         return self._client.request(method, url, params=given, headers=headers, content=body)
+
+
+def _url(path: tuple[str, ...]) -> str:
+    """A path in which every part stays one, whatever it holds; dots alone would lead elsewhere."""
+    return "/".join([ROOT, *(_DOTS.get(part) or quote(part, safe="") for part in path)])
 
 
 def find_token(front: FrontStep, token_file: Path | None) -> str:
