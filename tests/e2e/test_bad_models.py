@@ -39,6 +39,8 @@ LIMITS: Final = {
     "TILTYARD_INSPECTION_RUN_S": "1",
     "TILTYARD_INSPECTION_TIME_S": "15",
     "TILTYARD_INSPECTION_MEMORY_MB": "1024",
+    "TILTYARD_PROCESSES_HEARTBEAT_S": "4",
+    "TILTYARD_POOL_INLINE_MS": "0",
     "TILTYARD_POOL_STUCK_S": "0.5",
     "TILTYARD_POOL_SPARE_THREADS": "1",
     "TILTYARD_POOL_ARENA_MB": "512",
@@ -606,6 +608,10 @@ def test_one_gigantic_operator_costs_a_worker_and_no_more(world: World) -> None:
         body = json.dumps({"inputs": [tensor]}).encode()
         head = f"POST /v2/models/heavy/infer HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}"
         peer.sendall(head.encode() + b"\r\n\r\n" + body)
+        for _ in range(3):
+            assert httpx.get(f"{world.gateway.url}/v2/health/live", timeout=3).status_code == 200
+            answer = world.infer(MODEL, "FP32", ONE_ROW, [1, 4])
+            assert answer.json()["outputs"][0]["data"] == [110.0]
         try:
             came = peer.recv(65_536)
         except ConnectionResetError:
