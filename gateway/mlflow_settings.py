@@ -2,15 +2,17 @@
 
 from typing import Final
 
-from msgspec import Struct
+from gateway.secret_settings import Discreet
 
 MLFLOW_SECRETS: Final = frozenset(
     ("mlflow", name) for name in ("token", "password", "webhook_secret")
 )
 
 
-class MlflowSettings(Struct, frozen=True, forbid_unknown_fields=True):
+class MlflowSettings(Discreet, frozen=True, forbid_unknown_fields=True):
     """Which MLflow registry is followed, if any."""
+
+    hidden = frozenset(name for _, name in MLFLOW_SECRETS)
 
     url: str | None = None
     """`http://` or `https://`, without a login; nothing is followed unless it is set."""

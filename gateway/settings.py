@@ -18,6 +18,7 @@ from gateway.core.errors import InvalidRequest
 from gateway.governance_settings import InspectionSettings, UploadSettings, WebhookSettings
 from gateway.mlflow_settings import MLFLOW_SECRETS, MlflowSettings
 from gateway.oidc_settings import OidcSettings, check_oidc
+from gateway.secret_settings import Discreet
 
 PREFIX: Final = "TILTYARD_"
 OTHER_VARIABLES: Final = frozenset({"TILTYARD_CONFIG", "TILTYARD_TOKEN", "TILTYARD_ADMIN_URL"})
@@ -62,8 +63,10 @@ class GrpcSettings(Struct, frozen=True, forbid_unknown_fields=True):
     port: int = 8081
 
 
-class AdminSettings(Struct, frozen=True, forbid_unknown_fields=True):
+class AdminSettings(Discreet, frozen=True, forbid_unknown_fields=True):
     """The listener for the admin API and metrics."""
+
+    hidden = frozenset({"token"})
 
     host: str = "127.0.0.1"
     port: int = 8082
@@ -77,8 +80,10 @@ class AdminSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Whether `/metrics` needs no token when the listener is on loopback."""
 
 
-class RedisSettings(Struct, frozen=True, forbid_unknown_fields=True):
+class RedisSettings(Discreet, frozen=True, forbid_unknown_fields=True):
     """Where the Snapshot lives. No audit entry younger than `audit_days` is ever trimmed."""
+
+    hidden = frozenset({"url", "seal_key"})
 
     url: str | None = None
     """`redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `redis+cluster://`."""
