@@ -1,6 +1,5 @@
 """Model cards in Markdown and as a page that needs nothing else."""
 
-from html import escape
 from typing import Final
 
 from gateway.core.cards import Card
@@ -14,7 +13,7 @@ from gateway.doors.card_blocks import (
     sections_of,
     title_of,
 )
-from gateway.doors.page_parts import figure, page, paragraph, section, table
+from gateway.doors.page_parts import figure, html_of, page, paragraph, section, shown, table
 
 _SPECIAL: Final = "\\`*_[]<>|~&"
 """Signs that mean something to Markdown; what people wrote is not to be read as markup."""
@@ -34,7 +33,7 @@ def card_markdown(card: Card) -> str:
 def card_page(card: Card) -> str:
     """The card as one HTML page without scripts."""
     title = title_of(card)
-    sections = [f"<h1>{escape(title)}</h1>"]
+    sections = [f"<h1>{html_of(title)}</h1>"]
     sections += [
         section(part.title, "".join(_html(block) for block in part.blocks))
         for part in sections_of(card)
@@ -68,14 +67,14 @@ def _html(block: Block) -> str:
     if isinstance(block, Table):
         rows = [tuple(_cell(cell) for cell in row) for row in block.rows]
         return table(block.columns, rows, words=block.words)
-    rows = [(escape(name), escape(text)) for name, text in block.pairs]
+    rows = [(html_of(name), html_of(text)) for name, text in block.pairs]
     return table(("", ""), rows, words=2)
 
 
 def _cell(cell: str | Cell) -> str:
     if isinstance(cell, str):
-        return escape(cell)
-    return f'<span class="badge {escape(cell.kind)}">{escape(cell.text)}</span>'
+        return html_of(cell)
+    return f'<span class="badge {html_of(cell.kind)}">{html_of(cell.text)}</span>'
 
 
 def _words(cell: str | Cell) -> str:
@@ -84,6 +83,5 @@ def _words(cell: str | Cell) -> str:
 
 def _plain(text: str) -> str:
     """Text that Markdown shows as it is, in one line."""
-    line = " ".join(text.split())
-    told = "".join(f"\\{sign}" if sign in _SPECIAL else sign for sign in line)
+    told = "".join(f"\\{sign}" if sign in _SPECIAL else sign for sign in shown(text))
     return f"\\{told}" if told[:1] and told[0] in _LEADING else told

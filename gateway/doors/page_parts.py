@@ -9,25 +9,36 @@ from html import escape
 from typing import Final
 
 
+def shown(text: str) -> str:
+    """What people wrote, in one line, without what moves a cursor or turns text around."""
+    line = " ".join(text.split())
+    return "".join(letter if letter.isprintable() else "?" for letter in line)
+
+
+def html_of(text: str) -> str:
+    """What people wrote as HTML that is only text."""
+    return escape(shown(text))
+
+
 def page(title: str, sections: Iterable[str]) -> str:
     """A whole page of the sections that are not empty."""
     body = "\n".join(section for section in sections if section)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>"
+        f"<title>{html_of(title)}</title><style>{_STYLE}</style></head>"
         f"<body><main>\n{body}\n</main></body></html>\n"
     )
 
 
 def section(title: str, body: str) -> str:
     """A part of a page under its heading."""
-    return f"<section><h2>{escape(title)}</h2>{body}</section>"
+    return f"<section><h2>{html_of(title)}</h2>{body}</section>"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: int) -> str:
     """A table; the first `words` columns hold words, the others numbers. Cells are HTML."""
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    head = "".join(f"<th>{html_of(column)}</th>" for column in columns)
     body = "".join(
         "<tr>"
         + "".join(
@@ -42,12 +53,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: int) 
 
 def figure(chart: str, caption: str) -> str:
     """A chart under what it shows."""
-    return f"<figure><figcaption>{escape(caption)}</figcaption>{chart}</figure>"
+    return f"<figure><figcaption>{html_of(caption)}</figcaption>{chart}</figure>"
 
 
 def paragraph(sentence: str) -> str:
     """A paragraph of text."""
-    return f"<p>{escape(sentence)}</p>"
+    return f"<p>{html_of(sentence)}</p>"
 
 
 def moment(at: float) -> str:
