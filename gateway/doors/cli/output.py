@@ -1,5 +1,6 @@
 """Output: JSON for scripts, tables for people. What comes over the wire is never markup."""
 
+import json
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from typing import Any
@@ -12,8 +13,11 @@ from rich.text import Text
 
 
 def show_json(document: object) -> None:
-    """Print a document, indented."""
-    typer.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+    """Print a document, indented; what would move a cursor or turn text around is escaped."""
+    text = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+    odd = {letter for letter in text if not letter.isprintable()} - {"\n"}
+    # Outside of its strings JSON holds nothing odd, and inside an escape means the same.
+    typer.echo(text.translate({ord(letter): json.dumps(letter)[1:-1] for letter in odd}))
 
 
 def show_table(  # noqa: PLR0913 - how it looks is the caller's
