@@ -8,14 +8,14 @@ import typer
 
 from gateway.core.errors import InvalidRequest
 from gateway.doors.cli.client import AdminClient
-from gateway.doors.cli.front import AdminUrl, AsJson, TokenFile
+from gateway.doors.cli.front import AdminUrl, AsJson, TokenFile, Version
 from gateway.doors.cli.output import say, show_json
 
 
 def card(  # noqa: PLR0913 - an argument for each option
     ctx: typer.Context,
     model: Annotated[str, typer.Argument(help="The model's name.")],
-    version: Annotated[int, typer.Argument(help="The version's number.")],
+    version: Version,
     file: Annotated[
         Path | None,
         typer.Argument(help="Where to write it: .md, or .html with its charts."),

@@ -22,6 +22,7 @@ from gateway.core.errors import (
     Unauthenticated,
     excerpt,
 )
+from gateway.core.models import parse_version
 from gateway.ports import SegmentInfo
 from gateway.settings import LOOPBACK, AdminSettings, HttpSettings, Settings, load
 
@@ -53,6 +54,19 @@ Config = Annotated[
 ModelStore = Annotated[
     str | None,
     typer.Option("--model-store", help="Where the models are: a folder, or an object store."),
+]
+
+
+def _version(text: str) -> int:
+    """A version's number as the admin API reads it too: `007` and `1_0` are none."""
+    try:
+        return parse_version(text)
+    except InvalidRequest as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+Version = Annotated[
+    int, typer.Argument(help="The version's number.", parser=_version, metavar="VERSION")
 ]
 Reason = Annotated[str, typer.Option("--reason", help="Why, for the audit log.")]
 IfMatch = Annotated[

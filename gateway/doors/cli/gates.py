@@ -8,14 +8,13 @@ import typer
 from gateway.core.models import CHAMPION
 from gateway.doors.cli.client import AdminClient
 from gateway.doors.cli.endpoints import read_file
-from gateway.doors.cli.front import AdminUrl, AsJson, IfMatch, Reason, TokenFile
+from gateway.doors.cli.front import AdminUrl, AsJson, IfMatch, Reason, TokenFile, Version
 from gateway.doors.cli.output import say, show_json, show_table
 
 app = typer.Typer(no_args_is_help=True, help="What versions must have before they get traffic.")
 
 Name = Annotated[str, typer.Argument(help="The gate's name.")]
 Model = Annotated[str, typer.Argument(help="The model's name.")]
-Version = Annotated[int, typer.Argument(help="The version's number.")]
 
 
 @app.command("list")

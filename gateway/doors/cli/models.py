@@ -16,6 +16,7 @@ from gateway.doors.cli.front import (
     FrontStep,
     Reason,
     TokenFile,
+    Version,
     front_of,
 )
 from gateway.doors.cli.gates import say_wished
@@ -125,7 +126,7 @@ def _in_short(checks: dict[str, str]) -> str | None:
 def promote(  # noqa: PLR0913 - an argument for each option
     ctx: typer.Context,
     model: Model,
-    version: Annotated[int, typer.Argument(help="The version's number.")],
+    version: Version,
     *,
     alias: Alias = CHAMPION,
     reason: Reason = "",

@@ -15,7 +15,7 @@ from gateway.core.lineage import joined
 from gateway.core.models import is_name
 from gateway.core.reviews import Outcome
 from gateway.doors.cli.client import AdminClient
-from gateway.doors.cli.front import AdminUrl, AsJson, Reason, TokenFile
+from gateway.doors.cli.front import AdminUrl, AsJson, Reason, TokenFile, Version
 from gateway.doors.cli.output import say, show_json, show_table
 
 MODEL_FILE: Final = "model.onnx"
@@ -25,7 +25,6 @@ TIMEOUT_S: Final = 600.0
 CHECKS: Final = ("check", "outcome", "measure", "says")
 
 Model = Annotated[str, typer.Argument(help="The model's name.")]
-Number = Annotated[int, typer.Argument(help="The version's number.", min=1)]
 
 
 def register(  # noqa: PLR0913 - an argument for each option
@@ -93,7 +92,7 @@ def register(  # noqa: PLR0913 - an argument for each option
 def show_version(  # noqa: PLR0913 - an argument for each option
     ctx: typer.Context,
     model: Model,
-    number: Number,
+    number: Version,
     *,
     as_json: AsJson = False,
     admin: AdminUrl = None,
@@ -160,8 +159,8 @@ def show_lineage(  # noqa: PLR0913 - an argument for each option
 def show_diff(  # noqa: PLR0913 - an argument for each option
     ctx: typer.Context,
     model: Model,
-    before: Number,
-    after: Number,
+    before: Version,
+    after: Version,
     *,
     as_json: AsJson = False,
     admin: AdminUrl = None,
@@ -187,7 +186,7 @@ def show_diff(  # noqa: PLR0913 - an argument for each option
 def inspect(  # noqa: PLR0913 - an argument for each option
     ctx: typer.Context,
     model: Model,
-    number: Number,
+    number: Version,
     *,
     reason: Reason = "",
     as_json: AsJson = False,
