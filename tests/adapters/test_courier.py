@@ -88,7 +88,7 @@ async def test_body_and_headers_arrive(courier: HttpCourier, receiver: HookRecei
     ],
 )
 async def test_addresses_that_nothing_is_sent_to(url: str) -> None:
-    """Refused when they are written, and again when they are used."""
+    """Refused when they are written, and again when they are used (A15)."""
     names = resolving(["93.184.216.34"])
     courier = HttpCourier(CourierRules(), ManualClock(), resolve=names)
     with pytest.raises(InvalidRequest) as refused:
@@ -111,7 +111,7 @@ async def test_addresses_that_nothing_is_sent_to(url: str) -> None:
     ],
 )
 async def test_names_that_lead_inside(addresses: list[str]) -> None:
-    """A name is what it means now: one private address is enough to refuse it."""
+    """A name is what it means now: one private address is enough to refuse it (A15)."""
     courier = HttpCourier(CourierRules(), ManualClock(), resolve=resolving(addresses))
     courier.check("https://hooks.example/")
     posted = await courier.post("https://hooks.example/", {}, BODY)
@@ -121,7 +121,7 @@ async def test_names_that_lead_inside(addresses: list[str]) -> None:
 
 @pytest.mark.parametrize("host", ["2130706433", "0x7f.1", "017700000001", "localhost"])
 async def test_disguises_of_this_host(host: str) -> None:
-    """What the system resolves is what is checked."""
+    """What the system resolves is what is checked (A15)."""
     courier = HttpCourier(CourierRules(allow_http=True), ManualClock())
     posted = await courier.post(f"http://{host}:9/", {}, BODY)
     assert posted.refused or "no address" in posted.problem
@@ -130,7 +130,7 @@ async def test_disguises_of_this_host(host: str) -> None:
 async def test_the_connection_goes_to_the_address_that_was_checked(
     receiver: HookReceiver,
 ) -> None:
-    """A name that means something else a moment later is not asked a second time."""
+    """A name that means something else a moment later is not asked a second time (A15)."""
     names = resolving(["127.0.0.1"], ["127.0.0.2"])
     courier = HttpCourier(LOCAL, ManualClock(), resolve=names)
     posted = await courier.post(f"http://hooks.example:{receiver.port}/hook", {}, BODY)
@@ -141,7 +141,7 @@ async def test_the_connection_goes_to_the_address_that_was_checked(
 
 
 async def test_each_try_is_checked_anew(receiver: HookReceiver) -> None:
-    """A kept connection does not outlive what its name means."""
+    """A kept connection does not outlive what its name means (A15)."""
     rules = CourierRules(allow_http=True, allow_hosts=("127.0.0.1",))
     names = resolving(["127.0.0.1"], ["127.0.0.2"])
     courier = HttpCourier(rules, ManualClock(), resolve=names)
@@ -152,7 +152,7 @@ async def test_each_try_is_checked_anew(receiver: HookReceiver) -> None:
 
 
 async def test_redirects_are_not_followed(courier: HttpCourier, receiver: HookReceiver) -> None:
-    """Not even to this very receiver."""
+    """Not even to this very receiver (A15)."""
     receiver.script.append(Reply(307, (("location", receiver.url),)))
     posted = await courier.post(receiver.url, {}, BODY)
     assert (posted.status, len(receiver.received)) == (307, 1)

@@ -132,7 +132,7 @@ async def test_a_document_with_spaces_is_still_the_base(
 async def test_a_refused_write_names_the_code_and_reading_goes_on(
     own_server: EmbeddedValkey, command: str, undo: str, code: str
 ) -> None:
-    """A server that refuses writes is read from, and written to when it takes writes again."""
+    """A server that refuses writes is read from, and written to when it takes them again (A10)."""
     store = RedisStore(own_server.url, namespace="t", timeout_s=1.0, name="test")
     first = registering(EMPTY, 1)
     await store.commit(first)

@@ -53,7 +53,7 @@ from gateway.core.errors import InvalidRequest
     ],
 )
 def test_what_is_not_public(address: str) -> None:
-    """This host, its neighbours, metadata services, and whatever leads there in disguise."""
+    """This host, its neighbours, metadata services, and whatever leads there in disguise (A15)."""
     assert not is_public(address)
 
 
