@@ -2,14 +2,14 @@
 
 from typing import Final
 
-from gateway.secret_settings import Discreet
+from gateway.secret_settings import Masked
 
 MLFLOW_SECRETS: Final = frozenset(
     ("mlflow", name) for name in ("token", "password", "webhook_secret")
 )
 
 
-class MlflowSettings(Discreet, frozen=True, forbid_unknown_fields=True):
+class MlflowSettings(Masked, frozen=True, forbid_unknown_fields=True):
     """Which MLflow registry is followed, if any."""
 
     hidden = frozenset(name for _, name in MLFLOW_SECRETS)

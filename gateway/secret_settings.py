@@ -7,7 +7,7 @@ from msgspec import Struct
 MASK = "***"
 
 
-class Discreet(Struct, frozen=True):
+class Masked(Struct, frozen=True):
     """A group of settings some of whose fields are secrets."""
 
     hidden: ClassVar[frozenset[str]] = frozenset()

@@ -18,7 +18,7 @@ from gateway.core.errors import InvalidRequest
 from gateway.governance_settings import InspectionSettings, UploadSettings, WebhookSettings
 from gateway.mlflow_settings import MLFLOW_SECRETS, MlflowSettings
 from gateway.oidc_settings import OidcSettings, check_oidc
-from gateway.secret_settings import Discreet
+from gateway.secret_settings import Masked
 
 PREFIX: Final = "TILTYARD_"
 OTHER_VARIABLES: Final = frozenset({"TILTYARD_CONFIG", "TILTYARD_TOKEN", "TILTYARD_ADMIN_URL"})
@@ -63,7 +63,7 @@ class GrpcSettings(Struct, frozen=True, forbid_unknown_fields=True):
     port: int = 8081
 
 
-class AdminSettings(Discreet, frozen=True, forbid_unknown_fields=True):
+class AdminSettings(Masked, frozen=True, forbid_unknown_fields=True):
     """The listener for the admin API and metrics."""
 
     hidden = frozenset({"token"})
@@ -80,7 +80,7 @@ class AdminSettings(Discreet, frozen=True, forbid_unknown_fields=True):
     """Whether `/metrics` needs no token when the listener is on loopback."""
 
 
-class RedisSettings(Discreet, frozen=True, forbid_unknown_fields=True):
+class RedisSettings(Masked, frozen=True, forbid_unknown_fields=True):
     """Where the Snapshot lives. No audit entry younger than `audit_days` is ever trimmed."""
 
     hidden = frozenset({"url", "seal_key"})

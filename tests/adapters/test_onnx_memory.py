@@ -63,6 +63,20 @@ print(ask(engine, 1))
     assert output_of(PREAMBLE + script, path).splitlines() == [TOO_LARGE, TOO_LARGE, "True", "1"]
 
 
+def test_sizes_that_no_number_holds_are_too_large_like_others(tmp_path: Path) -> None:
+    """M8 Whether their product overflows or only the bytes that it would take."""
+    script = """
+for sizes in ([2**62, 2**62], [2**31, 2**31]):
+    try:
+        engine = load(sys.argv[1], 64)
+        engine.run({"x": np.array(sizes)}, ["y"])
+    except GatewayError as error:
+        print(f"{type(error).__name__}: {error}")
+"""
+    path = models.save(models.swelling(), tmp_path)
+    assert output_of(PREAMBLE + script, path).splitlines() == [TOO_LARGE, TOO_LARGE]
+
+
 @pytest.mark.parametrize("stoppable", [False, True])
 def test_unused_parts_of_the_arena_make_room_for_a_run_that_needs_them(
     stoppable: bool, tmp_path: Path

@@ -38,8 +38,9 @@ def named() -> Counter[str]:
         if _ROW.search(text) is None:
             continue
         for node in ast.walk(ast.parse(text)):
-            kind = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-            if kind and node.name.startswith("test_"):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            if node.name.startswith("test_"):
                 found.update(rows_in(node))
     return found
 
