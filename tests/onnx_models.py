@@ -213,8 +213,8 @@ def root() -> ModelProto:
 
 
 def heavy() -> ModelProto:
-    """Multiplies square matrices that are as large as it is asked for: one long kernel."""
-    one = helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0])
+    """Multiplies square matrices of whole numbers, as large as it is asked for: a slow kernel."""
+    one = helper.make_tensor("one", TensorProto.INT64, [1], [1])
     return _model(
         [
             helper.make_node("Concat", ["x", "x"], ["shape"], axis=0),
@@ -223,7 +223,7 @@ def heavy() -> ModelProto:
             helper.make_node("ReduceSum", ["product"], ["y"], keepdims=0),
         ],
         [_value("x", (1,), TensorProto.INT64)],
-        [_value("y", ())],
+        [_value("y", (), TensorProto.INT64)],
     )
 
 

@@ -208,7 +208,7 @@ def always_gigantic() -> ModelProto:
     """A model of one product of matrices that takes half a minute, whatever it is asked."""
     model = models.heavy()
     model.graph.node.remove(model.graph.node[0])
-    model.graph.initializer.append(helper.make_tensor("shape", 7, [2], [12_000, 12_000]))
+    model.graph.initializer.append(helper.make_tensor("shape", 7, [2], [4_000, 4_000]))
     return model
 
 
@@ -595,7 +595,7 @@ def test_one_gigantic_operator_costs_a_worker_and_no_more(world: World) -> None:
     assert world.infer("heavy", "INT64", [2], [1]).status_code == 200
     (before,) = processes(world.gateway)["worker"]
     with socket.create_connection(("127.0.0.1", world.gateway.port), timeout=30) as peer:
-        tensor = {"name": "x", "datatype": "INT64", "shape": [1], "data": [6_500]}
+        tensor = {"name": "x", "datatype": "INT64", "shape": [1], "data": [4_500]}
         body = json.dumps({"inputs": [tensor]}).encode()
         head = f"POST /v2/models/heavy/infer HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}"
         peer.sendall(head.encode() + b"\r\n\r\n" + body)
