@@ -27,10 +27,22 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with long tests go first, in whatever order; short ones fill the gaps at the end."""
+    """Files with long tests go first, in whatever order; short ones fill the gaps at the end.
+
+    What is marked as a story is told in the order of its file.
+    """
     long = {item.path for item in items if item.get_closest_marker("slow")}
     long |= {item.path for item in items if item.get_closest_marker("e2e")}
     items.sort(key=lambda item: item.path not in long)
+    places = [place for place, item in enumerate(items) if item.get_closest_marker("story")]
+    told = sorted((items[place] for place in places), key=_place_in_file)
+    for place, item in zip(places, told, strict=True):
+        items[place] = item
+
+
+def _place_in_file(item: pytest.Item) -> tuple[str, int]:
+    """By which the tests of a story are put in order: each file in one piece."""
+    return str(item.path), item.location[1] or 0
 
 
 @pytest.fixture(scope="session", autouse=True)

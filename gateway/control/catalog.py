@@ -92,6 +92,11 @@ class Catalog:
             settled = await self.scan()
             await asyncio.sleep(pause_s if settled else min(pause_s, SETTLE_S))
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether a scan came to the end of what it found, and the store took all of it."""
+        return self._scanned
+
     async def scan(self) -> bool:
         """Look at the model store once; False if something there may still be growing.
 

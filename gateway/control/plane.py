@@ -41,6 +41,8 @@ from gateway.ports import DataPlane, Disk, ModelStore, Store
 from gateway.serving.cells import Cells
 from gateway.tasks import Tasks
 
+FIRST_SCANS: Final = 5
+"""How often a first start looks for what a busy store did not take, before it serves the rest."""
 PROMOTIONS_S: Final = 0.5
 """How often the promotions stream is looked at."""
 
@@ -171,7 +173,10 @@ class ControlPlane:
         """
         await self.watcher.tick()
         if self.registry.snapshot.revision == 0:
-            await self.catalog.scan()
+            for _ in range(FIRST_SCANS):
+                await self.catalog.scan()
+                if self.catalog.is_complete:
+                    break
         async with asyncio.TaskGroup() as group:
             group.create_task(self.watcher.run())
             group.create_task(self.catalog.run(self._parts.scan_s))

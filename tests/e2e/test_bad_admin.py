@@ -16,7 +16,7 @@ from tests.e2e.gateways import ROOT, Gateway, eventually, free_port, processes, 
 from tests.e2e.valkeys import ValkeyProcess
 from tests.onnx_models import linear, save
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.story, pytest.mark.timeout(120)]
 
 MODEL: Final = "/admin/v1/models/m"
 STATUS: Final = "/admin/v1/status"

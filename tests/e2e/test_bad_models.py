@@ -26,7 +26,7 @@ from tests import onnx_models as models
 from tests.adapters.test_sandbox_files import with_functions, wrapped
 from tests.e2e.gateways import Gateway, eventually, processes, resident_mib
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.story, pytest.mark.timeout(180)]
 
 Make: TypeAlias = Callable[[], ModelProto | bytes]
 

@@ -18,7 +18,7 @@ import pytest
 
 from tests.e2e.gateways import ROOT, Gateway, eventually, free_port
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.story, pytest.mark.timeout(120)]
 
 SERVER = ROOT / ".venv-mlflow" / "bin" / "mlflow"
 API = "/api/2.0/mlflow"

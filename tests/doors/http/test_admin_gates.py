@@ -58,7 +58,7 @@ async def test_a_gate_is_put_listed_shown_and_deleted() -> None:
     world = await governed()
     shown = await world.ask("GET", GATE, token=READER)
     assert shown.json()["models"] == [MODEL]
-    assert shown.json()["document"]["promotion"] == {"approvals": [{}]}
+    assert shown.json()["document"]["promotion"] == DOCUMENT["promotion"]
     etag = shown.headers["etag"]
     listed = (await world.ask("GET", "/admin/v1/gates", token=READER)).json()["gates"]
     assert [(row["name"], f'"{row["etag"]}"') for row in listed] == [("flights", etag)]
