@@ -295,6 +295,20 @@ async def test_the_process_that_forks_does_not_outlive_its_use(tmp_path: Path) -
         await inspector.close()
 
 
+async def test_folders_may_be_named_from_where_the_gateway_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state folder is `.tiltyard` by default, and the sandbox works in a folder of its own."""
+    order = order_of(holding(tmp_path / "m", models.linear()))
+    order = msgspec.structs.replace(order, folder="m", champion="m")
+    monkeypatch.chdir(tmp_path)
+    inspector = SandboxInspector(LIMITS, now=time.time)
+    try:
+        assert failures(await inspector.inspect(order)) == {}
+    finally:
+        await inspector.close()
+
+
 async def test_a_host_on_which_nothing_starts_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,10 @@
 import asyncio
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
+
+from msgspec.structs import replace
 
 from gateway.adapters.sandbox.nursery import Account, Nursery
 from gateway.adapters.sandbox.verdict import Times, report
@@ -53,7 +56,7 @@ class SandboxInspector:
             NotReady: no inspection can be made on this host now, with a sentence that says why.
         """
         errand = Errand(
-            order,
+            _placed(order),
             short=self._settings.mode != "full",
             time_s=self._settings.time_s,
             run_s=self._settings.run_s,
@@ -103,3 +106,9 @@ class SandboxInspector:
         if self._resting is not None:
             self._resting.cancel()
             self._resting = None
+
+
+def _placed(order: InspectionOrder) -> InspectionOrder:
+    """The same with folders that mean the same where the sandbox works, which is elsewhere."""
+    champion = None if order.champion is None else str(Path(order.champion).absolute())
+    return replace(order, folder=str(Path(order.folder).absolute()), champion=champion)
