@@ -334,7 +334,7 @@ class StoreLog:
         return await self.store.read(), end
 
     async def reseed(self, seed: Reseeding) -> None:
-        raise NotImplementedError
+        raise NotImplementedError("Restoring is tested on a real server.")
 
     async def close(self) -> None:
         """There is nothing to close."""

@@ -1,6 +1,5 @@
 """What the admin door passes around: its parts, its operations and one call of one of them."""
 
-import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -47,18 +46,10 @@ from gateway.governance_ports import Issuer
 from gateway.ports import DataPlane, Store
 from gateway.settings import AdminSettings
 
-log: Final = logging.getLogger(__name__)
-
 MAX_QUERY_FIELDS: Final = 64
 MAX_BODY_BYTES: Final = 256 * 1024
 GATE_CLOSED: Final = "gate_closed"
 """The kind of a refusal by a gate, which is counted as a denial."""
-
-
-def log_denied(principal: Principal, action: Action, model: str | None) -> None:
-    """Log who was refused what."""
-    about = "what is about no model" if model is None else f"model '{excerpt(model)}'"
-    log.warning("'%s' was refused '%s' on %s.", excerpt(principal.name), action, about)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,8 +90,8 @@ class AdminParts:
     settings: AdminSettings
     clock: Callable[[], float]
     now: Callable[[], float]
+    denied: Denied
     issuer: Issuer | None = None
-    denied: Denied = log_denied
     mlflow: MlflowDesk | None = None
 
 
